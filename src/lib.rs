@@ -2,6 +2,8 @@
 //!
 //! One way, down and back up, each layer knowing only the next:
 //!
+//! - [`store`]: a durable ordered key-value store with revisions: journal and sled;
 //! - [`proto`]: what is said on the wire, beside them all.
 
 pub mod proto;
+pub mod store;

@@ -1,0 +1,113 @@
+//! The applier: brings each durable group into the view, where it can be read, and answers its callers.
+//!
+//! A thread of its own, so that the next group is being synced meanwhile. Nothing is answered, and nothing can
+//! be read, before it is durable; and what is answered can be read.
+
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, SyncSender},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    Error,
+    checkpointer::Work,
+    committer::stop,
+    frame::{Frame, Position},
+    view::View,
+};
+
+/// Tells a caller the revision at which its transaction holds, or why it does not.
+pub(super) type Answer = Box<dyn FnOnce(Result<u64, Error>) + Send>;
+
+/// A group that the committer is done with.
+pub(super) struct Group {
+    /// What was written, unless nothing was.
+    pub(super) frame: Option<Frame>,
+    /// The place before it in the journal.
+    pub(super) start: Position,
+    /// The place behind it.
+    pub(super) end: Position,
+    /// Bytes that the journal has had appended since it was opened.
+    pub(super) appended_bytes: u64,
+    /// Whether it became durable.
+    pub(super) outcome: Result<(), Error>,
+    /// Its callers, each with the revision that it depends on.
+    pub(super) answers: Vec<(Answer, Result<u64, Error>)>,
+}
+
+/// The applier's own state.
+pub(super) struct Applier {
+    pub(super) view: Arc<View>,
+    pub(super) groups: Receiver<Group>,
+    pub(super) applied: watch::Sender<Position>,
+    pub(super) stopped: watch::Sender<Option<Error>>,
+    pub(super) checkpointer: SyncSender<Work>,
+}
+
+impl Applier {
+    /// Applies until the committer is gone.
+    pub(super) fn run(self) {
+        while let Ok(group) = self.groups.recv() {
+            self.apply(group);
+        }
+    }
+
+    fn apply(&self, group: Group) {
+        let Group {
+            frame,
+            start,
+            end,
+            appended_bytes,
+            outcome,
+            answers,
+        } = group;
+        let outcome = outcome.and_then(|()| {
+            frame
+                .as_ref()
+                .map_or(Ok(()), |frame| self.show(frame, start, end))
+        });
+        for (answer, depends_on) in answers {
+            answer(match (&outcome, depends_on) {
+                (_, Err(error)) => Err(error),
+                (Ok(()), Ok(revision)) => Ok(revision),
+                // What only read may have seen this group's writes: it shares their fate, but its own outcome is
+                // not in doubt.
+                (Err(Error::OutcomeUnknown { reason }), Ok(revision))
+                    if revision <= start.revision =>
+                {
+                    Err(Error::Stopped {
+                        reason: reason.clone(),
+                    })
+                }
+                (Err(error), Ok(_)) => Err(error.clone()),
+            });
+        }
+        // It has work already if it takes no more: it looks again when that is done.
+        let _ = self.checkpointer.try_send(Work::Look { appended_bytes });
+    }
+
+    fn show(&self, frame: &Frame, start: Position, end: Position) -> Result<(), Error> {
+        // A group that cannot be shown is durable, but only a restart, which replays it, settles that; and what comes
+        // behind it cannot be shown before it.
+        let shown = if *self.applied.borrow() == start {
+            self.view
+                .apply(&frame.changes)
+                .map_err(|error| error.to_string())
+        } else {
+            Err("what was written before it could not be shown".into())
+        };
+        match shown {
+            Ok(()) => {
+                self.applied.send_replace(end);
+                Ok(())
+            }
+            Err(reason) => {
+                let error = Error::OutcomeUnknown { reason };
+                stop(&self.stopped, &error);
+                Err(error)
+            }
+        }
+    }
+}

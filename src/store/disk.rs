@@ -1,0 +1,286 @@
+//! The one way to the disk for the store's own files, small enough to be replaced in tests by a disk
+//! whose power can be cut.
+//!
+//! Paths are relative to the store's directory. Only what was synced may be relied on after a power
+//! cut: a file's bytes after [`DiskFile::sync`], a new, renamed or removed name after [`Disk::sync_dir`].
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::Error;
+
+/// A directory tree that the store keeps its files in.
+pub(super) trait Disk: Send + Sync + 'static {
+    /// Opens a file for reading and writing, creating it if it is missing.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error>;
+
+    /// Opens a file that is there for reading.
+    ///
+    /// # Errors
+    /// What the disk says; a file that is missing is an error here.
+    fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error>;
+
+    /// A whole file, or `None` if there is none.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error>;
+
+    /// The names in a directory, sorted; empty if there is no such directory.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn list(&self, dir: &Path) -> Result<Vec<String>, Error>;
+
+    /// Creates a directory unless it is there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn create_dir(&self, dir: &Path) -> Result<(), Error>;
+
+    /// Gives a file or directory another name, replacing a file of that name.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error>;
+
+    /// Removes a file, or a directory with all that is in it, if it is there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn remove(&self, path: &Path) -> Result<(), Error>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn sync_dir(&self, dir: &Path) -> Result<(), Error>;
+
+    /// What tells the time since the machine started from every other: within it, nothing that was written can have been
+    /// lost. `None` where the system has no such thing.
+    fn boot_id(&self) -> Option<String>;
+}
+
+/// An open file.
+pub(super) trait DiskFile: Send {
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// What the disk says; part of the bytes may have been written.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Reads up to `buffer`'s size from `offset` on, and says how much: less only at the file's end.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error>;
+
+    /// The file's size in bytes.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn size(&self) -> Result<u64, Error>;
+
+    /// Reserves room up to `len` bytes, which read as zeros.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is no such room.
+    fn allocate(&mut self, len: u64) -> Result<(), Error>;
+
+    /// Cuts the file to `len` bytes.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn truncate(&mut self, len: u64) -> Result<(), Error>;
+
+    /// Makes the file's bytes and length durable.
+    ///
+    /// # Errors
+    /// What the disk says. A sync that failed once must not be trusted when it is tried again.
+    fn sync(&mut self) -> Result<(), Error>;
+}
+
+/// Replaces a small file as a whole, durably: after a power cut it is the old one or the new one.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension("tmp");
+    disk.remove(&temporary)?;
+    let mut file = disk.open(&temporary)?;
+    file.write_at(0, bytes)?;
+    file.sync()?;
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new("")))
+}
+
+/// The operating system's disk, under one directory.
+#[derive(Clone, Debug)]
+pub(super) struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// The disk under `root`, which must be there.
+    #[must_use]
+    pub(super) fn new(root: PathBuf) -> Self {
+        RealDisk { root }
+    }
+}
+
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// Nothing is below a name that is missing, or that is not a directory's.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        let path = self.root.join(path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| Error::io("open", &path, &error))?;
+        Ok(Box::new(RealFile { file, path }))
+    }
+
+    fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        let path = self.root.join(path);
+        let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
+        Ok(Box::new(RealFile { file, path }))
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.root.join(path);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::io("read", &path, &error)),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
+        let dir = self.root.join(dir);
+        let failed = |error: io::Error| Error::io("list", &dir, &error);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut names = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<(), Error> {
+        let dir = self.root.join(dir);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(Error::io("create", &dir, &error)),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let (from, to) = (self.root.join(from), self.root.join(to));
+        fs::rename(&from, &to).map_err(|error| Error::io("rename", &from, &error))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        let path = self.root.join(path);
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            Err(error) if !is_absent(&error) => Err(Error::io("remove", &path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
+        let dir = self.root.join(dir);
+        File::open(&dir)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::io("sync directory", &dir, &error))
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned())
+    }
+}
+
+impl RealFile {
+    fn failed(&self, action: &str) -> impl Fn(io::Error) -> Error {
+        move |error| Error::io(action, &self.path, &error)
+    }
+}
+
+impl DiskFile for RealFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(self.failed("write"))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self
+                .file
+                .read_at(&mut buffer[filled..], offset + filled as u64)
+            {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed("read")(error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn size(&self) -> Result<u64, Error> {
+        Ok(self.file.metadata().map_err(self.failed("look at"))?.len())
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<(), Error> {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len) {
+            // Some file systems cannot reserve room; there, a full disk shows when it is written.
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                self.file.set_len(len).map_err(self.failed("extend"))
+            }
+            reserved => reserved.map_err(|errno| self.failed("allocate")(errno.into())),
+        }
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), Error> {
+        self.file.set_len(len).map_err(self.failed("truncate"))
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync_data().map_err(self.failed("sync"))
+    }
+}

@@ -1,0 +1,116 @@
+//! What can go wrong below the catalog.
+
+use std::{fmt, io, path::Path};
+
+/// Why the store could not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The operating system refused something.
+    Io {
+        /// What was being done to which file.
+        action: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The disk is full. Nothing was written.
+    Full {
+        /// What was being done to which file.
+        action: String,
+    },
+    /// Another process has the store open.
+    Locked {
+        /// What that process wrote about itself.
+        owner: String,
+    },
+    /// The directory is not an Icebox store.
+    Foreign {
+        /// What is there instead.
+        reason: String,
+    },
+    /// The store was written by a newer Icebox.
+    NewerFormat {
+        /// The store's format.
+        found: u32,
+        /// The newest format that this program reads.
+        supported: u32,
+    },
+    /// Stored data is damaged, and what it held cannot be had from elsewhere.
+    Corrupt {
+        /// Which file, where in it, and what is lost.
+        what: String,
+    },
+    /// Writing has stopped after a failure that left the disk's state unknown; reads go on.
+    Stopped {
+        /// The failure.
+        reason: String,
+    },
+    /// The disk failed in the middle of this very write: it may or may not be found after a restart.
+    OutcomeUnknown {
+        /// The failure.
+        reason: String,
+    },
+    /// The queue of writes stayed full for as long as a caller may wait.
+    Busy,
+    /// The store is closing.
+    Closed,
+}
+
+impl Error {
+    /// An operating system's error, with what was being done.
+    pub(super) fn io(action: &str, path: &Path, error: &io::Error) -> Self {
+        let action = format!("{action} {}", path.display());
+        if error.kind() == io::ErrorKind::StorageFull {
+            Error::Full { action }
+        } else {
+            Error::Io {
+                action,
+                reason: error.to_string(),
+            }
+        }
+    }
+
+    /// Why it came to this, without what it means for a caller.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Error::Stopped { reason } | Error::OutcomeUnknown { reason } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { action, reason } => write!(f, "could not {action}: {reason}"),
+            Error::Full { action } => write!(f, "the disk is full: could not {action}"),
+            Error::Locked { owner } => {
+                write!(
+                    f,
+                    "the store is in use by {owner}: stop that process or choose another --store"
+                )
+            }
+            Error::Foreign { reason } => write!(f, "this is not an Icebox store: {reason}"),
+            Error::NewerFormat { found, supported } => write!(
+                f,
+                "the store has format {found} and this Icebox reads up to format {supported}: use a newer Icebox"
+            ),
+            Error::Corrupt { what } => write!(f, "stored data is damaged: {what}"),
+            Error::Stopped { reason } => {
+                write!(
+                    f,
+                    "writing has stopped until the server is restarted, reads go on: {reason}"
+                )
+            }
+            Error::OutcomeUnknown { reason } => {
+                write!(
+                    f,
+                    "whether this write is kept is known only after a restart: {reason}"
+                )
+            }
+            Error::Busy => f.write_str("too many writes are waiting: try again"),
+            Error::Closed => f.write_str("the store is closing"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,335 @@
+//! The journal's frame: one group of transactions, the unit that is synced, checked and torn.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | magic `IBXF` |
+//! | 4 | length of the payload |
+//! | 4 | CRC-32C of the store's id, the rest of this header and the payload |
+//! | 4 | CRC-32C of the frame before: the chain |
+//! | 8 | revision of the first transaction; each next one has the next revision |
+//! | 8 | commit time, milliseconds since the Unix epoch |
+//! | 4 | number of transactions |
+//! | … | payload: each transaction a count of writes and the state hash after it, each write a tag, key and value |
+//!
+//! All numbers are little-endian. The store's id in the checksum makes a frame that somebody stores
+//! inside a record fail its check when damage is searched for frames that follow it.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::state_hash::StateHash;
+
+/// The most payload that a frame may have: a length beyond it is damage, not a reason to allocate.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// The size of a frame's header.
+pub(super) const HEADER_BYTES: usize = 36;
+
+const MAGIC: [u8; 4] = *b"IBXF";
+const CRC_AT: usize = 8;
+const DELETE: u8 = 0;
+const PUT: u8 = 1;
+
+/// One absolute change of one key: repeating it changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Write {
+    /// The key.
+    pub(super) key: Bytes,
+    /// Its value from now on; `None` removes the key.
+    pub(super) value: Option<Bytes>,
+}
+
+/// What one transaction changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    /// The transaction's place in the catalog-wide sequence.
+    pub(super) revision: u64,
+    /// Its writes, in order.
+    pub(super) writes: Vec<Write>,
+    /// What the store holds after it.
+    pub(super) state: StateHash,
+}
+
+/// The checksum of a frame, which the next frame repeats.
+pub(super) type Chain = u32;
+
+/// A group of transactions as it is written, or as it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// The revision of the first transaction.
+    pub(super) first_revision: u64,
+    /// When the group was committed, milliseconds since the Unix epoch.
+    pub(super) time_ms: u64,
+    /// The transactions, at least one, with consecutive revisions.
+    pub(super) changes: Vec<Change>,
+}
+
+/// A place between two frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The revision of the last transaction before it: 0 at the very start.
+    pub(super) revision: u64,
+    /// The checksum of the frame before it.
+    pub(super) chain: Chain,
+    /// What the store holds there.
+    pub(super) state: StateHash,
+}
+
+/// A frame that was found whole.
+pub(super) struct Found {
+    pub(super) frame: Frame,
+    /// The chain that the frame continues.
+    pub(super) before: Chain,
+    /// Its own checksum.
+    pub(super) chain: Chain,
+    /// Its size, header included.
+    pub(super) len: usize,
+}
+
+impl Found {
+    /// The place behind the frame.
+    pub(super) fn end(&self) -> Position {
+        Position {
+            revision: self.frame.last_revision(),
+            chain: self.chain,
+            state: self.frame.state(),
+        }
+    }
+}
+
+impl Frame {
+    /// The revision of the last transaction.
+    pub(super) fn last_revision(&self) -> u64 {
+        self.first_revision + self.changes.len() as u64 - 1
+    }
+
+    /// What the store holds after the last transaction.
+    pub(super) fn state(&self) -> StateHash {
+        self.changes
+            .last()
+            .expect("a frame has at least one transaction")
+            .state
+    }
+
+    /// The frame's bytes and its checksum.
+    pub(super) fn encode(&self, store: Uuid, before: Chain) -> (Vec<u8>, Chain) {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.payload_len());
+        bytes.extend_from_slice(&MAGIC);
+        put_len(&mut bytes, self.payload_len());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&before.to_le_bytes());
+        bytes.extend_from_slice(&self.first_revision.to_le_bytes());
+        bytes.extend_from_slice(&self.time_ms.to_le_bytes());
+        put_len(&mut bytes, self.changes.len());
+        for change in &self.changes {
+            put_len(&mut bytes, change.writes.len());
+            bytes.extend_from_slice(&change.state.to_le_bytes());
+            for write in &change.writes {
+                bytes.push(if write.value.is_some() { PUT } else { DELETE });
+                put_slice(&mut bytes, &write.key);
+                if let Some(value) = &write.value {
+                    put_slice(&mut bytes, value);
+                }
+            }
+        }
+        let chain = checksum(store, &bytes);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&chain.to_le_bytes());
+        (bytes, chain)
+    }
+
+    fn payload_len(&self) -> usize {
+        self.changes
+            .iter()
+            .map(|change| encoded_len(&change.writes))
+            .sum()
+    }
+
+    /// How long the payload is that follows this header, if it is one.
+    pub(super) fn payload_len_in(header: &[u8]) -> Option<usize> {
+        let mut header = Reader(header);
+        let ours = header.take(4)? == MAGIC;
+        let payload_len = header.u32()? as usize;
+        (ours && payload_len <= PAYLOAD_BYTES_MAX).then_some(payload_len)
+    }
+
+    /// The frame at the start of `bytes`, if a whole, undamaged one is there.
+    pub(super) fn decode(bytes: &[u8], store: Uuid) -> Option<Found> {
+        let payload_len = Self::payload_len_in(bytes)?;
+        let mut header = Reader(bytes.get(8..HEADER_BYTES)?);
+        let (chain, before) = (header.u32()?, header.u32()?);
+        let (first_revision, time_ms) = (header.u64()?, header.u64()?);
+        let count = header.u32()? as usize;
+        let len = HEADER_BYTES + payload_len;
+        let bytes = bytes.get(..len)?;
+        if checksum(store, bytes) != chain {
+            return None;
+        }
+        // The checksum holds from here on: what fails now was written by another format.
+        let payload = Bytes::copy_from_slice(&bytes[HEADER_BYTES..]);
+        let changes = decode_changes(&payload, first_revision, count)?;
+        Some(Found {
+            frame: Frame {
+                first_revision,
+                time_ms,
+                changes,
+            },
+            before,
+            chain,
+            len,
+        })
+    }
+}
+
+/// The size of a transaction in a frame's payload.
+pub(super) fn encoded_len(writes: &[Write]) -> usize {
+    let write_len =
+        |write: &Write| 1 + 4 + write.key.len() + write.value.as_ref().map_or(0, |v| 4 + v.len());
+    4 + StateHash::BYTES + writes.iter().map(write_len).sum::<usize>()
+}
+
+fn decode_changes(payload: &Bytes, first_revision: u64, count: usize) -> Option<Vec<Change>> {
+    let mut reader = Reader(payload);
+    let mut changes = Vec::new();
+    for n in 0..count {
+        let mut writes = Vec::new();
+        let writes_count = reader.u32()?;
+        let state = reader.state_hash()?;
+        for _ in 0..writes_count {
+            let tag = reader.take(1)?[0];
+            let key = payload.slice_ref(reader.slice()?);
+            let value = match tag {
+                PUT => Some(payload.slice_ref(reader.slice()?)),
+                DELETE => None,
+                _ => return None,
+            };
+            writes.push(Write { key, value });
+        }
+        changes.push(Change {
+            revision: first_revision.checked_add(n as u64)?,
+            writes,
+            state,
+        });
+    }
+    (reader.0.is_empty() && !changes.is_empty()).then_some(changes)
+}
+
+/// CRC-32C of the store's id and of the frame without its own checksum.
+fn checksum(store: Uuid, frame: &[u8]) -> u32 {
+    let crc = crc32c::crc32c(store.as_bytes());
+    let crc = crc32c::crc32c_append(crc, &frame[..CRC_AT]);
+    crc32c::crc32c_append(crc, &frame[CRC_AT + 4..])
+}
+
+fn put_len(bytes: &mut Vec<u8>, len: usize) {
+    let len = u32::try_from(len).expect("the committer keeps a frame within PAYLOAD_BYTES_MAX");
+    bytes.extend_from_slice(&len.to_le_bytes());
+}
+
+fn put_slice(bytes: &mut Vec<u8>, slice: &[u8]) {
+    put_len(bytes, slice.len());
+    bytes.extend_from_slice(slice);
+}
+
+/// Takes numbers and slices off the front; `None` past the end.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    pub(super) fn state_hash(&mut self) -> Option<StateHash> {
+        Some(StateHash::from_le_bytes(
+            self.take(StateHash::BYTES)?.try_into().ok()?,
+        ))
+    }
+
+    fn slice(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()? as usize;
+        self.take(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn writes() -> impl Strategy<Value = Vec<Write>> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
+        let write = (bytes(), proptest::option::of(bytes())).prop_map(|(key, value)| Write {
+            key: key.into(),
+            value: value.map(Bytes::from),
+        });
+        proptest::collection::vec(write, 0..5)
+    }
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let transaction = (writes(), any::<[u8; StateHash::BYTES]>());
+        (
+            1..u64::MAX / 2,
+            any::<u64>(),
+            proptest::collection::vec(transaction, 1..5),
+        )
+            .prop_map(|(first_revision, time_ms, transactions)| Frame {
+                first_revision,
+                time_ms,
+                changes: (first_revision..)
+                    .zip(transactions)
+                    .map(|(revision, (writes, state))| Change {
+                        revision,
+                        writes,
+                        state: StateHash::from_le_bytes(state),
+                    })
+                    .collect(),
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_reads_back(frame in frames(), before: u32, garbage: Vec<u8>) {
+            let (mut bytes, chain) = frame.encode(Uuid::max(), before);
+            let len = bytes.len();
+            bytes.extend(garbage);
+            let found = Frame::decode(&bytes, Uuid::max()).unwrap();
+            prop_assert_eq!((found.before, found.chain, found.len), (before, chain, len));
+            prop_assert_eq!(found.frame, frame);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_seen(frame in frames(), at: prop::sample::Index) {
+            let (mut bytes, _) = frame.encode(Uuid::nil(), 7);
+            let bit = at.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Frame::decode(&bytes, Uuid::nil()).is_none());
+        }
+
+        #[test]
+        fn random_bytes_are_no_frame(bytes: Vec<u8>) {
+            prop_assert!(Frame::decode(&bytes, Uuid::nil()).is_none());
+        }
+    }
+
+    #[test]
+    fn another_stores_frame_is_no_frame() {
+        let frame = Frame {
+            first_revision: 1,
+            time_ms: 0,
+            changes: vec![Change {
+                revision: 1,
+                writes: Vec::new(),
+                state: StateHash::default(),
+            }],
+        };
+        assert!(Frame::decode(&frame.encode(Uuid::nil(), 0).0, Uuid::max()).is_none());
+    }
+}

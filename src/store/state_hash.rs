@@ -1,0 +1,68 @@
+//! The state hash: what all that a store holds comes to, in 16 bytes.
+//!
+//! It is the sum of a hash of every key with its value, so that each write changes it by itself, in whatever
+//! order. Every change in the journal says which sum holds after it: a view, a checkpoint or a snapshot that
+//! comes to another does not hold what was written.
+
+use twox_hash::{XxHash3_64, XxHash3_128};
+
+/// The sum over all keys and values. Of an empty store it is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct StateHash(u128);
+
+impl StateHash {
+    /// The size when written.
+    pub(super) const BYTES: usize = 16;
+
+    /// The sum with this key and value as well.
+    #[must_use]
+    pub(super) fn with(self, key: &[u8], value: &[u8]) -> Self {
+        StateHash(self.0.wrapping_add(hash(key, value)))
+    }
+
+    /// The sum without this key and value, which were in it.
+    #[must_use]
+    pub(super) fn without(self, key: &[u8], value: &[u8]) -> Self {
+        StateHash(self.0.wrapping_sub(hash(key, value)))
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub(super) fn plus(self, other: StateHash) -> Self {
+        StateHash(self.0.wrapping_add(other.0))
+    }
+
+    /// As it is written.
+    pub(super) fn to_le_bytes(self) -> [u8; Self::BYTES] {
+        self.0.to_le_bytes()
+    }
+
+    /// As it was written.
+    pub(super) fn from_le_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        StateHash(u128::from_le_bytes(bytes))
+    }
+}
+
+fn hash(key: &[u8], value: &[u8]) -> u128 {
+    XxHash3_128::oneshot_with_seed(XxHash3_64::oneshot(key), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_writes_does_not_matter_and_what_is_held_does() {
+        let empty = StateHash::default();
+        let ab = empty.with(b"a", b"1").with(b"b", b"2");
+        assert_eq!(ab, empty.with(b"b", b"2").with(b"a", b"1"));
+        assert_eq!(ab.without(b"a", b"1"), empty.with(b"b", b"2"));
+        assert_ne!(
+            ab,
+            empty.with(b"a", b"2").with(b"b", b"1"),
+            "values under each other's key"
+        );
+        assert_ne!(empty.with(b"a", b"1").with(b"a", b"1"), empty);
+        assert_eq!(StateHash::from_le_bytes(ab.to_le_bytes()), ab);
+    }
+}

@@ -1,0 +1,267 @@
+//! The ordered view: every key with its present value, in sled. Only this file knows sled.
+//!
+//! Values carry a CRC-32C of key and value in front, so that a value that sled hands out damaged, or
+//! under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view shows and the state
+//! hash there; it is written in the same atomic batch as the changes that bring the view there.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use bytes::Bytes;
+use sled::IVec;
+
+use super::{
+    Error,
+    frame::{Change, Reader},
+    state_hash::StateHash,
+};
+
+/// Sorts before every key of the catalog, which start with a letter.
+const SHOWN_KEY: &[u8] = b"\0shown";
+const CRC_BYTES: usize = 4;
+/// A leaf, which holds up to 16 values of 64 KiB, must fit in a segment: a larger one goes to a file of its
+/// own, which sled never syncs. A larger segment also wastes less: 2.6 instead of 3.2 KB for a record of 1.2.
+const SEGMENT_BYTES: usize = 2 << 20;
+/// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in
+/// memory, and buffers stand beside them.
+const CACHE_OVERHEAD: f64 = 1.6;
+
+/// Which way a range is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the smallest key up.
+    Forward,
+    /// From the largest key down.
+    Backward,
+}
+
+/// sled, opened.
+pub(super) struct View {
+    db: sled::Db,
+}
+
+impl View {
+    /// The last of the keys that the view has for itself: those of the store sort behind it.
+    pub(super) const LAST_OWN_KEY: &[u8] = SHOWN_KEY;
+
+    /// Opens the view in `dir`, or makes an empty one there.
+    ///
+    /// # Errors
+    /// If sled fails or panics; the view must then be made anew from the journal.
+    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<View, Error> {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss
+        )]
+        let capacity = (cache_bytes as f64 / CACHE_OVERHEAD) as u64;
+        let config = sled::Config::new()
+            .path(dir)
+            .cache_capacity(capacity)
+            .segment_size(SEGMENT_BYTES)
+            .flush_every_ms(Some(1000));
+        // sled meets some damage with a panic. Nothing of it outlives the closure.
+        let db = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| Error::Corrupt {
+                what: "sled panicked while opening the view".into(),
+            })?
+            .map_err(|error| sled_failed("open the view", &error))?;
+        Ok(View { db })
+    }
+
+    /// The revision that the view shows, and the state hash there.
+    ///
+    /// # Errors
+    /// If sled fails, or the view does not say: it was being made when the process ended.
+    pub(super) fn shown(&self) -> Result<(u64, StateHash), Error> {
+        match self.get(SHOWN_KEY)? {
+            None if self.db.is_empty() => Ok((0, StateHash::default())),
+            None => Err(Error::Corrupt {
+                what: "the view does not say its revision".into(),
+            }),
+            Some(value) => {
+                let mut reader = Reader(&value);
+                reader
+                    .u64()
+                    .zip(reader.state_hash())
+                    .ok_or_else(|| Error::Corrupt {
+                        what: "the view's revision has the wrong size".into(),
+                    })
+            }
+        }
+    }
+
+    /// What the view really holds, key by key.
+    ///
+    /// # Errors
+    /// If sled fails or panics, or a value is damaged.
+    pub(super) fn state(&self) -> Result<StateHash, Error> {
+        let sum = || {
+            let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
+            self.range(all, Direction::Forward)
+                .try_fold(StateHash::default(), |sum, entry| {
+                    let (key, value) = entry?;
+                    Ok(sum.with(&key, &value))
+                })
+        };
+        catch_unwind(AssertUnwindSafe(sum)).unwrap_or_else(|_| {
+            Err(Error::Corrupt {
+                what: "sled panicked while reading the view".into(),
+            })
+        })
+    }
+
+    /// A key's value.
+    ///
+    /// # Errors
+    /// If sled fails, or the value is damaged.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self
+            .db
+            .get(key)
+            .map_err(|error| sled_failed("read the view", &error))?;
+        value.map(|value| checked(key, value)).transpose()
+    }
+
+    /// The keys within the bounds with their values, in order.
+    pub(super) fn range(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), Error>> + use<> {
+        let mut range = self.db.range(bounds);
+        std::iter::from_fn(move || match direction {
+            Direction::Forward => range.next(),
+            Direction::Backward => range.next_back(),
+        })
+        .map(|entry| {
+            let (key, value) = entry.map_err(|error| sled_failed("read the view", &error))?;
+            let value = checked(&key, value)?;
+            Ok((Bytes::from_owner(key), value))
+        })
+    }
+
+    /// Applies consecutive changes, and with them the revision of the last, as one atomic batch.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub(super) fn apply(&self, changes: &[Change]) -> Result<(), Error> {
+        let Some(last) = changes.last() else {
+            return Ok(());
+        };
+        let mut batch = sled::Batch::default();
+        for write in changes.iter().flat_map(|change| &change.writes) {
+            match &write.value {
+                Some(value) => batch.insert(&write.key[..], with_checksum(&write.key, value)),
+                None => batch.remove(&write.key[..]),
+            }
+        }
+        put_shown(&mut batch, last.revision, last.state);
+        self.db
+            .apply_batch(batch)
+            .map_err(|error| sled_failed("write the view", &error))
+    }
+
+    /// Puts what a checkpoint holds into a view that is being made. It shows nothing before [`View::made`].
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub(super) fn load(&self, entries: &[(Bytes, Bytes)]) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in entries {
+            batch.insert(&key[..], with_checksum(key, value));
+        }
+        self.db
+            .apply_batch(batch)
+            .map_err(|error| sled_failed("write the view", &error))
+    }
+
+    /// Says that all was loaded that the store held at a revision.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub(super) fn made(&self, revision: u64, state: StateHash) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        put_shown(&mut batch, revision, state);
+        self.db
+            .apply_batch(batch)
+            .map_err(|error| sled_failed("write the view", &error))
+    }
+
+    /// Closes the view with all of it on disk.
+    ///
+    /// # Errors
+    /// If sled or the disk fails.
+    pub(super) fn close(self, dir: &Path) -> Result<(), Error> {
+        self.db
+            .flush()
+            .map_err(|error| sled_failed("flush the view", &error))?;
+        drop(self.db);
+        // sled's flush never calls fsync on Linux.
+        sync_tree(dir).map_err(|error| Error::io("sync", dir, &error))
+    }
+}
+
+fn put_shown(batch: &mut sled::Batch, revision: u64, state: StateHash) {
+    let mut shown = revision.to_le_bytes().to_vec();
+    shown.extend_from_slice(&state.to_le_bytes());
+    batch.insert(SHOWN_KEY, with_checksum(SHOWN_KEY, &shown));
+}
+
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+fn sled_failed(action: &str, error: &sled::Error) -> Error {
+    match error {
+        sled::Error::Io(io) if io.kind() == io::ErrorKind::StorageFull => Error::Full {
+            action: action.into(),
+        },
+        sled::Error::Corruption { .. } => Error::Corrupt {
+            what: format!("could not {action}: {error}"),
+        },
+        _ => Error::Io {
+            action: action.into(),
+            reason: error.to_string(),
+        },
+    }
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> [u8; CRC_BYTES] {
+    crc32c::crc32c_append(crc32c::crc32c(key), value).to_le_bytes()
+}
+
+fn with_checksum(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(CRC_BYTES + value.len());
+    stored.extend_from_slice(&checksum(key, value));
+    stored.extend_from_slice(value);
+    stored
+}
+
+/// The value without its checksum, sharing sled's memory.
+fn checked(key: &[u8], stored: IVec) -> Result<Bytes, Error> {
+    match stored.split_at_checked(CRC_BYTES) {
+        Some((crc, value)) if crc == checksum(key, value) => {
+            Ok(Bytes::from_owner(stored).slice(CRC_BYTES..))
+        }
+        _ => Err(Error::Corrupt {
+            what: format!(
+                "the view's value of key {} fails its checksum",
+                key.escape_ascii()
+            ),
+        }),
+    }
+}
