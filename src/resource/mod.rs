@@ -1,0 +1,167 @@
+//! The resources: for each its name, its rules and its Freezer JSON.
+
+pub mod freezer_json;
+pub mod id;
+pub mod limits;
+pub mod patch;
+pub mod schedule;
+pub mod violations;
+
+mod backup;
+mod job;
+mod rules;
+
+use prost_types::Timestamp;
+
+pub use id::{ProjectId, ResourceId};
+pub use job::Event;
+pub use patch::Patch;
+pub use violations::{Violation, Violations};
+
+/// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait
+/// in a file here, and a file in `service/`.
+pub trait Resource: prost::Name + Default + Clone + PartialEq + Send + Sync + 'static {
+    /// Its place among the keys, and its name in messages to people.
+    const KIND: Kind;
+    /// Fields that only the server sets: ignored when created, refused in an update mask.
+    const OUTPUT_ONLY: &'static [&'static str];
+    /// Fields that stay as they were created.
+    const IMMUTABLE: &'static [&'static str];
+    /// Message fields whose set fields are merged, where an update names the message as a whole.
+    const MERGED: &'static [&'static str];
+    /// What a list of it can be filtered by.
+    type Filter: Filter;
+
+    /// The id, unique within the project. 32 lowercase hex digits once it is valid.
+    fn id(&self) -> &str;
+    /// Sets the id.
+    fn set_id(&mut self, id: ResourceId);
+    /// The project that owns it.
+    fn project_id(&self) -> &str;
+    /// Sets the project.
+    fn set_project_id(&mut self, project: &str);
+    /// The name that lists sort by.
+    fn name(&self) -> &str;
+    /// What the catalog says about the stored resource.
+    fn stamps(&self) -> Stamps;
+    /// Replaces what the catalog says about it.
+    fn set_stamps(&mut self, stamps: Stamps);
+    /// Adds every rule that it breaks to `violations`, under paths that start with [`Kind::field`].
+    fn check(&self, violations: &mut Violations);
+}
+
+/// A kind of resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its byte in keys. Never given to another kind.
+    pub tag: u8,
+    /// Its noun, which is also the field that holds it in requests.
+    pub field: &'static str,
+    /// The field of its id, in itself and in requests.
+    pub id_field: &'static str,
+}
+
+/// What the catalog says about a stored resource. Empty until it is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stamps {
+    /// When it was created.
+    pub create_time: Option<Timestamp>,
+    /// When it was last changed.
+    pub update_time: Option<Timestamp>,
+    /// The revision that last changed it.
+    pub revision: u64,
+}
+
+/// Chooses among the resources of a list.
+pub trait Filter: prost::Message + Default + Clone + PartialEq + 'static {
+    /// Adds what can never match to `violations`, under paths that start with `filter`.
+    fn check(&self, violations: &mut Violations);
+    /// Which names can match: what the range scan is narrowed to.
+    fn names(&self) -> Names<'_>;
+    /// Whether an encoded resource matches.
+    ///
+    /// # Errors
+    /// If `record` is not an encoded resource.
+    fn matches(&self, record: &[u8]) -> Result<bool, prost::DecodeError>;
+}
+
+/// The names that a filter lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names<'a> {
+    /// This one only. Never empty.
+    Exactly(&'a str),
+    /// Those that start with this, which is empty where all do.
+    StartingWith(&'a str),
+}
+
+/// Whether a filter's wanted value, where empty means any, is the record's.
+fn wants(wanted: &str, value: &str) -> bool {
+    wanted.is_empty() || wanted == value
+}
+
+/// A resource that keeps all its rules, with its project and id: ready to be stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Valid<R>(R);
+
+impl<R: Resource> Valid<R> {
+    /// A new resource from a create request: `project_id` is the request's own, which may also stand in
+    /// the resource. One that brings no id gets a time-ordered one.
+    ///
+    /// # Errors
+    /// Every bad field.
+    pub fn new(project_id: &str, resource: Option<R>) -> Result<Valid<R>, Violations> {
+        let mut violations = Violations::new();
+        let Some(mut resource) = resource else {
+            violations.collect(ProjectId::parse("project_id", project_id));
+            violations.add(R::KIND.field, "is required");
+            return Err(violations);
+        };
+        match violations.collect(agreed_project(project_id, &resource)) {
+            Some(project) => resource.set_project_id(project.as_str()),
+            None => resource.set_project_id(""),
+        }
+        if resource.id().is_empty() {
+            resource.set_id(ResourceId::new());
+        }
+        resource.set_stamps(Stamps::default());
+        resource.check(&mut violations);
+        violations.or(Valid(resource))
+    }
+
+    /// A resource as an update left it.
+    ///
+    /// # Errors
+    /// Every bad field.
+    pub fn changed(resource: R) -> Result<Valid<R>, Violations> {
+        let mut violations = Violations::new();
+        resource.check(&mut violations);
+        violations.or(Valid(resource))
+    }
+
+    /// The resource.
+    #[must_use]
+    pub fn into_inner(self) -> R {
+        self.0
+    }
+}
+
+/// The project of a request that may name it beside the resource, in it, or both.
+///
+/// # Errors
+/// If they disagree, or none is named, or it is no project's.
+pub fn agreed_project<R: Resource>(
+    project_id: &str,
+    resource: &R,
+) -> Result<ProjectId, Violations> {
+    let inner = resource.project_id();
+    let inner_field = || format!("{}.project_id", R::KIND.field);
+    if project_id.is_empty() && !inner.is_empty() {
+        return ProjectId::parse(inner_field(), inner);
+    }
+    if !inner.is_empty() && inner != project_id {
+        let description =
+            format!("is {inner:?}, but project_id is {project_id:?}: they must agree");
+        return Err(Violations::one(inner_field(), description));
+    }
+    ProjectId::parse("project_id", project_id)
+}
