@@ -3,9 +3,11 @@
 //! One way, down and back up, each layer knowing only the next:
 //!
 //! - [`resource`]: one file a resource: its name, its rules, its Freezer JSON;
+//! - [`catalog`]: any resource, stored: keys, pages, mutations;
 //! - [`store`]: a durable ordered key-value store with revisions: journal and sled;
 //! - [`proto`]: what is said on the wire, beside them all.
 
+pub mod catalog;
 pub mod proto;
 pub mod resource;
 pub mod store;

@@ -1,0 +1,66 @@
+//! Why the catalog refused, in our words; `service/status.rs` turns them into gRPC's.
+
+use crate::{
+    resource::{Kind, Violations},
+    store,
+};
+
+/// Why the catalog refused. Whatever it is, nothing was changed, but for a store's
+/// [`store::Error::OutcomeUnknown`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Error {
+    /// The request breaks rules.
+    Invalid(Violations),
+    /// The project has no such resource.
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+        /// The id that it was looked for by.
+        id: String,
+    },
+    /// The id is taken by a resource that differs.
+    AlreadyExists {
+        /// What was to be created.
+        kind: Kind,
+        /// The id.
+        id: String,
+    },
+    /// The resource is no longer at the revision that the caller expects.
+    Stale {
+        /// What was to be changed.
+        kind: Kind,
+        /// Its id.
+        id: String,
+        /// The revision in the request.
+        expected: u64,
+        /// The revision that the resource is at.
+        current: u64,
+    },
+    /// The resource is in a state in which the request makes no sense.
+    Precondition {
+        /// What was to be changed.
+        kind: Kind,
+        /// Its id.
+        id: String,
+        /// A word for programs, such as `JOB_NOT_RUNNING`.
+        reason: &'static str,
+        /// A sentence for people.
+        message: String,
+    },
+    /// The store failed or refused.
+    Store(store::Error),
+    /// The server is shutting down, and the work was dropped before it was done.
+    Interrupted,
+}
+
+impl From<Violations> for Error {
+    fn from(violations: Violations) -> Self {
+        Error::Invalid(violations)
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Error::Store(error)
+    }
+}

@@ -1,0 +1,171 @@
+//! The keys, all of them:
+//!
+//! | key | value | why |
+//! |---|---|---|
+//! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
+//! | `i` kind id project | name | finds a resource by its id, and a marker's place |
+//!
+//! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
+//! name hold no `00`, so that a name sorts before its own extensions. The id stands before the project in
+//! the locator, so that ids, which grow with time, keep new locators together at one end.
+
+use std::ops::Bound;
+
+use crate::resource::{Names, ProjectId, Resource, ResourceId};
+
+const RECORD: u8 = b'r';
+const LOCATOR: u8 = b'i';
+const SEPARATOR: u8 = 0;
+const ID_BYTES: usize = 16;
+
+/// Which projects a request is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One project's resources.
+    Project(ProjectId),
+    /// Every project's, sorted by project first.
+    AllProjects,
+}
+
+/// Where a resource is stored.
+pub(super) fn record<R: Resource>(project: &str, name: &str, id: ResourceId) -> Vec<u8> {
+    let mut key = vec![RECORD, R::KIND.tag];
+    key.extend_from_slice(project.as_bytes());
+    key.push(SEPARATOR);
+    key.extend_from_slice(name.as_bytes());
+    key.push(SEPARATOR);
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// Where a resource's name is stored.
+pub(super) fn locator<R: Resource>(project: &str, id: ResourceId) -> Vec<u8> {
+    let mut key = locators_of_id::<R>(id);
+    key.extend_from_slice(project.as_bytes());
+    key
+}
+
+/// What the locators of one id start with, whatever project it is in.
+pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
+    let mut key = vec![LOCATOR, R::KIND.tag];
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// The project in a locator.
+pub(super) fn project_of_locator(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(2 + ID_BYTES..)?).ok()
+}
+
+/// The part of a record's key that tells its place among those of its kind.
+pub(super) fn place(key: &[u8]) -> &[u8] {
+    &key[2.min(key.len())..]
+}
+
+/// The record's key of a place.
+pub(super) fn record_at<R: Resource>(place: &[u8]) -> Vec<u8> {
+    [&[RECORD, R::KIND.tag], place].concat()
+}
+
+/// The records of a scope with these names that come after a place, if one is given.
+pub(super) fn records<R: Resource>(
+    scope: &Scope,
+    names: Names<'_>,
+    after: Option<&[u8]>,
+) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let mut prefix = vec![RECORD, R::KIND.tag];
+    // Names are ordered only within a project, so only there do they narrow the range.
+    if let Scope::Project(project) = scope {
+        prefix.extend_from_slice(project.as_str().as_bytes());
+        prefix.push(SEPARATOR);
+        match names {
+            Names::StartingWith(start) => prefix.extend_from_slice(start.as_bytes()),
+            Names::Exactly(name) => {
+                prefix.extend_from_slice(name.as_bytes());
+                prefix.push(SEPARATOR);
+            }
+        }
+    }
+    let (start, end) = starting_with(prefix);
+    match after.map(record_at::<R>) {
+        Some(after) if matches!(&start, Bound::Included(start) if after >= *start) => {
+            (Bound::Excluded(after), end)
+        }
+        _ => (start, end),
+    }
+}
+
+/// All keys that start with a prefix.
+pub(super) fn starting_with(prefix: Vec<u8>) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let mut end = prefix.clone();
+    while end.last() == Some(&u8::MAX) {
+        end.pop();
+    }
+    match end.last_mut() {
+        Some(last) => {
+            *last += 1;
+            (Bound::Included(prefix), Bound::Excluded(end))
+        }
+        None => (Bound::Included(prefix), Bound::Unbounded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Job;
+    use proptest::prelude::*;
+
+    fn id(digit: char) -> ResourceId {
+        ResourceId::parse("id", &digit.to_string().repeat(32)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn records_sort_by_project_then_name_then_id(
+            a in ("[a-c]{1,3}", "[ -~é€]{1,4}", "[0-9a-f]"),
+            b in ("[a-c]{1,3}", "[ -~é€]{1,4}", "[0-9a-f]"),
+        ) {
+            let key = |(project, name, digit): &(String, String, String)| {
+                record::<Job>(project, name, id(digit.chars().next().unwrap()))
+            };
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn a_range_holds_just_its_names(name in "[a-b]{1,3}", wanted in "[a-b]{1,3}", exactly: bool) {
+            let scope = Scope::Project(ProjectId::parse("project_id", "p").unwrap());
+            let names = if exactly { Names::Exactly(&wanted) } else { Names::StartingWith(&wanted) };
+            let (start, end) = records::<Job>(&scope, names, None);
+            let key = record::<Job>("p", &name, id('f'));
+            let inside = std::ops::RangeBounds::contains(&(start, end), &key);
+            prop_assert_eq!(inside, if exactly { name == wanted } else { name.starts_with(&wanted) });
+        }
+    }
+
+    #[test]
+    fn a_project_does_not_hold_those_that_it_is_a_prefix_of() {
+        let scope = Scope::Project(ProjectId::parse("project_id", "p").unwrap());
+        let range = records::<Job>(&scope, Names::StartingWith(""), None);
+        assert!(std::ops::RangeBounds::contains(
+            &range,
+            &record::<Job>("p", "n", id('0'))
+        ));
+        assert!(!std::ops::RangeBounds::contains(
+            &range,
+            &record::<Job>("p2", "n", id('0'))
+        ));
+    }
+
+    #[test]
+    fn a_prefix_of_highest_bytes_has_an_open_end() {
+        assert_eq!(
+            starting_with(vec![0xff]),
+            (Bound::Included(vec![0xff]), Bound::Unbounded)
+        );
+        assert_eq!(
+            starting_with(vec![1, 0xff]),
+            (Bound::Included(vec![1, 0xff]), Bound::Excluded(vec![2]))
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! Pages: a bounded range scan that starts right after the last-seen item.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::{Catalog, Error, Scope, keys, token};
+use crate::{
+    proto::Page,
+    resource::{Filter, Resource, ResourceId, Violations},
+    store::{self, Direction},
+};
+
+/// Items in a page, at the most.
+pub const PAGE_ITEMS_MAX: usize = 1000;
+/// Bytes in a page, at the most, so that a client with gRPC's default limit of 4 MiB can read it.
+pub const PAGE_BYTES_MAX: usize = 3 << 20;
+/// Items that one blocking step looks at: some tens of milliseconds, after which a caller that has gone is noticed.
+const STEP_ITEMS_MAX: usize = 10_000;
+/// Steps of a page whose caller can go on from an empty one.
+const STEPS_MAX: usize = 1;
+/// A tag and the longest length of a record in a page.
+const ITEM_OVERHEAD_BYTES: usize = 6;
+
+/// Which page of which list.
+#[derive(Clone, Debug)]
+pub struct Query<R: Resource> {
+    /// Whose resources.
+    pub scope: Scope,
+    /// Items in the page: 1 to [`PAGE_ITEMS_MAX`].
+    pub limit: usize,
+    /// Where it starts.
+    pub after: After,
+    /// What is in it.
+    pub filter: R::Filter,
+}
+
+/// Where a page starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// At the beginning.
+    Nothing,
+    /// Right after the resource with this id.
+    Marker(ResourceId),
+    /// Where an earlier page ended.
+    Token(String),
+}
+
+/// A page in the making.
+struct Scan<R: Resource> {
+    query: Query<R>,
+    /// The bounds of what is still to be looked at.
+    range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    records: Vec<Bytes>,
+    bytes: usize,
+    /// The place of the last item looked at.
+    place: Option<Bytes>,
+    end: End,
+}
+
+/// How a scan stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    PageFull,
+    ListDone,
+}
+
+impl Catalog {
+    /// One page of a list.
+    ///
+    /// # Errors
+    /// If the marker or the token is not of this list, or the store cannot be read.
+    pub async fn list<R: Resource>(&self, query: Query<R>) -> Result<Page<R>, Error> {
+        // Read first: what is written while the page is read may be in it, what was before must be.
+        let revision = self.store.revision();
+        let may_be_empty = matches!(query.after, After::Token(_));
+        let mut scan = self.read(move |store| Scan::start(store, query)).await?;
+        let mut steps = 0;
+        while scan.end == End::NotYet
+            && (steps < STEPS_MAX || (scan.records.is_empty() && !may_be_empty))
+        {
+            scan = self.read(move |store| scan.step(store)).await?;
+            steps += 1;
+        }
+        let next_page_token = match (scan.end, &scan.place) {
+            (End::ListDone, _) | (_, None) => String::new(),
+            (_, Some(place)) => token::write(
+                self.store.id(),
+                &scan.query.scope,
+                &scan.query.filter,
+                place,
+            ),
+        };
+        Ok(Page::new(scan.records, next_page_token, revision))
+    }
+}
+
+impl<R: Resource> Scan<R> {
+    fn start(store: &store::Store, query: Query<R>) -> Result<Self, Error> {
+        let place = match &query.after {
+            After::Nothing => None,
+            After::Marker(id) => Some(place_of_marker::<R>(store, &query.scope, *id)?),
+            After::Token(text) => Some(token::read(store.id(), &query.scope, &query.filter, text)?),
+        };
+        let range = keys::records::<R>(&query.scope, query.filter.names(), place.as_deref());
+        Ok(Scan {
+            query,
+            range,
+            records: Vec::new(),
+            bytes: 0,
+            place: None,
+            end: End::NotYet,
+        })
+    }
+
+    fn step(mut self, store: &store::Store) -> Result<Self, Error> {
+        let filtered = self.query.filter != R::Filter::default();
+        let mut entries = store.range(self.range.clone(), Direction::Forward);
+        for _ in 0..STEP_ITEMS_MAX {
+            let Some(entry) = entries.next() else {
+                self.end = End::ListDone;
+                return Ok(self);
+            };
+            // The page is full only when there is something that it has no room for.
+            if self.records.len() == self.query.limit {
+                self.end = End::PageFull;
+                return Ok(self);
+            }
+            let (key, record) = entry?;
+            if !filtered
+                || self
+                    .query
+                    .filter
+                    .matches(&record)
+                    .map_err(|_| undecodable(&key))?
+            {
+                let bytes = record.len() + ITEM_OVERHEAD_BYTES;
+                if self.bytes + bytes > PAGE_BYTES_MAX {
+                    self.end = End::PageFull;
+                    return Ok(self);
+                }
+                self.bytes += bytes;
+                self.records.push(record);
+            }
+            self.place = Some(key.slice_ref(keys::place(&key)));
+        }
+        if let Some(place) = &self.place {
+            self.range.0 = Bound::Excluded(keys::record_at::<R>(place));
+        }
+        Ok(self)
+    }
+}
+
+/// The place of the resource with the marker's id.
+fn place_of_marker<R: Resource>(
+    store: &store::Store,
+    scope: &Scope,
+    id: ResourceId,
+) -> Result<Vec<u8>, Error> {
+    let refuse = |reason: String| Error::Invalid(Violations::one("marker", reason));
+    let unknown = || {
+        refuse(format!(
+            "is not the {} of a {} in this list: {id}",
+            R::KIND.id_field,
+            R::KIND.field
+        ))
+    };
+    let (project, name) = match scope {
+        Scope::Project(project) => {
+            let name = store
+                .get(&keys::locator::<R>(project.as_str(), id))?
+                .ok_or_else(unknown)?;
+            (project.as_str().to_owned(), name)
+        }
+        Scope::AllProjects => {
+            let mut found = store.range(
+                keys::starting_with(keys::locators_of_id::<R>(id)),
+                Direction::Forward,
+            );
+            let (key, name) = found.next().ok_or_else(unknown)??;
+            if found.next().is_some() {
+                return Err(refuse("is in more than one project: use page_token".into()));
+            }
+            (
+                keys::project_of_locator(&key)
+                    .ok_or_else(|| undecodable(&key))?
+                    .to_owned(),
+                name,
+            )
+        }
+    };
+    let name = std::str::from_utf8(&name).map_err(|_| undecodable(id.as_bytes()))?;
+    Ok(keys::place(&keys::record::<R>(&project, name, id)).to_vec())
+}
+
+/// A record whose checksum holds, and that is none.
+pub(super) fn undecodable(key: &[u8]) -> Error {
+    Error::Store(store::Error::Corrupt {
+        what: format!(
+            "what is stored under key {} cannot be read",
+            key.escape_ascii()
+        ),
+    })
+}
