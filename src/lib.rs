@@ -2,6 +2,8 @@
 //!
 //! One way, down and back up, each layer knowing only the next:
 //!
+//! - [`server`]: listener, health, reflection, shutdown;
+//! - [`service`]: one file a gRPC service: authorize, validate, one catalog call, reply;
 //! - [`resource`]: one file a resource: its name, its rules, its Freezer JSON;
 //! - [`catalog`]: any resource, stored: keys, pages, mutations;
 //! - [`store`]: a durable ordered key-value store with revisions: journal and sled;
@@ -10,4 +12,6 @@
 pub mod catalog;
 pub mod proto;
 pub mod resource;
+pub mod server;
+pub mod service;
 pub mod store;

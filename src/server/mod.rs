@@ -1,0 +1,220 @@
+//! The server: listener, services, health, reflection, and an orderly end.
+
+mod listener;
+
+use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+use tonic::{
+    Code,
+    body::Body,
+    transport::{Server, server::Router},
+};
+use tower::{
+    layer::util::{Identity, Stack},
+    util::MapResponseLayer,
+};
+
+pub use listener::{Listen, ParseListenError};
+
+use crate::{
+    catalog::Catalog,
+    proto::{
+        DESCRIPTOR_SET, backup_service_server::BackupServiceServer,
+        job_service_server::JobServiceServer,
+    },
+    service::{Backups, Jobs},
+    store::{self, Store},
+};
+
+/// A request's size: 16 times the largest record, so that a client's mistake is answered, not cut off.
+const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Requests that one connection may have under way (tonic sets no limit).
+const STREAMS_PER_CONNECTION_MAX: u32 = 100;
+/// All headers of one request (h2 accepts 16 MiB).
+const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
+/// How long requests under way may take to finish when the server ends; tonic's own drain has no end.
+const DRAIN: Duration = Duration::from_secs(8);
+/// How often an idle connection is asked whether it still lives, and how long it may take to answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What may be chosen about a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The store's options.
+    pub store_options: store::Options,
+}
+
+/// Why a server could not start, or ended.
+#[derive(Debug)]
+pub enum Error {
+    /// The store could not be opened or closed.
+    Store(PathBuf, store::Error),
+    /// The address could not be listened on.
+    Listen(Listen, io::Error),
+    /// The transport failed.
+    Transport(tonic::transport::Error),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Store(path, error) => write!(f, "store {}: {error}", path.display()),
+            Error::Listen(listen, error) => write!(f, "could not listen on {listen}: {error}"),
+            Error::Transport(error) => write!(f, "the server failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Serves until `shutdown` resolves, then lets what is under way finish and closes the store.
+///
+/// `announce` is given the address that the server listens on, before the store is opened: whoever connects from then on is
+/// answered once it is.
+///
+/// # Errors
+/// If the store cannot be opened, the address is taken, or the transport fails.
+pub async fn serve(
+    config: Config,
+    announce: impl FnOnce(&Listen),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let Config {
+        listen,
+        store: path,
+        store_options,
+    } = config;
+    // Bound first: a taken address is told at once, however long the store takes to open.
+    let (incoming, bound) = listener::bind(&listen)
+        .await
+        .map_err(|error| Error::Listen(listen.clone(), error))?;
+    announce(&bound);
+    let store_failed = |error| Error::Store(path.clone(), error);
+    let opened = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || Store::open(&path, &store_options)).await
+    };
+    let store = Arc::new(
+        opened
+            .unwrap_or_else(|_| Err(store::Error::Closed))
+            .map_err(store_failed)?,
+    );
+    let (end, ended) = oneshot::channel::<()>();
+    let mut serving = tokio::spawn({
+        let router = router(Catalog::new(store.clone()), &store).await;
+        async move {
+            let ended = async { drop(ended.await) };
+            router.serve_with_incoming_shutdown(incoming, ended).await
+        }
+    });
+    tracing::info!(revision = store.revision(), "serving");
+    tokio::select! {
+        result = &mut serving => return finished(result),
+        () = shutdown => {}
+    }
+    tracing::info!("shutting down: finishing what is under way");
+    drop(end);
+    if let Ok(result) = tokio::time::timeout(DRAIN, &mut serving).await {
+        finished(result)?;
+    } else {
+        tracing::warn!(
+            seconds = DRAIN.as_secs(),
+            "requests still under way are dropped"
+        );
+        serving.abort();
+        // Aborted or finished in the meantime: either way it is over.
+        let _ = serving.await;
+    }
+    bound.clean_up();
+    if let Some(store) = Arc::into_inner(store) {
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        closed
+            .unwrap_or(Err(store::Error::Closed))
+            .map_err(store_failed)?;
+    }
+    Ok(())
+}
+
+fn finished(
+    result: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> Result<(), Error> {
+    match result {
+        Ok(served) => served.map_err(Error::Transport),
+        Err(stopped) => match stopped.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+async fn router(
+    catalog: Catalog,
+    store: &Store,
+) -> Router<Stack<MapResponseLayer<Blame>, Identity>> {
+    let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let jobs =
+        JobServiceServer::new(Jobs::new(catalog)).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<BackupServiceServer<Backups>>().await;
+    reporter.set_serving::<JobServiceServer<Jobs>>().await;
+    let mut stopped = store.stopped();
+    tokio::spawn(async move {
+        // Ends with the store; until then, a store that no longer writes is not serving.
+        while stopped.changed().await.is_ok() {
+            if stopped.borrow_and_update().is_some() {
+                reporter
+                    .set_not_serving::<BackupServiceServer<Backups>>()
+                    .await;
+                reporter.set_not_serving::<JobServiceServer<Jobs>>().await;
+                reporter
+                    .set_service_status("", tonic_health::ServingStatus::NotServing)
+                    .await;
+            }
+        }
+    });
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(MapResponseLayer::new(blame_the_request as Blame))
+        .add_service(health)
+        .add_service(
+            reflection()
+                .build_v1()
+                .expect("the descriptors were checked when they were compiled"),
+        )
+        .add_service(reflection().build_v1alpha().expect("as above"))
+        .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+        .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+}
+
+type Blame = fn(http::Response<Body>) -> http::Response<Body>;
+
+/// tonic answers INTERNAL, and no service here does, when it cannot read a request's message: nested beyond
+/// prost's limit, not UTF-8, not protobuf. Sending it again would not help: the caller is at fault.
+fn blame_the_request(mut response: http::Response<Body>) -> http::Response<Body> {
+    let header = response.headers_mut().get_mut(tonic::Status::GRPC_STATUS);
+    if let Some(code) = header.filter(|code| Code::from_bytes(code.as_bytes()) == Code::Internal) {
+        *code = http::HeaderValue::from(Code::InvalidArgument as i32);
+    }
+    response
+}
+
+/// Just what is served, and `google.rpc`, so that clients can read the details of errors.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        // Each version brings itself only, but both are served.
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+}

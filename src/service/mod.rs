@@ -1,0 +1,46 @@
+//! The gRPC services: one file each. A method authorizes, validates, makes one catalog call, and replies.
+
+mod backup_service;
+mod job_service;
+mod list;
+mod status;
+
+pub use backup_service::Backups;
+pub use job_service::Jobs;
+
+use crate::resource::{Patch, ProjectId, Resource, ResourceId, Violations, agreed_project};
+
+/// The project and id that a request is about.
+///
+/// # Errors
+/// Both, if both are bad.
+fn one<R: Resource>(project_id: &str, id: &str) -> Result<(ProjectId, ResourceId), Violations> {
+    let mut violations = Violations::new();
+    let project = violations.collect(ProjectId::parse("project_id", project_id));
+    let id = violations.collect(ResourceId::parse(R::KIND.id_field, id));
+    project.zip(id).ok_or(violations)
+}
+
+/// What an update request is about, and what it is to change.
+///
+/// # Errors
+/// Every bad field.
+fn update<R: Resource>(
+    project_id: &str,
+    resource: Option<&R>,
+    mask: Option<&prost_types::FieldMask>,
+) -> Result<(ProjectId, ResourceId, Patch<R>), Violations> {
+    let kind = R::KIND;
+    let Some(resource) = resource else {
+        return Err(Violations::one(kind.field, "is required"));
+    };
+    let mut violations = Violations::new();
+    let project = violations.collect(agreed_project(project_id, resource));
+    let id_field = format!("{}.{}", kind.field, kind.id_field);
+    let id = violations.collect(ResourceId::parse(id_field, resource.id()));
+    let patch = violations.collect(Patch::new(resource, mask));
+    match (project, id, patch) {
+        (Some(project), Some(id), Some(patch)) => Ok((project, id, patch)),
+        _ => Err(violations),
+    }
+}
