@@ -2,6 +2,7 @@
 //!
 //! One way, down and back up, each layer knowing only the next:
 //!
+//! - [`cli`]: the command line, one file a command;
 //! - [`server`]: listener, health, reflection, shutdown;
 //! - [`service`]: one file a gRPC service: authorize, validate, one catalog call, reply;
 //! - [`resource`]: one file a resource: its name, its rules, its Freezer JSON;
@@ -10,6 +11,7 @@
 //! - [`proto`]: what is said on the wire, beside them all.
 
 pub mod catalog;
+pub mod cli;
 pub mod proto;
 pub mod resource;
 pub mod server;

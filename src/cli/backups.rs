@@ -1,0 +1,327 @@
+//! `icebox backups`: the catalog, for people.
+
+use clap::Subcommand;
+use jiff::{Timestamp, civil};
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use super::{
+    Connection, Error, document,
+    each::each,
+    output::{Format, Row, print_one, time},
+    paging::{Paging, Place, print_pages},
+};
+use crate::{
+    proto::{
+        Backup, BackupFilter, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest,
+        ListBackupsRequest, backup_service_client::BackupServiceClient,
+    },
+    resource::freezer_json::{self, Form},
+};
+
+/// List, show, record and delete backups
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox backups list --project demo
+  icebox backups list --project demo --client node1 --after 2026-01-01 --output jsonl
+  icebox backups get --project demo 96a5946a6e994a38a3d1008fbc6f3406
+  icebox backups create --project demo backup.json
+  icebox backups delete --project demo 96a5946a6e994a38a3d1008fbc6f3406")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    List(List),
+    Get(Get),
+    Create(Create),
+    Delete(Delete),
+}
+
+/// List a project's backups, sorted by name
+#[derive(clap::Args)]
+struct List {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    paging: Paging,
+    #[command(flatten)]
+    filter: Filter,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Filters (all must match)")]
+struct Filter {
+    /// Backups with this name
+    #[arg(long)]
+    name: Option<String>,
+    /// Backups whose name starts with this
+    #[arg(long, value_name = "PREFIX")]
+    name_prefix: Option<String>,
+    /// Taken by this client
+    #[arg(long, value_name = "CLIENT_ID")]
+    client: Option<String>,
+    /// Caused by this job
+    #[arg(long, value_name = "JOB_ID")]
+    job: Option<String>,
+    /// Of this host
+    #[arg(long)]
+    hostname: Option<String>,
+    /// In this container
+    #[arg(long)]
+    container: Option<String>,
+    /// On this kind of storage
+    #[arg(long)]
+    storage: Option<String>,
+    /// Taken in this mode
+    #[arg(long)]
+    mode: Option<String>,
+    /// creating, available, error, deleting or deleted
+    #[arg(long)]
+    status: Option<String>,
+    /// Taken at or after this time: YYYY-MM-DD, RFC 3339, or seconds since the Unix epoch
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    after: Option<i64>,
+    /// Taken before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    before: Option<i64>,
+    /// Of this level; 0 is a full backup
+    #[arg(long, value_name = "N")]
+    level: Option<i32>,
+}
+
+/// Show backups
+#[derive(clap::Args)]
+struct Get {
+    #[command(flatten)]
+    connection: Connection,
+    /// The backups' IDs
+    #[arg(required = true, value_name = "BACKUP_ID")]
+    ids: Vec<String>,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// Record a backup from a Freezer document
+#[derive(clap::Args)]
+struct Create {
+    #[command(flatten)]
+    connection: Connection,
+    /// A backup, or bare metadata, as JSON; - reads standard input
+    file: String,
+    /// How to print what was stored
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// Delete backups from the catalog (not from their storage)
+#[derive(clap::Args)]
+struct Delete {
+    #[command(flatten)]
+    connection: Connection,
+    /// The backups' IDs
+    #[arg(required = true, value_name = "BACKUP_ID")]
+    ids: Vec<String>,
+    /// Only if the backup is still at this revision
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Error> {
+    match args.command {
+        Command::List(args) => list(args).await,
+        Command::Get(args) => get(args).await,
+        Command::Create(args) => create(args).await,
+        Command::Delete(args) => delete(args).await,
+    }
+}
+
+async fn client(connection: &Connection) -> Result<BackupServiceClient<Channel>, Error> {
+    Ok(BackupServiceClient::new(connection.connect().await?))
+}
+
+async fn list(args: List) -> Result<(), Error> {
+    let project_id = args.connection.project()?.to_owned();
+    let mut client = client(&args.connection).await?;
+    let filter = BackupFilter::from(args.filter);
+    print_pages::<Backup>(
+        args.paging,
+        args.output,
+        project_id == "-",
+        "backup",
+        async |place| {
+            let Place {
+                limit,
+                marker,
+                page_token,
+            } = place;
+            let request = ListBackupsRequest {
+                project_id: project_id.clone(),
+                limit,
+                marker,
+                page_token,
+                filter: Some(filter.clone()),
+            };
+            Ok(client.list_backups(request).await?.into_inner())
+        },
+    )
+    .await
+}
+
+async fn get(args: Get) -> Result<(), Error> {
+    let project_id = args.connection.project()?.to_owned();
+    let mut client = client(&args.connection).await?;
+    each(&args.ids, async |backup_id| {
+        let request = GetBackupRequest {
+            project_id: project_id.clone(),
+            backup_id,
+        };
+        let backup = client
+            .get_backup(request)
+            .await?
+            .into_inner()
+            .backup
+            .unwrap_or_default();
+        print_one(&backup, args.output)
+    })
+    .await
+}
+
+async fn create(args: Create) -> Result<(), Error> {
+    let backup = document::read(&args.file, freezer_json::read_backup)?;
+    let project_id = if backup.project_id.is_empty() {
+        args.connection.project()?
+    } else {
+        ""
+    }
+    .to_owned();
+    let mut client = client(&args.connection).await?;
+    let request = CreateBackupRequest {
+        project_id,
+        backup: Some(backup),
+    };
+    let backup = client
+        .create_backup(request)
+        .await?
+        .into_inner()
+        .backup
+        .unwrap_or_default();
+    print_one(&backup, args.output)
+}
+
+async fn delete(args: Delete) -> Result<(), Error> {
+    let project_id = args.connection.project()?.to_owned();
+    let mut client = client(&args.connection).await?;
+    each(&args.ids, async |backup_id| {
+        let project_id = project_id.clone();
+        let request = DeleteBackupRequest {
+            project_id,
+            backup_id,
+            expected_revision: args.revision,
+        };
+        client.delete_backup(request).await?;
+        Ok(())
+    })
+    .await
+}
+
+impl From<Filter> for BackupFilter {
+    fn from(filter: Filter) -> Self {
+        BackupFilter {
+            backup_name: filter.name.unwrap_or_default(),
+            backup_name_prefix: filter.name_prefix.unwrap_or_default(),
+            client_id: filter.client.unwrap_or_default(),
+            job_id: filter.job.unwrap_or_default(),
+            hostname: filter.hostname.unwrap_or_default(),
+            container: filter.container.unwrap_or_default(),
+            storage: filter.storage.unwrap_or_default(),
+            mode: filter.mode.unwrap_or_default(),
+            status: filter.status.unwrap_or_default(),
+            time_after: filter.after,
+            time_before: filter.before,
+            curr_backup_level: filter.level,
+        }
+    }
+}
+
+impl Row for Backup {
+    const COLUMNS: &'static [&'static str] = &[
+        "BACKUP ID",
+        "NAME",
+        "HOSTNAME",
+        "CLIENT",
+        "LEVEL",
+        "TAKEN",
+        "STATUS",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let metadata = self.backup_metadata.clone().unwrap_or_default();
+        vec![
+            self.backup_id.clone(),
+            metadata.backup_name,
+            metadata.hostname,
+            self.client_id.clone(),
+            metadata.curr_backup_level.to_string(),
+            time(metadata.time_stamp),
+            if self.status.is_empty() {
+                "available"
+            } else {
+                &self.status
+            }
+            .to_owned(),
+        ]
+    }
+
+    fn project(&self) -> &str {
+        &self.project_id
+    }
+
+    fn document(&self) -> Value {
+        freezer_json::write_backup(self, Form::Full)
+    }
+}
+
+/// A time on the command line, in seconds since the Unix epoch. A date is its midnight in UTC.
+fn parse_time(text: &str) -> Result<i64, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time.as_second());
+    }
+    let date = text
+        .parse::<civil::Date>()
+        .ok()
+        .filter(|_| text.len() == "2026-01-31".len());
+    date.and_then(|date| date.in_tz("UTC").ok())
+        .map(|midnight| midnight.timestamp().as_second())
+        .ok_or_else(|| "must be YYYY-MM-DD, RFC 3339 as in 2026-01-31T02:00:00Z, or seconds".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_understood_or_refused() {
+        for (text, expected) in [
+            ("1486660214", Some(1_486_660_214)),
+            ("-1", Some(-1)),
+            ("2017-02-09", Some(1_486_598_400)),
+            ("2017-02-09T17:10:14Z", Some(1_486_660_214)),
+            ("2017-02-09T18:10:14+01:00", Some(1_486_660_214)),
+            ("2017-02-31", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_time(text).ok(), expected, "{text}");
+        }
+    }
+}

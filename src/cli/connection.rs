@@ -1,0 +1,182 @@
+//! How commands reach a server: `--server`, `--project`, and the channel.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use super::Error;
+
+/// How long to wait for a server to take the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for one answer: longer than the server lets a write wait.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A page of 3 MiB then arrives without waiting for the window: gRPC's default of 64 KiB halves the rate.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Where the server is and whose records are meant.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Connection {
+    /// The server: host:port, http://host:port, https://host:port or unix:PATH
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "ICEBOX_SERVER",
+        default_value = "127.0.0.1:50051"
+    )]
+    pub server: String,
+    /// The project whose records are meant; "-", where records are listed, is every project
+    #[arg(long, value_name = "ID", env = "ICEBOX_PROJECT")]
+    pub project: Option<String>,
+}
+
+/// An address, understood.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+fn parse(server: &str) -> Result<Address, Error> {
+    let usage = |reason: &str| Error::Usage(format!("--server {server}: {reason}"));
+    if let Some(path) = server.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return if path.is_empty() {
+            Err(usage("names no socket"))
+        } else {
+            Ok(Address::Unix(path.into()))
+        };
+    }
+    let (scheme, authority) = server.split_once("://").unwrap_or(("http", server));
+    let authority = authority.trim_end_matches('/');
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if matches!(scheme, "http" | "https")
+                && !host.is_empty()
+                && !host.contains('/')
+                && port.parse::<u16>().is_ok() =>
+        {
+            Ok(Address::Tcp(format!("{scheme}://{authority}")))
+        }
+        _ => Err(usage(
+            "must be host:port, http://host:port, https://host:port or unix:PATH",
+        )),
+    }
+}
+
+impl Connection {
+    /// Connects to the server.
+    ///
+    /// # Errors
+    /// If the address cannot be understood or nobody answers there.
+    pub async fn connect(&self) -> Result<Channel, Error> {
+        let address = parse(&self.server)?;
+        // A Unix socket has no authority, but HTTP/2 wants one.
+        let uri = match &address {
+            Address::Tcp(uri) => uri.clone(),
+            Address::Unix(_) => "http://localhost".to_owned(),
+        };
+        let usage = |error| Error::Usage(format!("--server {}: {error}", self.server));
+        let mut endpoint = Endpoint::from_shared(uri)
+            .map_err(usage)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        let secure = self.server.starts_with("https://");
+        if secure {
+            endpoint = endpoint
+                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .map_err(usage)?;
+        }
+        let connected = match address {
+            Address::Tcp(_) => endpoint.connect().await,
+            Address::Unix(path) => {
+                let connect = tower::service_fn(move |_| {
+                    let path = path.clone();
+                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                });
+                endpoint.connect_with_connector(connect).await
+            }
+        };
+        connected.map_err(|error| {
+            let cause = root_cause(&error);
+            Error::Failed(if secure {
+                format!("no trusted server answers at {} ({cause}): trust its issuer on this machine", self.server)
+            } else {
+                format!(
+                    "no server answers at {} ({cause}): start one with `icebox serve`, or name another with --server",
+                    self.server
+                )
+            })
+        })
+    }
+
+    /// The project that the command is about.
+    ///
+    /// # Errors
+    /// If none is named.
+    pub fn project(&self) -> Result<&str, Error> {
+        // An environment variable that is set to nothing names nothing.
+        self.project
+            .as_deref()
+            .filter(|project| !project.is_empty())
+            .ok_or_else(|| {
+                Error::Usage("which project? Name it with --project, or set ICEBOX_PROJECT".into())
+            })
+    }
+}
+
+/// What lies at the bottom: the errors around it only say that connecting failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Runs one command to its end.
+pub(super) fn block_on(command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Failed(format!("could not start: {error}")))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_understood_or_refused() {
+        let tcp = |uri: &str| Some(Address::Tcp(uri.into()));
+        let unix = |path: &str| Some(Address::Unix(path.into()));
+        for (text, expected) in [
+            ("127.0.0.1:50051", tcp("http://127.0.0.1:50051")),
+            (
+                "http://catalog.example:50051/",
+                tcp("http://catalog.example:50051"),
+            ),
+            ("[::1]:1", tcp("http://[::1]:1")),
+            ("unix:/run/icebox.sock", unix("/run/icebox.sock")),
+            ("unix:///run/icebox.sock", unix("/run/icebox.sock")),
+            ("unix:icebox.sock", unix("icebox.sock")),
+            ("unix:", None),
+            (
+                "https://catalog.example:50051",
+                tcp("https://catalog.example:50051"),
+            ),
+            ("ftp://catalog.example:50051", None),
+            ("catalog.example", None),
+            (":50051", None),
+            ("host:port", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(text).ok(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line: `icebox COMMAND …`, one file a command.
+
+mod backups;
+mod connection;
+mod document;
+mod each;
+mod error;
+mod export;
+mod import;
+mod jobs;
+mod output;
+mod paging;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use connection::Connection;
+pub use error::Error;
+
+/// A backup catalog and job registry: the resources of the OpenStack Freezer API v2, over gRPC.
+#[derive(Parser)]
+#[command(
+    name = "icebox",
+    version,
+    after_help = "Examples:
+  icebox serve
+  icebox import --project demo backups.json
+  icebox backups list --project demo
+  icebox export --project demo --out catalog.json
+
+`icebox COMMAND --help` tells more about each."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Backups(backups::Args),
+    Jobs(jobs::Args),
+    Import(import::Args),
+    Export(export::Args),
+}
+
+/// Runs the command that the process was started with.
+///
+/// Exit status: 0 when all was done, 1 when something was refused or failed, 2 for wrong usage.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Backups(args) => connection::block_on(backups::run(args)),
+        Command::Jobs(args) => connection::block_on(jobs::run(args)),
+        Command::Import(args) => connection::block_on(import::run(args)),
+        Command::Export(args) => connection::block_on(export::run(args)),
+    };
+    match result {
+        Ok(()) | Err(Error::OutputClosed) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("icebox: {error}");
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Lists that page by themselves.
+
+use prost::Message;
+
+use super::{
+    Error,
+    output::{Format, Printer, Row},
+};
+use crate::{catalog::PAGE_ITEMS_MAX, proto::Page};
+
+/// What every list command takes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Paging {
+    /// Print at most this many (default: all)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Start after the one with this ID
+    #[arg(long, value_name = "ID")]
+    marker: Option<String>,
+}
+
+/// The part of a list request that differs from page to page.
+pub(super) struct Place {
+    pub(super) limit: i32,
+    pub(super) marker: String,
+    pub(super) page_token: String,
+}
+
+/// Prints page after page until the list, or the limit, ends.
+pub(super) async fn print_pages<R: Row + Message + Default>(
+    paging: Paging,
+    format: Format,
+    all_projects: bool,
+    noun: &str,
+    mut page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,
+) -> Result<(), Error> {
+    let mut printer = Printer::new::<R>(format, all_projects);
+    let mut left = paging.limit.unwrap_or(u64::MAX);
+    let mut marker = paging.marker.unwrap_or_default();
+    let mut page_token = String::new();
+    loop {
+        let limit = left.min(PAGE_ITEMS_MAX as u64);
+        let limit = i32::try_from(limit).expect("a page's limit is small");
+        let place = Place {
+            limit,
+            marker: std::mem::take(&mut marker),
+            page_token,
+        };
+        let answer = page(place).await?;
+        let rows = answer.decoded().map_err(|error| {
+            Error::Failed(format!(
+                "the server sent a {noun} that cannot be read: {error}"
+            ))
+        })?;
+        for row in &rows {
+            printer.print(row)?;
+        }
+        left = left.saturating_sub(rows.len() as u64);
+        page_token = answer.next_page_token;
+        if left == 0 || page_token.is_empty() {
+            return printer.finish(noun);
+        }
+    }
+}

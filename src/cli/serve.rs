@@ -1,0 +1,116 @@
+//! `icebox serve`: the server in the foreground.
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::Error;
+use crate::{
+    server::{self, Config, Listen},
+    store,
+};
+
+/// Serve a catalog over gRPC
+///
+/// Whoever reaches the address is a local administrator, so it must be one that only this machine can
+/// reach. SIGTERM and Ctrl-C finish what is under way; a second one ends at once.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox serve
+  icebox serve --listen 127.0.0.1:0 --store /var/lib/icebox
+  icebox serve --listen unix:/run/icebox.sock")]
+pub(super) struct Args {
+    /// Where to listen: IP:PORT (port 0 picks a free one) or unix:PATH
+    #[arg(long, env = "ICEBOX_LISTEN", default_value = "127.0.0.1:50051")]
+    listen: Listen,
+    /// The store's directory, made if it is missing
+    #[arg(long, env = "ICEBOX_STORE", default_value = "icebox.db")]
+    store: PathBuf,
+    /// Memory for the store's cache, in MiB
+    #[arg(long, env = "ICEBOX_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
+    cache_mib: u64,
+    /// Listen on an address that others can reach, without asking anybody who they are
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Reads that may wait for the disk at the same time; further ones queue.
+const READING_THREADS_MAX: usize = 64;
+
+pub(super) fn run(args: Args) -> Result<(), Error> {
+    if !args.listen.is_local() && !args.insecure {
+        return Err(Error::Usage(format!(
+            "{} can be reached from other machines, and whoever reaches it may do everything: listen on \
+             127.0.0.1 or unix:PATH, or say --insecure",
+            args.listen
+        )));
+    }
+    log_to_stderr();
+    // sled makes its files readable to all unless told otherwise.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(READING_THREADS_MAX)
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let (first, asked_to_end) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            either(&mut terminate, &mut interrupt).await;
+            // Nobody listens if the server has ended by itself.
+            let _ = first.send(());
+            either(&mut terminate, &mut interrupt).await;
+            tracing::warn!("asked to end again: ending at once");
+            std::process::exit(1);
+        });
+        let insecure = !args.listen.is_local();
+        let config = Config {
+            listen: args.listen,
+            store: args.store,
+            store_options: store::Options {
+                cache_bytes: args.cache_mib << 20,
+                ..store::Options::default()
+            },
+        };
+        let announce = |bound: &Listen| {
+            eprintln!("icebox: listening on {bound}");
+            if insecure {
+                tracing::warn!("whoever reaches {bound} may do everything");
+            }
+        };
+        let shutdown = async {
+            let _ = asked_to_end.await;
+        };
+        server::serve(config, announce, shutdown)
+            .await
+            .map_err(|error| Error::Failed(error.to_string()))
+    })
+}
+
+async fn either(
+    terminate: &mut tokio::signal::unix::Signal,
+    interrupt: &mut tokio::signal::unix::Signal,
+) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// For people on a terminal, as JSON for what collects logs elsewhere. `ICEBOX_LOG` chooses what is logged.
+fn log_to_stderr() {
+    let filter =
+        EnvFilter::try_from_env("ICEBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.init()
+    } else {
+        log.json().init()
+    }
+}

@@ -1,0 +1,7 @@
+//! The `icebox` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    icebox::cli::main()
+}
