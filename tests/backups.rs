@@ -1,0 +1,634 @@
+//! What clients are promised of backups.
+
+mod harness;
+
+use harness::{
+    OTHER_PROJECT, PROJECT, Server, backup, backup_update, backup_with, bad_fields, is_new_id,
+    metadata_of, reason_of,
+};
+use icebox::proto::{
+    Backup, BackupFilter, BackupMetadata, CreateBackupRequest, WatchBackupsRequest,
+};
+use prost_types::{Struct, Timestamp, Value, value::Kind};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+const ID: &str = "0123456789abcdef0123456789abcdef";
+
+fn text(value: &str) -> Value {
+    Value {
+        kind: Some(Kind::StringValue(value.into())),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what a message's field takes")]
+fn extra(keys: &[(&str, &str)]) -> Option<Struct> {
+    let fields = keys
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), text(value)))
+        .collect();
+    Some(Struct { fields })
+}
+
+#[tokio::test]
+async fn a_create_without_an_id_gets_a_time_ordered_one() {
+    let server = Server::start().await;
+    let first = server.create_backup(backup("a")).await.unwrap();
+    let second = server.create_backup(backup("a")).await.unwrap();
+    assert!(is_new_id(&first.backup_id), "{}", first.backup_id);
+    assert!(first.backup_id < second.backup_id);
+    assert!(first.create_time.is_some());
+    assert_eq!(first.create_time, first.update_time);
+    assert_eq!(
+        server.get_backup(PROJECT, &first.backup_id).await.unwrap(),
+        first
+    );
+}
+
+#[tokio::test]
+async fn an_identical_create_returns_what_is_stored_and_a_different_one_is_refused() {
+    let server = Server::start().await;
+    let request = backup_with("a", |backup, _| backup.backup_id = ID.into());
+    let stored = server.create_backup(request.clone()).await.unwrap();
+    assert_eq!(server.create_backup(request.clone()).await.unwrap(), stored);
+    let different = Backup {
+        status: "error".into(),
+        ..request
+    };
+    let status = server.create_backup(different).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason_of(&status).as_str()),
+        (Code::AlreadyExists, "ALREADY_EXISTS")
+    );
+    assert_eq!(
+        status.get_details_resource_info().unwrap().resource_name,
+        ID
+    );
+    assert_eq!(server.get_backup(PROJECT, ID).await.unwrap(), stored);
+    assert_eq!(server.revision().await, stored.revision);
+}
+
+#[tokio::test]
+async fn a_create_cannot_set_what_the_server_sets() {
+    let server = Server::start().await;
+    let long_ago = Some(Timestamp {
+        seconds: 1,
+        nanos: 0,
+    });
+    let stored = server
+        .create_backup(backup_with("a", |backup, _| {
+            backup.create_time = long_ago;
+            backup.update_time = long_ago;
+            backup.revision = 77;
+            backup.user_id = "u1".into();
+            backup.user_name = "alice".into();
+        }))
+        .await
+        .unwrap();
+    assert!(stored.create_time.unwrap().seconds > 1);
+    assert!(stored.update_time.unwrap().seconds > 1);
+    assert_ne!(stored.revision, 77);
+    assert_eq!(
+        (stored.user_id.as_str(), stored.user_name.as_str()),
+        ("u1", "alice")
+    );
+}
+
+#[tokio::test]
+async fn the_project_may_stand_in_the_request_or_the_backup_and_must_agree() {
+    let server = Server::start().await;
+    for (outer, inner, accepted) in [
+        ("demo", "", true),
+        ("", "demo", true),
+        ("demo", "demo", true),
+        ("demo", "other", false),
+    ] {
+        let backup = backup_with("a", |backup, _| backup.project_id = inner.into());
+        let request = CreateBackupRequest {
+            project_id: outer.into(),
+            backup: Some(backup),
+        };
+        match server.backups().create_backup(request).await {
+            Ok(reply) => {
+                assert!(accepted);
+                assert_eq!(reply.into_inner().backup.unwrap().project_id, PROJECT);
+            }
+            Err(status) => {
+                assert!(!accepted, "{outer:?} {inner:?}: {status}");
+                assert_eq!(status.code(), Code::InvalidArgument);
+                assert_eq!(bad_fields(&status), ["backup.project_id"]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_projects_backup_is_not_found_and_not_touched() {
+    let server = Server::start().await;
+    let stored = server.create_backup(backup("a")).await.unwrap();
+    let id = &stored.backup_id;
+    let update = Backup {
+        project_id: OTHER_PROJECT.into(),
+        backup_id: id.clone(),
+        status: "error".into(),
+        ..Backup::default()
+    };
+    for (rpc, status) in [
+        (
+            "get",
+            server.get_backup(OTHER_PROJECT, id).await.unwrap_err(),
+        ),
+        (
+            "update",
+            server.update_backup(update, &["status"]).await.unwrap_err(),
+        ),
+        (
+            "delete",
+            server.delete_backup(OTHER_PROJECT, id).await.unwrap_err(),
+        ),
+    ] {
+        assert_eq!(status.code(), Code::NotFound, "{rpc}");
+        assert_eq!(
+            &status.get_details_resource_info().unwrap().resource_name,
+            id,
+            "{rpc}"
+        );
+    }
+    assert_eq!(server.get_backup(PROJECT, id).await.unwrap(), stored);
+    assert_eq!(server.revision().await, stored.revision);
+}
+
+#[tokio::test]
+async fn two_projects_may_use_the_same_id() {
+    let server = Server::start().await;
+    let mine = server
+        .create_backup(backup_with("mine", |b, _| b.backup_id = ID.into()))
+        .await
+        .unwrap();
+    let theirs = backup_with("theirs", |backup, _| {
+        backup.backup_id = ID.into();
+        backup.project_id = OTHER_PROJECT.into();
+    });
+    let theirs = server.create_backup(theirs).await.unwrap();
+    assert_eq!(server.get_backup(PROJECT, ID).await.unwrap(), mine);
+    assert_eq!(server.get_backup(OTHER_PROJECT, ID).await.unwrap(), theirs);
+    server.delete_backup(PROJECT, ID).await.unwrap();
+    assert_eq!(server.get_backup(OTHER_PROJECT, ID).await.unwrap(), theirs);
+}
+
+#[tokio::test]
+async fn updates_merge_into_the_metadata() {
+    let server = Server::start().await;
+    let stored = server
+        .create_backup(backup_with("a", |_, metadata| {
+            metadata.mode = "fs".into();
+            metadata.extra = extra(&[("kept", "1"), ("changed", "1")]);
+        }))
+        .await
+        .unwrap();
+    let id = &stored.backup_id;
+    let sent = BackupMetadata {
+        storage: "s3".into(),
+        extra: extra(&[("changed", "2"), ("a.dotted key", "new")]),
+        ..BackupMetadata::default()
+    };
+    let merged = backup_with("a", |_, metadata| {
+        metadata.mode = "fs".into();
+        metadata.storage = "s3".into();
+        metadata.extra = extra(&[("kept", "1"), ("changed", "2"), ("a.dotted key", "new")]);
+    });
+    for mask in [&[][..], &["backup_metadata"]] {
+        let updated = server
+            .update_backup(backup_update(id, sent.clone()), mask)
+            .await
+            .unwrap();
+        assert_eq!(updated.backup_metadata, merged.backup_metadata, "{mask:?}");
+    }
+    // By single paths: what is sent and not named is left alone, a named field that is unset is cleared.
+    let sent = BackupMetadata {
+        storage: "swift".into(),
+        compression: "not named".into(),
+        extra: extra(&[("kept", "3"), ("changed", "not named")]),
+        ..BackupMetadata::default()
+    };
+    let mask = [
+        "backup_metadata.storage",
+        "backup_metadata.mode",
+        "backup_metadata.extra.kept",
+        "backup_metadata.extra.a.dotted key",
+    ];
+    let updated = server
+        .update_backup(backup_update(id, sent), &mask)
+        .await
+        .unwrap();
+    let expected = backup_with("a", |_, metadata| {
+        metadata.storage = "swift".into();
+        metadata.extra = extra(&[("kept", "3"), ("changed", "2")]);
+    });
+    assert_eq!(updated.backup_metadata, expected.backup_metadata);
+    // `extra` by its name is a field like others: taken as a whole.
+    let sent = BackupMetadata {
+        extra: extra(&[("only", "1")]),
+        ..BackupMetadata::default()
+    };
+    let updated = server
+        .update_backup(backup_update(id, sent), &["backup_metadata.extra"])
+        .await
+        .unwrap();
+    assert_eq!(metadata_of(&updated).extra, extra(&[("only", "1")]));
+    assert_eq!(server.get_backup(PROJECT, id).await.unwrap(), updated);
+}
+
+#[tokio::test]
+async fn a_status_is_changed_and_cleared_alone() {
+    let server = Server::start().await;
+    let stored = server
+        .create_backup(backup_with("a", |b, _| b.status = "creating".into()))
+        .await
+        .unwrap();
+    let update = |status: &str| Backup {
+        project_id: PROJECT.into(),
+        backup_id: stored.backup_id.clone(),
+        status: status.into(),
+        ..Backup::default()
+    };
+    let error = server.update_backup(update("error"), &[]).await.unwrap();
+    assert_eq!(error.status, "error");
+    assert_eq!(error.backup_metadata, stored.backup_metadata);
+    assert_eq!(error.create_time, stored.create_time);
+    assert!(error.revision > stored.revision);
+    let cleared = server.update_backup(update(""), &["status"]).await.unwrap();
+    assert_eq!(cleared.status, "");
+    assert!(cleared.revision > error.revision);
+}
+
+#[tokio::test]
+async fn the_name_of_a_backup_cannot_be_changed() {
+    let server = Server::start().await;
+    let stored = server.create_backup(backup("a")).await.unwrap();
+    let renamed = BackupMetadata {
+        backup_name: "b".into(),
+        ..BackupMetadata::default()
+    };
+    for (mask, field) in [
+        (&["backup_metadata.backup_name"][..], "update_mask.paths[0]"),
+        (&[], "backup.backup_metadata.backup_name"),
+        (&["backup_metadata"], "backup.backup_metadata.backup_name"),
+    ] {
+        let status = server
+            .update_backup(backup_update(&stored.backup_id, renamed.clone()), mask)
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{mask:?}");
+        assert_eq!(bad_fields(&status), [field], "{mask:?}");
+    }
+    assert_eq!(
+        server.get_backup(PROJECT, &stored.backup_id).await.unwrap(),
+        stored
+    );
+    // Sent as it is, it is no change.
+    let same = BackupMetadata {
+        backup_name: "a".into(),
+        mode: "fs".into(),
+        ..BackupMetadata::default()
+    };
+    for mask in [&[][..], &["backup_metadata"]] {
+        let same = backup_update(&stored.backup_id, same.clone());
+        assert_eq!(
+            metadata_of(&server.update_backup(same, mask).await.unwrap()).mode,
+            "fs"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stale_update_or_delete_changes_nothing() {
+    let server = Server::start().await;
+    let stored = server.create_backup(backup("a")).await.unwrap();
+    let update = Backup {
+        status: "error".into(),
+        ..backup_update(&stored.backup_id, metadata_of(&stored).clone())
+    };
+    let updated = server
+        .update_backup_at(Some(stored.revision), update.clone(), &["status"])
+        .await
+        .unwrap();
+    let again = Backup {
+        status: "deleting".into(),
+        ..update
+    };
+    let delete = icebox::proto::DeleteBackupRequest {
+        project_id: PROJECT.into(),
+        backup_id: stored.backup_id.clone(),
+        expected_revision: Some(stored.revision),
+    };
+    for status in [
+        server
+            .update_backup_at(Some(stored.revision), again, &["status"])
+            .await
+            .unwrap_err(),
+        server
+            .backups()
+            .delete_backup(delete.clone())
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(
+            (status.code(), reason_of(&status).as_str()),
+            (Code::Aborted, "STALE_REVISION")
+        );
+    }
+    assert_eq!(
+        server.get_backup(PROJECT, &stored.backup_id).await.unwrap(),
+        updated
+    );
+    assert_eq!(server.revision().await, updated.revision);
+    let current = icebox::proto::DeleteBackupRequest {
+        expected_revision: Some(updated.revision),
+        ..delete
+    };
+    server.backups().delete_backup(current).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_takes_no_revision() {
+    let server = Server::start().await;
+    let stored = server.create_backup(backup("a")).await.unwrap();
+    for mask in [&[][..], &["status"], &["backup_metadata"], &["*"]] {
+        assert_eq!(
+            server.update_backup(stored.clone(), mask).await.unwrap(),
+            stored,
+            "{mask:?}"
+        );
+    }
+    assert_eq!(server.revision().await, stored.revision);
+}
+
+#[tokio::test]
+async fn a_deleted_backup_is_gone_and_its_id_free() {
+    let server = Server::start().await;
+    let request = backup_with("a", |backup, _| backup.backup_id = ID.into());
+    let first = server.create_backup(request).await.unwrap();
+    server.delete_backup(PROJECT, ID).await.unwrap();
+    assert_eq!(
+        server.get_backup(PROJECT, ID).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        server.delete_backup(PROJECT, ID).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    assert!(
+        server
+            .backup_names(BackupFilter::default())
+            .await
+            .is_empty()
+    );
+    let other = backup_with("b", |backup, _| backup.backup_id = ID.into());
+    assert!(server.create_backup(other).await.unwrap().revision > first.revision);
+    assert_eq!(server.backup_names(BackupFilter::default()).await, ["b"]);
+}
+
+#[tokio::test]
+async fn every_filter_narrows_the_list_alone_and_with_others() {
+    let server = Server::start().await;
+    let other_id = "f".repeat(32);
+    for backup in [
+        backup_with("db-1", |backup, metadata| {
+            backup.client_id = "demo_node1".into();
+            backup.job_id = ID.into();
+            metadata.time_stamp = 100;
+            metadata.mode = "mysql".into();
+        }),
+        backup_with("db-2", |backup, metadata| {
+            backup.status = "available".into();
+            metadata.time_stamp = 200;
+            metadata.hostname = "node2".into();
+            metadata.curr_backup_level = 1;
+        }),
+        backup_with("fs-1", |backup, metadata| {
+            backup.status = "error".into();
+            backup.job_id.clone_from(&other_id);
+            metadata.time_stamp = 300;
+            metadata.container = "bucket".into();
+            metadata.storage = "s3".into();
+        }),
+        backup_with("not mine", |backup, _| {
+            backup.project_id = OTHER_PROJECT.into()
+        }),
+    ] {
+        server.create_backup(backup).await.unwrap();
+    }
+    let none = BackupFilter::default;
+    let cases: Vec<(BackupFilter, &[&str])> = vec![
+        (none(), &["db-1", "db-2", "fs-1"]),
+        (
+            BackupFilter {
+                backup_name: "db-1".into(),
+                ..none()
+            },
+            &["db-1"],
+        ),
+        (
+            BackupFilter {
+                backup_name: "db".into(),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            BackupFilter {
+                backup_name_prefix: "db".into(),
+                ..none()
+            },
+            &["db-1", "db-2"],
+        ),
+        (
+            BackupFilter {
+                backup_name_prefix: "db-1".into(),
+                ..none()
+            },
+            &["db-1"],
+        ),
+        (
+            BackupFilter {
+                backup_name: "db-1".into(),
+                backup_name_prefix: "fs".into(),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            BackupFilter {
+                client_id: "demo_node1".into(),
+                ..none()
+            },
+            &["db-1"],
+        ),
+        (
+            BackupFilter {
+                job_id: ID.into(),
+                ..none()
+            },
+            &["db-1"],
+        ),
+        (
+            BackupFilter {
+                job_id: other_id.clone(),
+                ..none()
+            },
+            &["fs-1"],
+        ),
+        (
+            BackupFilter {
+                hostname: "node2".into(),
+                ..none()
+            },
+            &["db-2"],
+        ),
+        (
+            BackupFilter {
+                container: "bucket".into(),
+                ..none()
+            },
+            &["fs-1"],
+        ),
+        (
+            BackupFilter {
+                storage: "s3".into(),
+                ..none()
+            },
+            &["fs-1"],
+        ),
+        (
+            BackupFilter {
+                mode: "mysql".into(),
+                ..none()
+            },
+            &["db-1"],
+        ),
+        (
+            BackupFilter {
+                status: "available".into(),
+                ..none()
+            },
+            &["db-1", "db-2"],
+        ),
+        (
+            BackupFilter {
+                status: "error".into(),
+                ..none()
+            },
+            &["fs-1"],
+        ),
+        (
+            BackupFilter {
+                status: "deleted".into(),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            BackupFilter {
+                time_after: Some(200),
+                ..none()
+            },
+            &["db-2", "fs-1"],
+        ),
+        (
+            BackupFilter {
+                time_after: Some(201),
+                ..none()
+            },
+            &["fs-1"],
+        ),
+        (
+            BackupFilter {
+                time_before: Some(200),
+                ..none()
+            },
+            &["db-1"],
+        ),
+        (
+            BackupFilter {
+                time_before: Some(201),
+                ..none()
+            },
+            &["db-1", "db-2"],
+        ),
+        (
+            BackupFilter {
+                time_before: Some(0),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            BackupFilter {
+                time_after: Some(100),
+                time_before: Some(300),
+                ..none()
+            },
+            &["db-1", "db-2"],
+        ),
+        (
+            BackupFilter {
+                curr_backup_level: Some(0),
+                ..none()
+            },
+            &["db-1", "fs-1"],
+        ),
+        (
+            BackupFilter {
+                curr_backup_level: Some(1),
+                ..none()
+            },
+            &["db-2"],
+        ),
+        (
+            BackupFilter {
+                backup_name_prefix: "db".into(),
+                status: "available".into(),
+                time_after: Some(150),
+                hostname: "node2".into(),
+                container: "/srv/backups".into(),
+                curr_backup_level: Some(1),
+                ..none()
+            },
+            &["db-2"],
+        ),
+        (
+            BackupFilter {
+                backup_name_prefix: "db".into(),
+                status: "error".into(),
+                ..none()
+            },
+            &[],
+        ),
+    ];
+    for (filter, expected) in cases {
+        assert_eq!(
+            server.backup_names(filter.clone()).await,
+            expected,
+            "{filter:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn watching_backups_says_that_it_is_not_there_yet() {
+    let server = Server::start().await;
+    let request = WatchBackupsRequest {
+        project_id: PROJECT.into(),
+        ..WatchBackupsRequest::default()
+    };
+    assert_eq!(
+        server
+            .backups()
+            .watch_backups(request)
+            .await
+            .unwrap_err()
+            .code(),
+        Code::Unimplemented
+    );
+}

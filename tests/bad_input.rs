@@ -1,0 +1,937 @@
+//! Whatever a request brings, it is answered with what is wrong with it, and nothing changes.
+
+mod harness;
+
+use harness::{
+    PROJECT, Server, backup, backup_with, bad_fields, job, job_update, mask_of, metadata_of,
+};
+use icebox::proto::{
+    AbortJobRequest, Backup, BackupFilter, BackupMetadata, CreateBackupRequest, CreateJobRequest,
+    DeleteBackupRequest, DeleteJobRequest, FreezerAction, GetBackupRequest, GetJobRequest, Job,
+    JobAction, JobFilter, JobSchedule, ListBackupsRequest, ListJobsRequest, StartJobRequest,
+    StopJobRequest, UpdateBackupRequest, UpdateJobRequest,
+};
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+const ID: &str = "0123456789abcdef0123456789abcdef";
+
+fn value(kind: Kind) -> Value {
+    Value { kind: Some(kind) }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what a message's field takes")]
+fn extra_of(value: Value) -> Option<Struct> {
+    Some(Struct {
+        fields: [("k".to_owned(), value)].into(),
+    })
+}
+
+/// An `extra` of that many levels, of lists or of structs below the first.
+fn nested(levels: usize, lists: bool) -> Option<Struct> {
+    let inner = (1..levels).fold(value(Kind::NullValue(0)), |inner, _| {
+        value(if lists {
+            Kind::ListValue(ListValue {
+                values: vec![inner],
+            })
+        } else {
+            Kind::StructValue(extra_of(inner).unwrap_or_default())
+        })
+    });
+    extra_of(inner)
+}
+
+fn action(freezer_action: FreezerAction) -> JobAction {
+    JobAction {
+        freezer_action: Some(freezer_action),
+        ..JobAction::default()
+    }
+}
+
+fn backup_action() -> FreezerAction {
+    FreezerAction {
+        action: "backup".into(),
+        ..FreezerAction::default()
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what a message's field takes")]
+fn schedule(change: impl FnOnce(&mut JobSchedule)) -> Option<JobSchedule> {
+    let mut schedule = JobSchedule::default();
+    change(&mut schedule);
+    Some(schedule)
+}
+
+/// What makes a good backup bad.
+type Change = fn(&mut Backup, &mut BackupMetadata);
+
+/// That `refused` names these fields, in this order, as the only bad ones.
+fn assert_invalid(what: &str, refused: Result<impl Sized, Status>, fields: &[&str]) {
+    let Err(status) = refused else {
+        panic!("{what}: accepted")
+    };
+    assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status:?}");
+    assert_eq!(bad_fields(&status), fields, "{what}: {status}");
+    assert_eq!(harness::reason_of(&status), "INVALID_FIELDS", "{what}");
+}
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn a_bad_job_is_refused_by_its_field_when_created_and_when_updated() {
+    let server = Server::start().await;
+    let stored = server.create_job(job("good")).await.unwrap();
+    let before = server.revision().await;
+    let with_action = |freezer_action| Job {
+        job_actions: vec![action(freezer_action)],
+        ..job("a")
+    };
+    let freezer_action = "job.job_actions[0].freezer_action";
+    let at = |field: &str| format!("{freezer_action}.{field}");
+    let cases: Vec<(Job, String)> = vec![
+        (job(""), "job.description".into()),
+        (job(&"x".repeat(65)), "job.description".into()),
+        (
+            job(&format!("{}x", "é".repeat(32))),
+            "job.description".into(),
+        ),
+        (job("a\nb"), "job.description".into()),
+        (job("\u{85}"), "job.description".into()),
+        (
+            Job {
+                client_id: "a b".into(),
+                ..job("a")
+            },
+            "job.client_id".into(),
+        ),
+        (
+            Job {
+                session_id: "f".repeat(31),
+                ..job("a")
+            },
+            "job.session_id".into(),
+        ),
+        (
+            Job {
+                session_tag: -1,
+                ..job("a")
+            },
+            "job.session_tag".into(),
+        ),
+        (
+            Job {
+                session_tag: i64::MIN,
+                ..job("a")
+            },
+            "job.session_tag".into(),
+        ),
+        (
+            Job {
+                session_name: "x".repeat(4097),
+                ..job("a")
+            },
+            "job.session_name".into(),
+        ),
+        (
+            Job {
+                job_actions: vec![],
+                ..job("a")
+            },
+            "job.job_actions".into(),
+        ),
+        (
+            Job {
+                job_actions: vec![action(backup_action()); 65],
+                ..job("a")
+            },
+            "job.job_actions".into(),
+        ),
+        (
+            Job {
+                job_actions: vec![JobAction::default()],
+                ..job("a")
+            },
+            freezer_action.into(),
+        ),
+        (with_action(FreezerAction::default()), at("action")),
+        (
+            with_action(FreezerAction {
+                action: "Backup".into(),
+                ..backup_action()
+            }),
+            at("action"),
+        ),
+        (
+            with_action(FreezerAction {
+                mode: "filesystem".into(),
+                ..backup_action()
+            }),
+            at("mode"),
+        ),
+        (
+            with_action(FreezerAction {
+                max_level: Some(-1),
+                ..backup_action()
+            }),
+            at("max_level"),
+        ),
+        (
+            with_action(FreezerAction {
+                remove_older_than: Some(i32::MIN),
+                ..backup_action()
+            }),
+            at("remove_older_than"),
+        ),
+        (
+            with_action(FreezerAction {
+                project_id: "other".into(),
+                ..backup_action()
+            }),
+            at("project_id"),
+        ),
+        (
+            with_action(FreezerAction {
+                extra: nested(9, false),
+                ..backup_action()
+            }),
+            at("extra"),
+        ),
+        (
+            with_action(FreezerAction {
+                extra: nested(9, true),
+                ..backup_action()
+            }),
+            at("extra"),
+        ),
+        (
+            with_action(FreezerAction {
+                extra: extra_of(value(Kind::NumberValue(f64::NAN))),
+                ..backup_action()
+            }),
+            at("extra[\"k\"]"),
+        ),
+        (
+            with_action(FreezerAction {
+                extra: extra_of(value(Kind::NumberValue(f64::INFINITY))),
+                ..backup_action()
+            }),
+            at("extra[\"k\"]"),
+        ),
+        (
+            with_action(FreezerAction {
+                extra: extra_of(Value { kind: None }),
+                ..backup_action()
+            }),
+            at("extra[\"k\"]"),
+        ),
+        (
+            with_action(FreezerAction {
+                extra: extra_of(value(Kind::StringValue("x".repeat(16 << 10)))),
+                ..backup_action()
+            }),
+            at("extra"),
+        ),
+        (
+            Job {
+                job_actions: vec![
+                    JobAction {
+                        action_id: ID.to_uppercase(),
+                        ..action(backup_action())
+                    };
+                    1
+                ],
+                ..job("a")
+            },
+            "job.job_actions[0].action_id".into(),
+        ),
+        (
+            Job {
+                job_actions: vec![JobAction {
+                    max_retries: Some(-1),
+                    ..action(backup_action())
+                }],
+                ..job("a")
+            },
+            "job.job_actions[0].max_retries".into(),
+        ),
+        (
+            Job {
+                job_actions: vec![
+                    action(FreezerAction {
+                        log_file: "x".repeat(4096),
+                        ..backup_action()
+                    });
+                    16
+                ],
+                ..job("a")
+            },
+            "job".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.event = "begin".into()),
+                ..job("a")
+            },
+            "job.job_schedule.event".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.status = "stopped".into()),
+                ..job("a")
+            },
+            "job.job_schedule.status".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.result = "failed".into()),
+                ..job("a")
+            },
+            "job.job_schedule.result".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.schedule_interval = "5 fortnights".into()),
+                ..job("a")
+            },
+            "job.job_schedule.schedule_interval".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.schedule_timezone = "Mars/Olympus".into()),
+                ..job("a")
+            },
+            "job.job_schedule.schedule_timezone".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.schedule_hour = "24".into()),
+                ..job("a")
+            },
+            "job.job_schedule.schedule_hour".into(),
+        ),
+        (
+            Job {
+                job_schedule: schedule(|s| s.time_created = i64::MAX),
+                ..job("a")
+            },
+            "job.job_schedule.time_created".into(),
+        ),
+    ];
+    for (bad, field) in cases {
+        let what = format!("{field}: {:.200}", format!("{bad:?}"));
+        let field = [field.as_str()];
+        assert_invalid(&what, server.create_job(bad.clone()).await, &field);
+        let update = Job {
+            job_id: stored.job_id.clone(),
+            ..bad
+        };
+        assert_invalid(&what, server.update_job(update, &["*"]).await, &field);
+        assert_eq!(server.revision().await, before, "{what}");
+    }
+    assert_eq!(
+        server.get_job(PROJECT, &stored.job_id).await.unwrap(),
+        stored
+    );
+}
+
+#[tokio::test]
+async fn a_bad_backup_is_refused_by_its_field_when_created_and_when_updated() {
+    let server = Server::start().await;
+    let stored = server.create_backup(backup("good")).await.unwrap();
+    let before = server.revision().await;
+    let cases: Vec<(&str, Change)> = vec![
+        ("status", |b, _| b.status = "done".into()),
+        ("status", |b, _| b.status = "Available".into()),
+        ("status", |b, _| b.status = "x".repeat(60_000)),
+        ("backup_metadata.hostname", |_, m| m.hostname.clear()),
+        ("backup_metadata.hostname", |_, m| {
+            m.hostname = "h".repeat(256)
+        }),
+        ("backup_metadata.container", |_, m| {
+            m.container = "\u{7}".into()
+        }),
+        ("backup_metadata.container", |_, m| {
+            m.container = "c".repeat(1025)
+        }),
+        ("backup_metadata.time_stamp", |_, m| m.time_stamp = -2),
+        ("backup_metadata.time_stamp", |_, m| m.time_stamp = i64::MAX),
+        ("backup_metadata.curr_backup_level", |_, m| {
+            m.curr_backup_level = -1
+        }),
+        ("backup_metadata.max_level", |_, m| {
+            m.max_level = Some(i32::MIN)
+        }),
+        ("backup_metadata.always_level", |_, m| {
+            m.always_level = Some(-1)
+        }),
+        ("backup_metadata.ssh_port", |_, m| m.ssh_port = 65536),
+        ("backup_metadata.path_to_backup", |_, m| {
+            m.path_to_backup = "a\0b".into()
+        }),
+        ("backup_metadata.path_to_backup", |_, m| {
+            m.path_to_backup = "x".repeat(4097)
+        }),
+        ("backup_metadata.extra", |_, m| m.extra = nested(9, false)),
+        ("backup_metadata.extra", |_, m| m.extra = nested(9, true)),
+        ("backup_metadata.extra[\"k\"]", |_, m| {
+            m.extra = extra_of(value(Kind::NumberValue(f64::NAN)))
+        }),
+    ];
+    for (field, change) in cases {
+        let field = format!("backup.{field}");
+        let bad = backup_with("good", change);
+        assert_invalid(&field, server.create_backup(bad.clone()).await, &[&field]);
+        let update = Backup {
+            backup_id: stored.backup_id.clone(),
+            ..bad
+        };
+        assert_invalid(
+            &field,
+            server.update_backup(update, &["*"]).await,
+            &[&field],
+        );
+        assert_eq!(server.revision().await, before, "{field}");
+    }
+    for (field, bad) in [
+        ("backup.backup_metadata.backup_name", backup("")),
+        (
+            "backup.backup_metadata.backup_name",
+            backup(&"n".repeat(256)),
+        ),
+        ("backup.backup_metadata.backup_name", backup("a\tb")),
+        (
+            "backup.backup_metadata",
+            Backup {
+                backup_metadata: None,
+                ..backup("a")
+            },
+        ),
+        (
+            "backup.client_id",
+            Backup {
+                client_id: "_".into(),
+                ..backup("a")
+            },
+        ),
+        (
+            "backup.job_id",
+            Backup {
+                job_id: "no id".into(),
+                ..backup("a")
+            },
+        ),
+    ] {
+        assert_invalid(field, server.create_backup(bad).await, &[field]);
+    }
+    assert_eq!(
+        server.get_backup(PROJECT, &stored.backup_id).await.unwrap(),
+        stored
+    );
+    assert_eq!(server.revision().await, before);
+}
+
+#[tokio::test]
+async fn names_are_measured_in_bytes_and_the_longest_is_accepted() {
+    let server = Server::start().await;
+    for name in [
+        "a".to_owned(),
+        "x".repeat(64),
+        "é".repeat(32),
+        "😀".repeat(16),
+    ] {
+        assert_eq!(
+            server.create_job(job(&name)).await.unwrap().description,
+            name
+        );
+        let stored = server.create_backup(backup(&name)).await.unwrap();
+        assert_eq!(metadata_of(&stored).backup_name, name);
+    }
+    let deepest = backup_with("deep", |_, metadata| metadata.extra = nested(8, false));
+    let stored = server.create_backup(deepest.clone()).await.unwrap();
+    assert_eq!(stored.backup_metadata, deepest.backup_metadata);
+}
+
+#[tokio::test]
+async fn every_rpc_refuses_bad_ids_and_projects() {
+    let server = Server::start().await;
+    let before = server.revision().await;
+    let (upper, dashed) = (ID.to_uppercase(), "01234567-89ab-cdef-0123-456789abcdef");
+    let (short, long) = (&ID[1..], format!("{ID}0"));
+    for id in ["", &upper, dashed, short, &long, "é", "\0", &"g".repeat(32)] {
+        let (project_id, job_id, backup_id) = (PROJECT.to_owned(), id.to_owned(), id.to_owned());
+        let what = format!("{id:?}");
+        assert_invalid(&what, server.get_job(PROJECT, id).await, &["job_id"]);
+        assert_invalid(&what, server.delete_job(PROJECT, id).await, &["job_id"]);
+        assert_invalid(&what, server.start_job(PROJECT, id).await, &["job_id"]);
+        assert_invalid(&what, server.stop_job(PROJECT, id).await, &["job_id"]);
+        assert_invalid(&what, server.abort_job(PROJECT, id).await, &["job_id"]);
+        assert_invalid(
+            &what,
+            server.update_job(job_update(id), &["client_id"]).await,
+            &["job.job_id"],
+        );
+        assert_invalid(&what, server.get_backup(PROJECT, id).await, &["backup_id"]);
+        assert_invalid(
+            &what,
+            server.delete_backup(PROJECT, id).await,
+            &["backup_id"],
+        );
+        let update = Backup {
+            project_id: project_id.clone(),
+            backup_id,
+            ..Backup::default()
+        };
+        assert_invalid(
+            &what,
+            server.update_backup(update.clone(), &["status"]).await,
+            &["backup.backup_id"],
+        );
+        if !id.is_empty() {
+            let backup = Backup {
+                backup_metadata: backup("a").backup_metadata,
+                ..update
+            };
+            assert_invalid(
+                &what,
+                server.create_backup(backup).await,
+                &["backup.backup_id"],
+            );
+            assert_invalid(
+                &what,
+                server.create_job(Job { job_id, ..job("a") }).await,
+                &["job.job_id"],
+            );
+            let list = ListJobsRequest {
+                project_id: PROJECT.into(),
+                marker: id.into(),
+                ..ListJobsRequest::default()
+            };
+            assert_invalid(&what, server.jobs().list_jobs(list).await, &["marker"]);
+            let list = ListBackupsRequest {
+                project_id: PROJECT.into(),
+                marker: id.into(),
+                ..ListBackupsRequest::default()
+            };
+            assert_invalid(
+                &what,
+                server.backups().list_backups(list).await,
+                &["marker"],
+            );
+        }
+    }
+    for project in ["", "-", "a b", "../demo", "é", &"p".repeat(129)] {
+        let what = format!("{project:?}");
+        let (project_id, job_id, backup_id) = (project.to_owned(), ID.to_owned(), ID.to_owned());
+        assert_invalid(&what, server.get_job(project, ID).await, &["project_id"]);
+        assert_invalid(&what, server.delete_job(project, ID).await, &["project_id"]);
+        assert_invalid(&what, server.start_job(project, ID).await, &["project_id"]);
+        assert_invalid(&what, server.stop_job(project, ID).await, &["project_id"]);
+        assert_invalid(&what, server.abort_job(project, ID).await, &["project_id"]);
+        assert_invalid(&what, server.get_backup(project, ID).await, &["project_id"]);
+        assert_invalid(
+            &what,
+            server.delete_backup(project, ID).await,
+            &["project_id"],
+        );
+        let update = UpdateJobRequest {
+            project_id: project_id.clone(),
+            job: Some(Job {
+                job_id,
+                ..Job::default()
+            }),
+            ..UpdateJobRequest::default()
+        };
+        assert_invalid(
+            &what,
+            server.jobs().update_job(update).await,
+            &["project_id"],
+        );
+        let update = UpdateBackupRequest {
+            project_id: project_id.clone(),
+            backup: Some(Backup {
+                backup_id,
+                ..Backup::default()
+            }),
+            ..UpdateBackupRequest::default()
+        };
+        assert_invalid(
+            &what,
+            server.backups().update_backup(update).await,
+            &["project_id"],
+        );
+        if project != "-" {
+            let list = ListJobsRequest {
+                project_id: project_id.clone(),
+                ..ListJobsRequest::default()
+            };
+            assert_invalid(&what, server.jobs().list_jobs(list).await, &["project_id"]);
+            let list = ListBackupsRequest {
+                project_id,
+                ..ListBackupsRequest::default()
+            };
+            assert_invalid(
+                &what,
+                server.backups().list_backups(list).await,
+                &["project_id"],
+            );
+        }
+    }
+    assert_eq!(server.revision().await, before);
+}
+
+#[tokio::test]
+async fn an_empty_request_is_told_all_that_is_missing() {
+    let server = Server::start().await;
+    let (mut jobs, mut backups) = (server.jobs(), server.backups());
+    let job_fields = ["project_id", "job_id"];
+    assert_invalid(
+        "create",
+        jobs.create_job(CreateJobRequest::default()).await,
+        &["project_id", "job"],
+    );
+    assert_invalid(
+        "get",
+        jobs.get_job(GetJobRequest::default()).await,
+        &job_fields,
+    );
+    assert_invalid(
+        "list",
+        jobs.list_jobs(ListJobsRequest::default()).await,
+        &["project_id"],
+    );
+    assert_invalid(
+        "update",
+        jobs.update_job(UpdateJobRequest::default()).await,
+        &["job"],
+    );
+    assert_invalid(
+        "delete",
+        jobs.delete_job(DeleteJobRequest::default()).await,
+        &job_fields,
+    );
+    assert_invalid(
+        "start",
+        jobs.start_job(StartJobRequest::default()).await,
+        &job_fields,
+    );
+    assert_invalid(
+        "stop",
+        jobs.stop_job(StopJobRequest::default()).await,
+        &job_fields,
+    );
+    assert_invalid(
+        "abort",
+        jobs.abort_job(AbortJobRequest::default()).await,
+        &job_fields,
+    );
+    let backup_fields = ["project_id", "backup_id"];
+    let create = CreateBackupRequest::default();
+    assert_invalid(
+        "create",
+        backups.create_backup(create).await,
+        &["project_id", "backup"],
+    );
+    assert_invalid(
+        "get",
+        backups.get_backup(GetBackupRequest::default()).await,
+        &backup_fields,
+    );
+    assert_invalid(
+        "list",
+        backups.list_backups(ListBackupsRequest::default()).await,
+        &["project_id"],
+    );
+    assert_invalid(
+        "update",
+        backups.update_backup(UpdateBackupRequest::default()).await,
+        &["backup"],
+    );
+    assert_invalid(
+        "delete",
+        backups.delete_backup(DeleteBackupRequest::default()).await,
+        &backup_fields,
+    );
+}
+
+#[tokio::test]
+async fn a_bad_list_request_is_refused_by_its_field() {
+    let server = Server::start().await;
+    let list = || ListJobsRequest {
+        project_id: PROJECT.into(),
+        ..ListJobsRequest::default()
+    };
+    let filter = |filter: JobFilter| ListJobsRequest {
+        filter: Some(filter),
+        ..list()
+    };
+    let cases: Vec<(ListJobsRequest, &[&str])> = vec![
+        (
+            ListJobsRequest {
+                limit: -1,
+                ..list()
+            },
+            &["limit"],
+        ),
+        (
+            ListJobsRequest {
+                limit: i32::MIN,
+                ..list()
+            },
+            &["limit"],
+        ),
+        (
+            ListJobsRequest {
+                marker: ID.into(),
+                ..list()
+            },
+            &["marker"],
+        ),
+        (
+            ListJobsRequest {
+                page_token: "not a token".into(),
+                ..list()
+            },
+            &["page_token"],
+        ),
+        (
+            ListJobsRequest {
+                marker: ID.into(),
+                page_token: "x".into(),
+                ..list()
+            },
+            &["marker", "page_token"],
+        ),
+        (
+            filter(JobFilter {
+                status: "runing".into(),
+                ..JobFilter::default()
+            }),
+            &["filter.status"],
+        ),
+        (
+            filter(JobFilter {
+                result: "failed".into(),
+                ..JobFilter::default()
+            }),
+            &["filter.result"],
+        ),
+        (
+            filter(JobFilter {
+                event: "go".into(),
+                ..JobFilter::default()
+            }),
+            &["filter.event"],
+        ),
+        (
+            ListJobsRequest {
+                project_id: "a b".into(),
+                limit: -1,
+                marker: "m".into(),
+                page_token: String::new(),
+                filter: Some(JobFilter {
+                    status: "x".into(),
+                    ..JobFilter::default()
+                }),
+            },
+            &["project_id", "limit", "marker", "filter.status"],
+        ),
+    ];
+    for (request, fields) in cases {
+        assert_invalid(
+            &format!("{request:?}"),
+            server.jobs().list_jobs(request).await,
+            fields,
+        );
+    }
+    let request = ListBackupsRequest {
+        project_id: PROJECT.into(),
+        limit: -1,
+        filter: Some(BackupFilter {
+            status: "availible".into(),
+            ..BackupFilter::default()
+        }),
+        ..ListBackupsRequest::default()
+    };
+    assert_invalid(
+        "backups",
+        server.backups().list_backups(request).await,
+        &["limit", "filter.status"],
+    );
+}
+
+#[tokio::test]
+async fn a_bad_mask_is_refused_path_by_path() {
+    let server = Server::start().await;
+    let stored = server.create_backup(backup("a")).await.unwrap();
+    let many = ["status"; 300];
+    let cases: Vec<(&[&str], &[&str])> = vec![
+        (&["statsu"], &["update_mask.paths[0]"]),
+        (&["status", "*"], &["update_mask.paths[1]"]),
+        (&[""], &["update_mask.paths[0]"]),
+        (
+            &["status", "", "."],
+            &["update_mask.paths[1]", "update_mask.paths[2]"],
+        ),
+        (&["backup_metadata.*"], &["update_mask.paths[0]"]),
+        (&["backup_metadata.storage.x"], &["update_mask.paths[0]"]),
+        (
+            &["client_id", "user_name"],
+            &["update_mask.paths[0]", "update_mask.paths[1]"],
+        ),
+        (&many, &["update_mask.paths"]),
+    ];
+    for (mask, fields) in cases {
+        let update = Backup {
+            status: "error".into(),
+            ..stored.clone()
+        };
+        assert_invalid(
+            &format!("{mask:?}"),
+            server.update_backup(update, mask).await,
+            fields,
+        );
+    }
+    assert_eq!(
+        server.get_backup(PROJECT, &stored.backup_id).await.unwrap(),
+        stored
+    );
+    // Everything wrong with an update is told at once, too.
+    let request = UpdateBackupRequest {
+        project_id: "a b".into(),
+        backup: Some(Backup {
+            backup_id: "x".into(),
+            ..Backup::default()
+        }),
+        update_mask: Some(mask_of(&["statsu"])),
+        expected_revision: None,
+    };
+    assert_invalid(
+        "all",
+        server.backups().update_backup(request).await,
+        &["project_id", "backup.backup_id", "update_mask.paths[0]"],
+    );
+}
+
+#[tokio::test]
+async fn several_bad_fields_are_told_at_once() {
+    let server = Server::start().await;
+    let bad = Job {
+        job_id: "X".into(),
+        client_id: "a b".into(),
+        session_tag: -1,
+        job_schedule: schedule(|schedule| schedule.status = "runing".into()),
+        job_actions: vec![action(FreezerAction {
+            mode: "fss".into(),
+            ..FreezerAction::default()
+        })],
+        ..job("")
+    };
+    let status = server.create_job(bad).await.unwrap_err();
+    assert_eq!(
+        bad_fields(&status),
+        [
+            "job.job_id",
+            "job.client_id",
+            "job.description",
+            "job.job_schedule.status",
+            "job.job_actions[0].freezer_action.action",
+            "job.job_actions[0].freezer_action.mode",
+            "job.session_tag",
+        ]
+    );
+    let told = status.get_details_bad_request().unwrap().field_violations;
+    assert!(
+        told[3].description.contains("did you mean \"running\"?"),
+        "{}",
+        told[3].description
+    );
+    assert!(
+        status
+            .message()
+            .starts_with("job.job_id must be 32 lowercase hex digits"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_with_many_violations_still_arrives() {
+    let server = Server::start().await;
+    let before = server.revision().await;
+    let bad_action = JobAction {
+        action_id: "X".into(),
+        max_retries: Some(-1),
+        freezer_action: Some(FreezerAction {
+            mode: "\u{10ffff}".repeat(100),
+            ..FreezerAction::default()
+        }),
+        ..JobAction::default()
+    };
+    let many_actions = Job {
+        job_actions: vec![bad_action; 64],
+        ..job("a")
+    };
+    // Keys are shown, escaped: the longest that there are.
+    let fields = (0..40).map(|n| {
+        (
+            format!("{}{n}", "\u{10ffff}".repeat(60)),
+            Value { kind: None },
+        )
+    });
+    let long_keys = FreezerAction {
+        extra: Some(Struct {
+            fields: fields.collect(),
+        }),
+        ..backup_action()
+    };
+    let long_keys = Job {
+        job_actions: vec![action(long_keys); 4],
+        ..job("a")
+    };
+    for bad in [many_actions, long_keys] {
+        let status = server.create_job(bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        let told = status.get_details_bad_request().unwrap().field_violations;
+        assert!(told.len() > 1);
+        let last = told.last().unwrap();
+        assert_eq!(last.field, "job");
+        assert!(last.description.ends_with(" more"), "{}", last.description);
+        // gRPC clients in other languages take 8 KiB of trailers; the details go in base64.
+        let bytes = status.details().len() * 4 / 3 + 3 * status.message().len();
+        assert!(bytes < 8 << 10, "{bytes} bytes");
+    }
+    assert_eq!(server.revision().await, before);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_the_callers_mistake() {
+    let server = Server::start().await;
+    let before = server.revision().await;
+    // Beyond prost's limit of 100 nested messages, three a level.
+    for levels in [40, 100, 150, 1000] {
+        let deep = backup_with("a", |_, metadata| metadata.extra = nested(levels, false));
+        let status = server.create_backup(deep).await.unwrap_err();
+        assert_eq!(
+            status.code(),
+            Code::InvalidArgument,
+            "{levels} levels: {status:?}"
+        );
+        assert!(
+            status.message().contains("decode"),
+            "{levels} levels: {status:?}"
+        );
+    }
+    assert_eq!(server.revision().await, before);
+}
+
+#[tokio::test]
+async fn a_request_of_2_mib_is_refused_unread() {
+    let server = Server::start().await;
+    let before = server.revision().await;
+    let huge = Job {
+        session_name: "x".repeat(2 << 20),
+        ..job("a")
+    };
+    let status = server.create_job(huge).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!(server.revision().await, before);
+}

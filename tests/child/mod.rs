@@ -1,0 +1,79 @@
+//! A server in a process of its own, as people run it, that can be killed.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use icebox::proto::backup_service_client::BackupServiceClient;
+use tonic::transport::Channel;
+
+/// A running `icebox serve`. Killed when dropped.
+pub(crate) struct ChildServer {
+    process: Child,
+    address: String,
+}
+
+impl ChildServer {
+    /// Starts a server over `store` on a free port.
+    pub(crate) fn start(store: &Path) -> ChildServer {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_icebox"))
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--cache-mib",
+                "16",
+                "--store",
+            ])
+            .arg(store)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut log = BufReader::new(process.stderr.take().expect("piped"));
+        let mut first_line = String::new();
+        log.read_line(&mut first_line).expect("a line");
+        let address = first_line.trim().strip_prefix("icebox: listening on ");
+        let address = address
+            .unwrap_or_else(|| panic!("the first line is {first_line:?}"))
+            .to_owned();
+        // What else it says must be read, or it would block on a full pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
+        ChildServer { process, address }
+    }
+
+    async fn channel(&self) -> Channel {
+        let uri = format!("http://{}", self.address);
+        Channel::from_shared(uri)
+            .expect("a URI")
+            .connect()
+            .await
+            .expect("the server listens")
+    }
+
+    pub(crate) async fn backups(&self) -> BackupServiceClient<Channel> {
+        BackupServiceClient::new(self.channel().await)
+    }
+
+    /// Ends it as a power switch would end the process: SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.process.wait().expect("it ends")
+    }
+}
+
+impl Drop for ChildServer {
+    fn drop(&mut self) {
+        // Already over in most tests: this is for those that fail.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
