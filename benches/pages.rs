@@ -1,0 +1,88 @@
+//! What a page costs: at the start and at the end of lists of 1,000 and 100,000 jobs.
+//!
+//! `cargo bench --bench pages`. A page by marker is a range scan: its cost must not depend on how many items
+//! stand before it. The machine's noise is in every figure, so the ratios are what to look at.
+
+use std::{sync::Arc, time::Instant};
+
+use icebox::{
+    catalog::{After, Catalog, Query, Scope},
+    proto::{FreezerAction, Job, JobAction, JobFilter},
+    resource::{ProjectId, ResourceId, Valid},
+    store::{Options, Store},
+};
+
+const PAGE_ITEMS: usize = 100;
+const PAGES: usize = 500;
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        println!(
+            "{:>9}  {:>14}  {:>14}",
+            "jobs", "first page µs", "last page µs"
+        );
+        for jobs in [1_000, 100_000] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let store =
+                Store::open(&dir.path().join("store"), &Options::default()).expect("a store");
+            let catalog = Catalog::new(Arc::new(store));
+            let ids = fill(&catalog, jobs).await;
+            let first = median_us(&catalog, &After::Nothing).await;
+            let last = median_us(&catalog, &After::Marker(ids[ids.len() - PAGE_ITEMS - 1])).await;
+            println!("{jobs:>9}  {first:>14.1}  {last:>14.1}");
+        }
+    });
+}
+
+/// Creates jobs whose names are in the order of their ids, 256 at a time.
+async fn fill(catalog: &Catalog, jobs: usize) -> Vec<ResourceId> {
+    let ids: Vec<_> = (0..jobs).map(|_| ResourceId::new()).collect();
+    for (chunk, some) in ids.chunks(256).enumerate() {
+        let creates = some
+            .iter()
+            .enumerate()
+            .map(|(n, id)| catalog.create(job(chunk * 256 + n, *id)));
+        for created in futures_util::future::join_all(creates).await {
+            created.expect("created");
+        }
+    }
+    ids
+}
+
+fn job(n: usize, id: ResourceId) -> Valid<Job> {
+    let action = FreezerAction {
+        action: "backup".into(),
+        path_to_backup: "/var/lib/data/".repeat(60),
+        ..FreezerAction::default()
+    };
+    let job = Job {
+        job_id: id.to_string(),
+        description: format!("job {n:09}"),
+        job_actions: vec![JobAction {
+            freezer_action: Some(action),
+            ..JobAction::default()
+        }],
+        ..Job::default()
+    };
+    Valid::new("bench", Some(job)).expect("a valid job")
+}
+
+async fn median_us(catalog: &Catalog, after: &After) -> f64 {
+    let project = ProjectId::parse("project_id", "bench").expect("a project");
+    let mut times = Vec::with_capacity(PAGES);
+    for _ in 0..PAGES {
+        let query = Query::<Job> {
+            scope: Scope::Project(project.clone()),
+            limit: PAGE_ITEMS,
+            after: after.clone(),
+            filter: JobFilter::default(),
+        };
+        let start = Instant::now();
+        let page = catalog.list(query).await.expect("a page");
+        times.push(start.elapsed());
+        assert_eq!(page.records.len(), PAGE_ITEMS);
+    }
+    times.sort_unstable();
+    times[PAGES / 2].as_secs_f64() * 1e6
+}
