@@ -390,6 +390,7 @@ async fn a_deleted_backup_is_gone_and_its_id_free() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn every_filter_narrows_the_list_alone_and_with_others() {
     let server = Server::start().await;
     let other_id = "f".repeat(32);
@@ -414,7 +415,7 @@ async fn every_filter_narrows_the_list_alone_and_with_others() {
             metadata.storage = "s3".into();
         }),
         backup_with("not mine", |backup, _| {
-            backup.project_id = OTHER_PROJECT.into()
+            backup.project_id = OTHER_PROJECT.into();
         }),
     ] {
         server.create_backup(backup).await.unwrap();

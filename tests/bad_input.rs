@@ -345,36 +345,36 @@ async fn a_bad_backup_is_refused_by_its_field_when_created_and_when_updated() {
         ("status", |b, _| b.status = "x".repeat(60_000)),
         ("backup_metadata.hostname", |_, m| m.hostname.clear()),
         ("backup_metadata.hostname", |_, m| {
-            m.hostname = "h".repeat(256)
+            m.hostname = "h".repeat(256);
         }),
         ("backup_metadata.container", |_, m| {
-            m.container = "\u{7}".into()
+            m.container = "\u{7}".into();
         }),
         ("backup_metadata.container", |_, m| {
-            m.container = "c".repeat(1025)
+            m.container = "c".repeat(1025);
         }),
         ("backup_metadata.time_stamp", |_, m| m.time_stamp = -2),
         ("backup_metadata.time_stamp", |_, m| m.time_stamp = i64::MAX),
         ("backup_metadata.curr_backup_level", |_, m| {
-            m.curr_backup_level = -1
+            m.curr_backup_level = -1;
         }),
         ("backup_metadata.max_level", |_, m| {
-            m.max_level = Some(i32::MIN)
+            m.max_level = Some(i32::MIN);
         }),
         ("backup_metadata.always_level", |_, m| {
-            m.always_level = Some(-1)
+            m.always_level = Some(-1);
         }),
         ("backup_metadata.ssh_port", |_, m| m.ssh_port = 65536),
         ("backup_metadata.path_to_backup", |_, m| {
-            m.path_to_backup = "a\0b".into()
+            m.path_to_backup = "a\0b".into();
         }),
         ("backup_metadata.path_to_backup", |_, m| {
-            m.path_to_backup = "x".repeat(4097)
+            m.path_to_backup = "x".repeat(4097);
         }),
         ("backup_metadata.extra", |_, m| m.extra = nested(9, false)),
         ("backup_metadata.extra", |_, m| m.extra = nested(9, true)),
         ("backup_metadata.extra[\"k\"]", |_, m| {
-            m.extra = extra_of(value(Kind::NumberValue(f64::NAN)))
+            m.extra = extra_of(value(Kind::NumberValue(f64::NAN)));
         }),
     ];
     for (field, change) in cases {
@@ -452,6 +452,7 @@ async fn names_are_measured_in_bytes_and_the_longest_is_accepted() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn every_rpc_refuses_bad_ids_and_projects() {
     let server = Server::start().await;
     let before = server.revision().await;
@@ -654,6 +655,7 @@ async fn an_empty_request_is_told_all_that_is_missing() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn a_bad_list_request_is_refused_by_its_field() {
     let server = Server::start().await;
     let list = || ListJobsRequest {

@@ -160,7 +160,7 @@ fn compare(ledger: &Ledger, stored: &BTreeMap<String, Backup>) {
         let found = stored.get(id);
         match known {
             Known::Stored(expected) => {
-                assert_eq!(found, Some(&**expected), "acknowledged, and not there")
+                assert_eq!(found, Some(&**expected), "acknowledged, and not there");
             }
             Known::Deleted => assert_eq!(found, None, "acknowledged as deleted, and there"),
             Known::Either(before, after) => {

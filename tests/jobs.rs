@@ -186,6 +186,7 @@ async fn two_projects_may_use_the_same_id() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn a_path_in_the_mask_changes_that_field_alone() {
     let server = Server::start().await;
     let stored = server
@@ -645,6 +646,7 @@ async fn a_deleted_job_is_gone_and_its_id_free() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn every_filter_narrows_the_list_alone_and_with_others() {
     let server = Server::start().await;
     let schedule = |event: &str, status: &str, result: &str| {

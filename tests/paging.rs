@@ -161,7 +161,7 @@ async fn walk(names: Vec<String>, steps: Vec<Step>) {
         match seen.last() {
             // A marker is a place only for as long as its item stays there; a token is one for ever.
             Some((_, id)) if by_marker && !model.touched.contains(id) => {
-                request.marker = id.clone()
+                request.marker = id.clone();
             }
             _ => request.page_token = page_token,
         }
@@ -517,7 +517,7 @@ async fn a_filtered_walk_finds_the_few_that_match_and_by_marker_no_page_is_empty
         async move {
             let mode = if n % 5000 == 4999 { "mysql" } else { "fs" };
             let backup = backup_with(&format!("{n:06}"), |_, metadata| {
-                metadata.mode = mode.into()
+                metadata.mode = mode.into();
             });
             server.create_backup(backup).await.unwrap();
         }

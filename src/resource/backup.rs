@@ -57,7 +57,7 @@ pub(super) fn check_backup(backup: &Backup, path: &str, violations: &mut Violati
     );
     match &backup.backup_metadata {
         Some(metadata) => {
-            check_metadata(metadata, format_args!("{path}.backup_metadata"), violations)
+            check_metadata(metadata, format_args!("{path}.backup_metadata"), violations);
         }
         None => violations.add(format!("{path}.backup_metadata"), "is required"),
     }

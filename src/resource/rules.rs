@@ -525,7 +525,7 @@ mod tests {
                     value,
                     &["backup", "restore", "exec", "fs"],
                     v,
-                )
+                );
             })
         };
         for good in ["", "backup", "fs"] {
