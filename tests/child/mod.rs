@@ -1,5 +1,8 @@
 //! A server in a process of its own, as people run it, that can be killed.
 
+// Each file in `tests/` is a crate of its own that takes from here what it needs.
+#![allow(dead_code)]
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,
@@ -50,6 +53,10 @@ impl ChildServer {
             .connect()
             .await
             .expect("the server listens")
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) async fn backups(&self) -> BackupServiceClient<Channel> {

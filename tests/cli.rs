@@ -1,0 +1,208 @@
+//! What a person sees who runs the command.
+
+mod child;
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use child::ChildServer;
+use serde_json::Value;
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+
+/// Runs `icebox` on the server, with that on standard input.
+fn icebox(server: &ChildServer, arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_icebox"))
+        .args(arguments)
+        .env("ICEBOX_SERVER", server.address())
+        .env("ICEBOX_PROJECT", "demo")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = command.stdin.take().expect("it is piped");
+    // A command that refuses its arguments does not read.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    command.wait_with_output().expect("it ends")
+}
+
+/// What it prints, if it succeeds.
+fn printed(server: &ChildServer, arguments: &[&str], input: &str) -> String {
+    let output = icebox(server, arguments, input);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What it says on standard error, if it ends with that status.
+fn refused(server: &ChildServer, status: i32, arguments: &[&str], input: &str) -> String {
+    let output = icebox(server, arguments, input);
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[test]
+fn freezers_documents_go_through_and_back_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let files = ["backups-list.json", "jobs-list.json", "job-create.json"];
+    let files = files.map(|name| format!("{DATA}/{name}"));
+    let import = ["import", &files[0], &files[1], &files[2]];
+    assert_eq!(
+        printed(&server, &import, ""),
+        "imported 2 backups and 2 jobs; 0 refused\n"
+    );
+    let export = ["export", "--project", "-"];
+    let exported = printed(&server, &export, "");
+    printed(&server, &import, "");
+    printed(&server, &["import", "-"], &exported);
+    assert_eq!(
+        printed(&server, &export, ""),
+        exported,
+        "nothing was made twice"
+    );
+
+    let other = ChildServer::start(&dir.path().join("other"));
+    printed(&other, &["import", "-"], &exported);
+    assert_eq!(printed(&other, &export, ""), exported);
+    let lines = printed(
+        &other,
+        &["export", "--project", "-", "--format", "jsonl"],
+        "",
+    );
+    assert_eq!(lines.lines().count(), 4);
+    let third = ChildServer::start(&dir.path().join("third"));
+    printed(&third, &["import", "-"], &lines);
+    assert_eq!(printed(&third, &export, ""), exported);
+}
+
+#[test]
+fn what_has_no_field_and_what_does_not_fit_comes_out_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let metadata = r#"{"backup_name": "n", "container": "c", "hostname": "h", "max_level": "many",
+        "always_level": "", "dry_run": null, "vendor": {"tape": [1, 2.5, null]}}"#;
+    printed(&server, &["import", "-"], metadata);
+    let exported: Value = serde_json::from_str(&printed(&server, &["export"], "")).unwrap();
+    let stored = &exported["backups"][0]["backup_metadata"];
+    assert_eq!(stored["max_level"], "many");
+    assert_eq!(
+        stored["vendor"],
+        serde_json::json!({"tape": [1, 2.5, null]})
+    );
+}
+
+#[test]
+fn a_refused_record_is_reported_and_the_rest_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let lines = r#"{"backup_name": "good", "container": "c", "hostname": "h"}
+{"backup_name": "bad", "container": ""}
+{"description": "job", "job_actions": [{"freezer_action": {"action": "bakup"}}]}
+{"backup_name": "also good", "container": "c", "hostname": "h"}
+"#;
+    let file = dir.path().join("mixed.jsonl");
+    std::fs::write(&file, lines).unwrap();
+    let said = refused(&server, 1, &["import", file.to_str().unwrap()], "");
+    for expected in [
+        "mixed.jsonl",
+        "container is required",
+        "hostname is required",
+        "did you mean",
+    ] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    let listed = printed(&server, &["backups", "list", "--output", "jsonl"], "");
+    assert_eq!(listed.lines().count(), 2);
+}
+
+#[test]
+fn what_is_no_json_is_told_by_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let sample = std::fs::read_to_string(format!("{DATA}/backups-list.json")).unwrap();
+    for (name, text) in [
+        ("truncated.json", &sample[..900]),
+        ("thesis.tex", "\\documentclass{}"),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let said = refused(&server, 1, &["import", path.to_str().unwrap()], "");
+        assert!(said.contains(name), "{said}");
+    }
+    let said = refused(&server, 1, &["import", "/nowhere/missing.json"], "");
+    assert!(said.contains("/nowhere/missing.json"), "{said}");
+}
+
+#[test]
+fn a_job_lives_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let job =
+        r#"{"description": "nightly", "job_actions": [{"freezer_action": {"action": "backup"}}]}"#;
+    let created: Value = serde_json::from_str(&printed(
+        &server,
+        &["jobs", "create", "-", "-o", "jsonl"],
+        job,
+    ))
+    .unwrap();
+    let id = created["job_id"].as_str().unwrap();
+    let said = refused(&server, 1, &["jobs", "abort", id], "");
+    assert!(said.contains("only a running job can be aborted"), "{said}");
+    printed(
+        &server,
+        &["jobs", "update", id, "--set", "job_schedule.status=running"],
+        "",
+    );
+    printed(&server, &["jobs", "abort", id], "");
+    let shown = printed(&server, &["jobs", "get", id, "-o", "jsonl"], "");
+    assert!(shown.contains(r#""event":"abort""#), "{shown}");
+    assert!(printed(&server, &["jobs", "list"], "").contains("nightly"));
+    printed(&server, &["jobs", "delete", id], "");
+    let said = refused(&server, 1, &["jobs", "get", id], "");
+    assert!(said.contains("has no job"), "{said}");
+}
+
+#[test]
+fn a_list_pages_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let documents: String = (0..1005)
+        .map(|n| {
+            format!("{{\"backup_name\": \"{n:04}\", \"container\": \"c\", \"hostname\": \"h\"}}\n")
+        })
+        .collect();
+    printed(&server, &["import", "-"], &documents);
+    let listed = printed(&server, &["backups", "list", "--output", "jsonl"], "");
+    assert_eq!(listed.lines().count(), 1005);
+    let listed = printed(
+        &server,
+        &["backups", "list", "--output", "jsonl", "--limit", "3"],
+        "",
+    );
+    assert_eq!(listed.lines().count(), 3);
+}
+
+#[test]
+fn a_mistake_on_the_command_line_ends_with_2_and_a_missing_server_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("store"));
+    refused(&server, 2, &["jobs", "lst"], "");
+    refused(
+        &server,
+        2,
+        &["serve", "--listen", "0.0.0.0:0", "--store", "never"],
+        "",
+    );
+    refused(&server, 2, &["jobs", "list", "--server", "nonsense"], "");
+    refused(&server, 2, &["jobs", "list", "--project", ""], "");
+    let said = refused(&server, 1, &["jobs", "list", "--server", "127.0.0.1:1"], "");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("icebox serve"), "{said}");
+}
