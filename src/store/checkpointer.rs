@@ -96,8 +96,8 @@ pub(super) struct Checkpointer {
     pub(super) stopped: watch::Sender<Option<Error>>,
     /// No checkpoint is worth its while below this much journal.
     pub(super) floor_bytes: u64,
-    /// How much of the journal is kept behind the checkpoint.
-    pub(super) keep_bytes: u64,
+    /// How many of the journal's segments are kept that the checkpoint covers.
+    pub(super) keep_segments: usize,
     /// The size of the last checkpoint.
     pub(super) last_bytes: u64,
     /// Bytes of the journal that it did not cover when the store was opened.
@@ -158,7 +158,7 @@ impl Checkpointer {
         disk.sync_dir(Path::new(DIR))?;
         // A snapshot that is being made needs them: they go after the next checkpoint.
         if let Ok(_unneeded) = self.origin.segments.try_write() {
-            journal::remove_covered(disk, summary.end.revision, self.keep_bytes)?;
+            journal::remove_covered(disk, summary.end.revision, self.keep_segments)?;
         }
         Ok(())
     }

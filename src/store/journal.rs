@@ -30,8 +30,6 @@ use super::{
     frame::{Frame, HEADER_BYTES as FRAME_HEADER_BYTES, Position, Reader},
 };
 
-/// Room reserved for a segment. Appending within reserved room spares a sync the file's new length.
-const SEGMENT_BYTES: u64 = 16 << 20;
 const HEADER_BYTES: usize = 56;
 const MAGIC: [u8; 8] = *b"IBXJRNL1";
 const DIR: &str = "journal";
@@ -46,6 +44,8 @@ pub(super) struct Journal {
     offset: u64,
     end: Position,
     appended_bytes: u64,
+    /// Room reserved for a segment. Appending within reserved room spares a sync the file's new length.
+    segment_bytes: u64,
 }
 
 impl Journal {
@@ -54,11 +54,12 @@ impl Journal {
         disk: Arc<dyn Disk>,
         store: Uuid,
         base: Position,
+        segment_bytes: u64,
     ) -> Result<Journal, Error> {
         disk.remove(Path::new(DIR))?;
         disk.create_dir(Path::new(DIR))?;
         disk.sync_dir(Path::new(""))?;
-        let file = create_segment(&*disk, store, base)?;
+        let file = create_segment(&*disk, store, base, segment_bytes)?;
         Ok(Journal {
             disk,
             store,
@@ -66,6 +67,7 @@ impl Journal {
             offset: HEADER_BYTES as u64,
             end: base,
             appended_bytes: 0,
+            segment_bytes,
         })
     }
 
@@ -89,6 +91,7 @@ impl Journal {
         disk: Arc<dyn Disk>,
         store: Uuid,
         base: Position,
+        segment_bytes: u64,
         visit: &mut dyn FnMut(&Frame, usize),
     ) -> Result<Journal, Error> {
         let mut segments = segments(&*disk)?;
@@ -141,7 +144,7 @@ impl Journal {
         let mut file = disk.open(&segment_path(*last))?;
         // What is torn goes at once: were a shorter frame written over it, its rest would be found later.
         file.truncate(end_offset)?;
-        file.allocate(end_offset.max(SEGMENT_BYTES))?;
+        file.allocate(end_offset.max(segment_bytes))?;
         file.sync()?;
         Ok(Journal {
             disk,
@@ -150,6 +153,7 @@ impl Journal {
             offset: end_offset,
             end,
             appended_bytes: 0,
+            segment_bytes,
         })
     }
 
@@ -175,11 +179,11 @@ impl Journal {
         );
         let (bytes, chain) = frame.encode(self.store, self.end.chain);
         let len = bytes.len() as u64;
-        if self.offset + len > SEGMENT_BYTES && self.offset > HEADER_BYTES as u64 {
-            self.file = create_segment(&*self.disk, self.store, self.end)?;
+        if self.offset + len > self.segment_bytes && self.offset > HEADER_BYTES as u64 {
+            self.file = create_segment(&*self.disk, self.store, self.end, self.segment_bytes)?;
             self.offset = HEADER_BYTES as u64;
         }
-        if self.offset + len > SEGMENT_BYTES {
+        if self.offset + len > self.segment_bytes {
             self.file.allocate(self.offset + len)?;
         }
         // From here on the outcome is open until the sync has returned, a full disk included.
@@ -250,18 +254,14 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Removes the segments of which every change is at or before `revision`, but for the last `keep_bytes` of the journal.
+/// Removes the segments of which every change is at or before `revision`, but for the last `keep` full ones.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn remove_covered(disk: &dyn Disk, revision: u64, keep_bytes: u64) -> Result<(), Error> {
+pub(super) fn remove_covered(disk: &dyn Disk, revision: u64, keep: usize) -> Result<(), Error> {
     let segments = segments(disk)?;
-    // The last segment is being written to, and may be almost empty.
-    let kept = usize::try_from(keep_bytes.div_ceil(SEGMENT_BYTES))
-        .unwrap_or(usize::MAX)
-        .saturating_add(1);
     let mut removed = false;
-    for pair in segments[..segments.len().saturating_sub(kept - 1)].windows(2) {
+    for pair in segments[..segments.len().saturating_sub(keep)].windows(2) {
         if pair[1] <= revision + 1 {
             disk.remove(&segment_path(pair[0]))?;
             removed = true;
@@ -327,12 +327,13 @@ fn create_segment(
     disk: &dyn Disk,
     store: Uuid,
     start: Position,
+    segment_bytes: u64,
 ) -> Result<Box<dyn DiskFile>, Error> {
     let path = segment_path(start.revision + 1);
     // A full disk may have stopped an earlier attempt half-way.
     disk.remove(&path)?;
     let mut file = disk.open(&path)?;
-    file.allocate(SEGMENT_BYTES)?;
+    file.allocate(segment_bytes)?;
     file.write_at(0, &encode_header(store, start))?;
     file.sync()?;
     disk.sync_dir(Path::new(DIR))?;
@@ -470,6 +471,8 @@ mod tests {
         state_hash::StateHash,
     };
 
+    const SEGMENT_BYTES: u64 = 16 << 20;
+
     fn disk() -> (tempfile::TempDir, Arc<dyn Disk>) {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::new(dir.path().to_path_buf()));
@@ -493,7 +496,13 @@ mod tests {
     }
 
     fn written(disk: &Arc<dyn Disk>, frames: u64, value_bytes: usize) {
-        let mut journal = Journal::create(disk.clone(), Uuid::nil(), Position::default()).unwrap();
+        let mut journal = Journal::create(
+            disk.clone(),
+            Uuid::nil(),
+            Position::default(),
+            SEGMENT_BYTES,
+        )
+        .unwrap();
         for revision in 1..=frames {
             journal.append(&frame(revision, value_bytes)).unwrap();
         }
@@ -503,7 +512,13 @@ mod tests {
     fn reopened(disk: &Arc<dyn Disk>) -> Result<Vec<u64>, Error> {
         let mut revisions = Vec::new();
         let mut visit = |frame: &Frame, _: usize| revisions.push(frame.first_revision);
-        let journal = Journal::open(disk.clone(), Uuid::nil(), Position::default(), &mut visit)?;
+        let journal = Journal::open(
+            disk.clone(),
+            Uuid::nil(),
+            Position::default(),
+            SEGMENT_BYTES,
+            &mut visit,
+        )?;
         assert_eq!(
             journal.end().revision,
             revisions.last().copied().unwrap_or(0)
@@ -553,6 +568,7 @@ mod tests {
             disk.clone(),
             Uuid::nil(),
             Position::default(),
+            SEGMENT_BYTES,
             &mut |_, _| (),
         )
         .unwrap();

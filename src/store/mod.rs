@@ -14,6 +14,8 @@ mod frame;
 mod home;
 mod journal;
 mod recovery;
+#[cfg(test)]
+mod simulation;
 mod state_hash;
 mod transaction;
 mod view;
@@ -62,6 +64,8 @@ pub struct Options {
     pub checkpoint_floor_bytes: u64,
     /// How much of the journal is kept that a checkpoint covers already.
     pub journal_keep_bytes: u64,
+    /// The size of the journal's files, which are allocated as a whole.
+    pub journal_segment_bytes: u64,
 }
 
 impl Default for Options {
@@ -71,6 +75,7 @@ impl Default for Options {
             cache_bytes: 256 << 20,
             checkpoint_floor_bytes: 64 << 20,
             journal_keep_bytes: 64 << 20,
+            journal_segment_bytes: 16 << 20,
         }
     }
 }
@@ -125,6 +130,7 @@ impl Store {
             disk,
             view_dir: view_dir.clone(),
             cache_bytes: options.cache_bytes,
+            segment_bytes: options.journal_segment_bytes,
         };
         let parts = match home::read_format(&*home.disk)? {
             Some(id) => home.open(id)?,
@@ -160,7 +166,12 @@ impl Store {
             work: requests,
             stopped: stopped.clone(),
             floor_bytes: options.checkpoint_floor_bytes,
-            keep_bytes: options.journal_keep_bytes,
+            keep_segments: usize::try_from(
+                options
+                    .journal_keep_bytes
+                    .div_ceil(options.journal_segment_bytes),
+            )
+            .unwrap_or(usize::MAX),
             last_bytes: checkpoint_bytes,
             uncovered_bytes: if checkpoint_is_due {
                 u64::MAX / 2
@@ -311,6 +322,19 @@ impl Store {
         }
         drop(self.lock);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Ends as a process ends that is killed, but waits until its threads are gone.
+    fn abandon(self) {
+        self.origin.closing.store(true, Ordering::Relaxed);
+        drop(self.queue);
+        drop(self.checkpointer);
+        for thread in self.threads {
+            thread.join().expect("a panic would have aborted");
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) struct Home {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) view_dir: PathBuf,
     pub(super) cache_bytes: u64,
+    pub(super) segment_bytes: u64,
 }
 
 /// A store's parts, agreeing with each other.
@@ -59,7 +60,12 @@ impl Home {
             });
         }
         let id = Uuid::new_v4();
-        let journal = Journal::create(self.disk.clone(), id, Position::default())?;
+        let journal = Journal::create(
+            self.disk.clone(),
+            id,
+            Position::default(),
+            self.segment_bytes,
+        )?;
         self.disk.remove(Path::new(VIEW_DIR))?;
         home::write_view_open(&*self.disk)?;
         home::write_format(&*self.disk, id)?;
@@ -106,12 +112,18 @@ impl Home {
         let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
         let mut state_at_shown = (shown == base.revision).then_some(base.state);
         let mut uncovered_bytes = 0;
-        let journal = Journal::open(self.disk.clone(), id, base, &mut |frame, bytes| {
-            uncovered_bytes += bytes as u64;
-            if frame.last_revision() == shown {
-                state_at_shown = Some(frame.state());
-            }
-        })?;
+        let journal = Journal::open(
+            self.disk.clone(),
+            id,
+            base,
+            self.segment_bytes,
+            &mut |frame, bytes| {
+                uncovered_bytes += bytes as u64;
+                if frame.last_revision() == shown {
+                    state_at_shown = Some(frame.state());
+                }
+            },
+        )?;
         let end = journal.end();
         if shown > end.revision {
             return Err(Error::Corrupt {

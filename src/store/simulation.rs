@@ -1,0 +1,777 @@
+//! Power cuts, simulated: a disk in memory that forgets, at any operation, what was not synced.
+//!
+//! A seed decides everything: what is written, when checkpoints are made, where the power goes, what of the unsynced is
+//! there afterwards, and what has become of the view. Each surviving state must open, hold every acknowledged write and
+//! no half one, and come to its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, `ICEBOX_SEED=n` one.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use super::{
+    disk::DiskFile,
+    frame::{Change, Write},
+    view::View,
+    *,
+};
+
+const SEEDS: u64 = 2_000;
+const SEEDS_LONG: u64 = 50_000;
+/// Seeds within which a sync that is left out must show.
+const SEEDS_CONTROL: u64 = 200;
+/// What a disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
+/// Lives of one store: each ends with a cut.
+const LIVES: usize = 3;
+const STEPS_MAX: u64 = 14;
+/// More operations than a life has, so that some end by themselves.
+const OPERATIONS_MAX: u64 = 120;
+const VIEW_ASIDE_DIR: &str = "view.aside";
+
+/// Random numbers that a seed repeats (splitmix64).
+#[derive(Clone)]
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What was done to a file since it was last synced.
+#[derive(Clone)]
+enum Unsynced {
+    Write(u64, Vec<u8>),
+    Size(u64),
+}
+
+#[derive(Clone, Default)]
+struct FileState {
+    now: Vec<u8>,
+    synced: Vec<u8>,
+    unsynced: Vec<Unsynced>,
+}
+
+type FileId = usize;
+
+/// A change of names that no directory sync has made durable.
+#[derive(Clone)]
+enum Naming {
+    Create(PathBuf, Option<FileId>),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+/// Names of files, and of directories as `None`.
+type Names = BTreeMap<PathBuf, Option<FileId>>;
+
+fn rename(names: &mut Names, from: &Path, to: &Path) {
+    if let Some(node) = names.remove(from) {
+        names.insert(to.to_owned(), node);
+    }
+}
+
+impl Naming {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Naming::Create(path, node) => drop(names.insert(path.clone(), *node)),
+            Naming::Rename(from, to) => rename(names, from, to),
+            Naming::Remove(path) => names.retain(|name, _| !name.starts_with(path)),
+        }
+    }
+
+    /// The directory whose sync makes it durable.
+    fn dir(&self) -> &Path {
+        let (Naming::Create(path, _) | Naming::Rename(_, path) | Naming::Remove(path)) = self;
+        path.parent().unwrap_or(Path::new(""))
+    }
+}
+
+/// Syncs that a broken store leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LeftOut {
+    Nothing,
+    File(&'static str),
+    Dir(&'static str),
+}
+
+#[derive(Clone, Default)]
+struct Platter {
+    files: Vec<FileState>,
+    names: Names,
+    synced_names: Names,
+    unsynced_names: Vec<Naming>,
+}
+
+/// A disk in memory. The view's directories are real, since sled is: they lie under `root`.
+struct FakeDisk {
+    platter: Arc<Mutex<Platter>>,
+    root: PathBuf,
+    boot: String,
+    /// Operations until the power goes.
+    left: Arc<AtomicU64>,
+    off: Arc<AtomicBool>,
+    left_out: LeftOut,
+}
+
+fn power_is_off() -> Error {
+    Error::Io {
+        action: "reach the disk".into(),
+        reason: "the power is off".into(),
+    }
+}
+
+impl FakeDisk {
+    fn lock(&self) -> MutexGuard<'_, Platter> {
+        self.platter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an operation that changes something. The last one before the cut is begun and does not return.
+    fn spend(&self) -> Result<(), Error> {
+        spend(&self.left, &self.off)
+    }
+
+    fn is_real(path: &Path) -> bool {
+        path == Path::new(VIEW_DIR) || path == Path::new(VIEW_ASIDE_DIR)
+    }
+}
+
+fn spend(left: &AtomicU64, off: &AtomicBool) -> Result<(), Error> {
+    let spent = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+        left.checked_sub(1)
+    });
+    if spent.is_ok() {
+        return Ok(());
+    }
+    off.store(true, Ordering::SeqCst);
+    Err(power_is_off())
+}
+
+impl Disk for FakeDisk {
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        let mut platter = self.lock();
+        let id = match platter.names.get(path) {
+            Some(Some(id)) => *id,
+            _ => {
+                self.spend()?;
+                let id = platter.files.len();
+                platter.files.push(FileState::default());
+                let create = Naming::Create(path.to_owned(), Some(id));
+                create.apply(&mut platter.names);
+                platter.unsynced_names.push(create);
+                id
+            }
+        };
+        drop(platter);
+        Ok(Box::new(FakeFile {
+            platter: self.platter.clone(),
+            id,
+            path: path.to_owned(),
+            left: self.left.clone(),
+            off: self.off.clone(),
+            left_out: self.left_out,
+        }))
+    }
+
+    fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        if self.lock().names.contains_key(path) {
+            self.open(path)
+        } else {
+            Err(Error::Io {
+                action: format!("open {}", path.display()),
+                reason: "no such file".into(),
+            })
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+        let platter = self.lock();
+        let id = platter.names.get(path).copied().flatten();
+        Ok(id.map(|id| platter.files[id].now.clone()))
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
+        let platter = self.lock();
+        let inside = platter
+            .names
+            .keys()
+            .filter(|path| path.parent() == Some(dir));
+        let mut names: Vec<_> = inside
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        if dir == Path::new("") {
+            let real = [VIEW_DIR, VIEW_ASIDE_DIR]
+                .into_iter()
+                .filter(|name| self.root.join(name).is_dir());
+            names.extend(real.map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<(), Error> {
+        let mut platter = self.lock();
+        if !platter.names.contains_key(dir) {
+            self.spend()?;
+            let create = Naming::Create(dir.to_owned(), None);
+            create.apply(&mut platter.names);
+            platter.unsynced_names.push(create);
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.spend()?;
+        if Self::is_real(from) {
+            return fs::rename(self.root.join(from), self.root.join(to))
+                .map_err(|error| Error::io("rename", from, &error));
+        }
+        let mut platter = self.lock();
+        let naming = Naming::Rename(from.to_owned(), to.to_owned());
+        naming.apply(&mut platter.names);
+        platter.unsynced_names.push(naming);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        if Self::is_real(path) {
+            self.spend()?;
+            // It may not be there.
+            let _ = fs::remove_dir_all(self.root.join(path));
+            return Ok(());
+        }
+        let mut platter = self.lock();
+        if platter.names.contains_key(path) {
+            self.spend()?;
+            let naming = Naming::Remove(path.to_owned());
+            naming.apply(&mut platter.names);
+            platter.unsynced_names.push(naming);
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
+        self.spend()?;
+        if matches!(self.left_out, LeftOut::Dir(left_out) if dir == Path::new(left_out)) {
+            return Ok(());
+        }
+        let Platter {
+            synced_names,
+            unsynced_names,
+            ..
+        } = &mut *self.lock();
+        unsynced_names.retain(|naming| {
+            let durable = naming.dir() == dir;
+            if durable {
+                naming.apply(synced_names);
+            }
+            !durable
+        });
+        Ok(())
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        Some(self.boot.clone())
+    }
+}
+
+struct FakeFile {
+    platter: Arc<Mutex<Platter>>,
+    id: FileId,
+    path: PathBuf,
+    left: Arc<AtomicU64>,
+    off: Arc<AtomicBool>,
+    left_out: LeftOut,
+}
+
+impl FakeFile {
+    fn lock(&self) -> MutexGuard<'_, Platter> {
+        self.platter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: Unsynced) -> Result<(), Error> {
+        if self.off.load(Ordering::SeqCst) {
+            return Err(power_is_off());
+        }
+        // The operation that the cut meets has begun: part of it may be found.
+        let spent = spend(&self.left, &self.off);
+        let file = &mut self.lock().files[self.id];
+        change.apply(&mut file.now);
+        file.unsynced.push(change);
+        spent
+    }
+}
+
+impl Unsynced {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Unsynced::Size(size) => bytes.resize(usize::try_from(*size).expect("small"), 0),
+            Unsynced::Write(offset, written) => {
+                let offset = usize::try_from(*offset).expect("small");
+                if bytes.len() < offset + written.len() {
+                    bytes.resize(offset + written.len(), 0);
+                }
+                bytes[offset..offset + written.len()].copy_from_slice(written);
+            }
+        }
+    }
+
+    /// Leaves of a write the sectors that reached the disk.
+    fn survive(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
+        let Unsynced::Write(offset, written) = self else {
+            if dice.one_in(2) {
+                self.apply(bytes);
+            }
+            return;
+        };
+        let (all, none) = (dice.one_in(3), dice.one_in(3));
+        let mut at = 0;
+        while at < written.len() {
+            let place = usize::try_from(*offset).expect("small") + at;
+            let len = (SECTOR_BYTES - place % SECTOR_BYTES).min(written.len() - at);
+            if all || (!none && dice.one_in(2)) {
+                Unsynced::Write(place as u64, written[at..at + len].to_vec()).apply(bytes);
+            }
+            at += len;
+        }
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.change(Unsynced::Write(offset, bytes.to_vec()))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let platter = self.lock();
+        let bytes = &platter.files[self.id].now;
+        let rest = bytes
+            .get(usize::try_from(offset).expect("small")..)
+            .unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn size(&self) -> Result<u64, Error> {
+        Ok(self.lock().files[self.id].now.len() as u64)
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<(), Error> {
+        let size = self.size()?;
+        if len > size {
+            self.change(Unsynced::Size(len))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), Error> {
+        self.change(Unsynced::Size(len))
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        if self.off.load(Ordering::SeqCst) {
+            return Err(power_is_off());
+        }
+        spend(&self.left, &self.off)?;
+        if !matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir)) {
+            let file = &mut self.lock().files[self.id];
+            file.synced = file.now.clone();
+            file.unsynced.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Platter {
+    /// What is found when the power is back: all that was synced, and some of what was not. Names are journaled, so those of
+    /// one directory survive in order up to some point.
+    fn after_cut(&self, dice: &mut Dice) -> Platter {
+        let mut names = self.synced_names.clone();
+        let mut ended: Vec<&Path> = Vec::new();
+        for naming in &self.unsynced_names {
+            if ended.contains(&naming.dir()) || dice.one_in(2) {
+                ended.push(naming.dir());
+            } else {
+                naming.apply(&mut names);
+            }
+        }
+        // A name outlives no directory that it is in.
+        let there = names.clone();
+        names.retain(|path, _| match path.parent() {
+            Some(dir) if dir != Path::new("") => there.contains_key(dir),
+            _ => true,
+        });
+        let files = self.files.iter().map(|file| {
+            let mut bytes = file.synced.clone();
+            for change in &file.unsynced {
+                change.survive(&mut bytes, dice);
+            }
+            FileState {
+                now: bytes.clone(),
+                synced: bytes,
+                unsynced: Vec::new(),
+            }
+        });
+        Platter {
+            files: files.collect(),
+            synced_names: names.clone(),
+            names,
+            unsynced_names: Vec::new(),
+        }
+    }
+}
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+/// The writes of one transaction.
+type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+fn batch(dice: &mut Dice) -> Batch {
+    let write = |dice: &mut Dice| {
+        let key = format!("k{:02}", dice.below(40)).into_bytes();
+        let size = if dice.one_in(8) {
+            dice.below(20_000)
+        } else {
+            dice.below(600)
+        };
+        let size = usize::try_from(size).expect("small");
+        let byte = dice.next().to_le_bytes()[0];
+        (key, (!dice.one_in(4)).then(|| vec![byte; size]))
+    };
+    (0..=dice.below(4)).map(|_| write(dice)).collect()
+}
+
+fn put(model: &mut Model, batch: &Batch) {
+    for (key, value) in batch {
+        match value {
+            Some(value) => drop(model.insert(key.clone(), value.clone())),
+            None => drop(model.remove(key)),
+        }
+    }
+}
+
+/// One store over several lives.
+struct Simulation {
+    dice: Dice,
+    root: tempfile::TempDir,
+    /// Where copies of the view are kept.
+    copies: tempfile::TempDir,
+    platter: Platter,
+    /// What was acknowledged.
+    model: Model,
+    /// What was being written when the power went, in the order in which it was queued.
+    in_doubt: Vec<Batch>,
+    left_out: LeftOut,
+}
+
+impl Simulation {
+    fn new(seed: u64, left_out: LeftOut) -> Self {
+        Simulation {
+            dice: Dice(seed),
+            root: tempfile::tempdir().expect("a directory"),
+            copies: tempfile::tempdir().expect("a directory"),
+            platter: Platter::default(),
+            model: Model::new(),
+            in_doubt: Vec::new(),
+            left_out,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        for life in 0..LIVES {
+            self.live(life)?;
+        }
+        // The last life is not cut: what it finds is what is left.
+        let disk = Arc::new(self.disk(LIVES, u64::MAX));
+        let store = self
+            .open(&disk)
+            .map_err(|error| format!("it does not open: {error}"))?;
+        self.check(&store)?;
+        store
+            .close()
+            .map_err(|error| format!("it does not close: {error}"))
+    }
+
+    fn disk(&self, life: usize, operations: u64) -> FakeDisk {
+        FakeDisk {
+            platter: Arc::new(Mutex::new(self.platter.clone())),
+            root: self.root.path().to_owned(),
+            boot: format!("boot-{life}"),
+            left: Arc::new(AtomicU64::new(operations)),
+            off: Arc::new(AtomicBool::new(false)),
+            left_out: self.left_out,
+        }
+    }
+
+    fn open(&self, disk: &Arc<FakeDisk>) -> Result<Store, Error> {
+        let options = Options {
+            cache_bytes: 1 << 20,
+            checkpoint_floor_bytes: u64::MAX / 2,
+            journal_keep_bytes: 0,
+            journal_segment_bytes: 32 << 10,
+        };
+        let lock = home::claim(self.root.path())?;
+        Store::open_on(
+            disk.clone(),
+            lock,
+            &self.root.path().join(VIEW_DIR),
+            &options,
+        )
+    }
+
+    /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
+    fn live(&mut self, life: usize) -> Result<(), String> {
+        let operations = self.dice.below(OPERATIONS_MAX);
+        let disk = Arc::new(self.disk(life, operations));
+        let mut older_view = None;
+        match self.open(&disk) {
+            Ok(store) => {
+                self.check(&store)?;
+                older_view = self.work(store, &disk)?;
+            }
+            Err(_) if disk.off.load(Ordering::SeqCst) => {}
+            Err(error) => return Err(format!("it does not open: {error}")),
+        }
+        disk.off.store(true, Ordering::SeqCst);
+        let before = disk.lock().clone();
+        self.platter = before.after_cut(&mut self.dice);
+        self.damage_view(older_view)
+    }
+
+    /// That the store holds what was acknowledged, and of the rest all or nothing of each transaction.
+    fn check(&mut self, store: &Store) -> Result<(), String> {
+        let content = store.range(
+            (
+                Bound::Excluded(View::LAST_OWN_KEY.to_vec()),
+                Bound::Unbounded,
+            ),
+            Direction::Forward,
+        );
+        let content: Model = content
+            .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("it cannot be read: {error}"))?;
+        // They were queued in order, so that some first ones of them may be there.
+        let mut allowed = self.model.clone();
+        let mut matches = content == allowed;
+        for batch in std::mem::take(&mut self.in_doubt) {
+            put(&mut allowed, &batch);
+            matches |= content == allowed;
+        }
+        if !matches {
+            return Err(format!(
+                "it holds {} keys, and not what was acknowledged",
+                content.len()
+            ));
+        }
+        self.model = content;
+        let claimed = store.origin.applied.borrow().state;
+        let state = store
+            .origin
+            .view
+            .state()
+            .map_err(|error| error.to_string())?;
+        if state == claimed {
+            Ok(())
+        } else {
+            Err("it does not come to its state hash".into())
+        }
+    }
+
+    /// Writes until the power goes. Gives a copy of the view from some time before.
+    fn work(&mut self, store: Store, disk: &FakeDisk) -> Result<Option<PathBuf>, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        let mut older_view = None;
+        for step in 0..self.dice.below(STEPS_MAX) {
+            match self.dice.below(6) {
+                0 => drop(runtime.block_on(store.checkpoint())),
+                1 => {
+                    let copy = self.copies.path().join(format!("{step}"));
+                    copy_dir(&self.root.path().join(VIEW_DIR), &copy);
+                    older_view = Some(copy);
+                }
+                _ => {
+                    let batches: Vec<_> = (0..=self.dice.below(5))
+                        .map(|_| batch(&mut self.dice))
+                        .collect();
+                    let commits = batches.iter().cloned().map(|batch| commit(&store, batch));
+                    let outcomes = runtime.block_on(futures_util::future::join_all(commits));
+                    for (batch, outcome) in batches.into_iter().zip(outcomes) {
+                        match outcome {
+                            Ok(()) if self.in_doubt.is_empty() => put(&mut self.model, &batch),
+                            Ok(()) => {
+                                return Err("a write is acknowledged after one that failed".into());
+                            }
+                            Err(Error::OutcomeUnknown { .. }) => self.in_doubt.push(batch),
+                            Err(_) if disk.off.load(Ordering::SeqCst) => {}
+                            Err(error) => return Err(format!("a write fails: {error}")),
+                        }
+                    }
+                }
+            }
+        }
+        if self.dice.one_in(3) {
+            drop(store.close())
+        } else {
+            store.abandon()
+        }
+        Ok(older_view)
+    }
+
+    /// Does to the view what a crash of the machine may do to what sled never synced.
+    fn damage_view(&mut self, older: Option<PathBuf>) -> Result<(), String> {
+        let view = self.root.path().join(VIEW_DIR);
+        let closed = self.platter.names.get(Path::new("VIEW")).copied().flatten();
+        let closed = closed.is_some_and(|id| self.platter.files[id].now.starts_with(b"closed"));
+        // Closed means that all of it was synced.
+        let fate = if closed || !view.is_dir() {
+            0
+        } else {
+            self.dice.below(5)
+        };
+        match (fate, older) {
+            (1, _) => drop(fs::remove_dir_all(&view)),
+            (2, Some(older)) => {
+                let _ = fs::remove_dir_all(&view);
+                fs::rename(older, &view).map_err(|error| error.to_string())?;
+            }
+            (3, _) => {
+                for entry in fs::read_dir(&view)
+                    .map_err(|error| error.to_string())?
+                    .flatten()
+                {
+                    if entry.path().is_file() {
+                        let garbage: Vec<u8> = (0..512)
+                            .flat_map(|_| self.dice.next().to_le_bytes())
+                            .collect();
+                        fs::write(entry.path(), garbage).map_err(|error| error.to_string())?;
+                    }
+                }
+            }
+            (4, _) => self.apply_half(&view)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Leaves the view at its revision, without some of what it held there.
+    fn apply_half(&mut self, path: &Path) -> Result<(), String> {
+        let half = || {
+            let view = View::open(path, 1 << 20)?;
+            let (revision, state) = view.shown()?;
+            let lost = self.model.keys().filter(|_| self.dice.one_in(3));
+            let writes = lost
+                .map(|key| Write {
+                    key: key.clone().into(),
+                    value: None,
+                })
+                .collect();
+            view.apply(&[Change {
+                revision,
+                writes,
+                state,
+            }])
+        };
+        // A view that never came to be cannot be damaged.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(half));
+        Ok(())
+    }
+}
+
+async fn commit(store: &Store, batch: Batch) -> Result<(), Error> {
+    let transaction = |transaction: &mut Transaction<'_>| {
+        for (key, value) in batch {
+            match value {
+                Some(value) => transaction.put(key, value),
+                None => transaction.delete(key),
+            }
+        }
+        Ok::<(), Error>(())
+    };
+    store.commit(transaction).await.map(drop)
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let _ = fs::create_dir_all(to);
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            let _ = fs::copy(entry.path(), target);
+        }
+    }
+}
+
+/// The first seed of these that finds a broken promise, with what it found.
+fn first_failure(seeds: std::ops::Range<u64>, left_out: LeftOut) -> Option<(u64, String)> {
+    let next = AtomicU64::new(seeds.start);
+    let failed = Mutex::new(None);
+    let worker = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || failed.lock().expect("no worker panics").is_some() {
+                return;
+            }
+            if let Err(what) = Simulation::new(seed, left_out).run() {
+                *failed.lock().expect("no worker panics") = Some((seed, what));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(worker);
+        }
+    });
+    failed.into_inner().expect("no worker panics")
+}
+
+#[test]
+fn an_acknowledged_write_survives_a_power_cut_anywhere() {
+    let one = std::env::var("ICEBOX_SEED")
+        .ok()
+        .and_then(|seed| seed.parse::<u64>().ok());
+    let long = std::env::var_os("ICEBOX_LONG").is_some();
+    let seeds = one.map_or(0..if long { SEEDS_LONG } else { SEEDS }, |seed| {
+        seed..seed + 1
+    });
+    if let Some((seed, what)) = first_failure(seeds, LeftOut::Nothing) {
+        panic!("ICEBOX_SEED={seed}: {what}");
+    }
+}
+
+#[test]
+fn a_sync_that_is_left_out_is_found() {
+    for left_out in [
+        LeftOut::File("journal"),
+        LeftOut::File("checkpoint"),
+        LeftOut::File("FORMAT.tmp"),
+        LeftOut::Dir("journal"),
+        LeftOut::Dir("checkpoint"),
+    ] {
+        let found = first_failure(0..SEEDS_CONTROL, left_out);
+        assert!(found.is_some(), "{left_out:?} was not found");
+    }
+}
