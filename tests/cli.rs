@@ -173,11 +173,10 @@ fn a_job_lives_from_create_to_delete() {
 fn a_list_pages_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let server = ChildServer::start(&dir.path().join("store"));
-    let documents: String = (0..1005)
-        .map(|n| {
-            format!("{{\"backup_name\": \"{n:04}\", \"container\": \"c\", \"hostname\": \"h\"}}\n")
-        })
-        .collect();
+    let document =
+        |n| format!("{{\"backup_name\": \"{n:04}\", \"container\": \"c\", \"hostname\": \"h\"}}");
+    let documents: Vec<_> = (0..1005).map(document).collect();
+    let documents = documents.join("\n");
     printed(&server, &["import", "-"], &documents);
     let listed = printed(&server, &["backups", "list", "--output", "jsonl"], "");
     assert_eq!(listed.lines().count(), 1005);
