@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.open_files([
         "freezer/v2/backup_service.proto",
         "freezer/v2/job_service.proto",
+        "freezer/v2/maintenance_service.proto",
     ])?;
 
     // `compile_fds` does not write the set, whatever `file_descriptor_set_path` says.
@@ -21,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names();
+    // Chunks of a snapshot are passed on, not copied.
+    prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     tonic_prost_build::configure()
         // A page is written from stored bytes, not from decoded messages: see `proto::Page`.
         .extern_path(

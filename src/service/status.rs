@@ -136,6 +136,7 @@ fn from_store(error: &store::Error) -> Status {
         store::Error::Io { .. }
         | store::Error::Locked { .. }
         | store::Error::Foreign { .. }
+        | store::Error::Occupied { .. }
         | store::Error::NewerFormat { .. } => with_reason(Code::Unavailable, "STORE_UNAVAILABLE"),
     }
 }

@@ -95,58 +95,108 @@ impl Source<'_> {
     /// # Errors
     /// If the view or the journal cannot be read; what `sink` refuses with.
     pub(super) fn write(&self, sink: &mut dyn Sink) -> Result<Summary, Error> {
-        let mut out = Out::new(sink);
-        let mut header = MAGIC.to_vec();
-        header.extend_from_slice(self.store.as_bytes());
-        header.extend_from_slice(&self.time_ms.to_le_bytes());
-        header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
-        out.put(&header)?;
-        let mut records = 0;
-        for entry in self.view.range(
-            (
-                Bound::Excluded(View::LAST_OWN_KEY.to_vec()),
-                Bound::Unbounded,
-            ),
-            Direction::Forward,
-        ) {
+        let mut writer = Writer::begin(sink, self.store, self.time_ms)?;
+        let all = (
+            Bound::Excluded(View::LAST_OWN_KEY.to_vec()),
+            Bound::Unbounded,
+        );
+        for entry in self.view.range(all, Direction::Forward) {
             let (key, value) = entry?;
-            out.put(&encode_record_header(&key, &value))?;
-            out.put(&key)?;
-            out.put(&value)?;
-            records += 1;
+            writer.record(&key, &value)?;
         }
-        out.put(&END_OF_RECORDS.to_le_bytes())?;
-        let frames_at = out.bytes;
         // Whatever the scan has seen was durable before the view had it.
         let end = (self.durable)();
-        let mut chain = self.applied.chain;
+        writer.end_of_records(self.applied)?;
         journal::read(
             self.disk,
             self.store,
             self.applied.revision,
             end.revision,
-            &mut |frame, place| {
-                let (bytes, encoded) = frame.encode(self.store, chain);
-                debug_assert_eq!(encoded, place.chain, "a frame is written again as it was");
-                chain = encoded;
-                out.put(&bytes)
-            },
+            &mut |frame, _| writer.frame(frame),
         )?;
-        let whole = out.crc;
+        assert_eq!(writer.place, end, "the frames are those of the journal");
+        writer.finish()
+    }
+}
+
+/// Writes a checkpoint, part by part.
+struct Writer<'a> {
+    out: Out<'a>,
+    store: Uuid,
+    time_ms: u64,
+    records: u64,
+    frames_at: u64,
+    /// Where what was written is exact.
+    place: Position,
+}
+
+impl<'a> Writer<'a> {
+    fn begin(sink: &'a mut dyn Sink, store: Uuid, time_ms: u64) -> Result<Self, Error> {
+        let mut out = Out::new(sink);
+        let mut header = MAGIC.to_vec();
+        header.extend_from_slice(store.as_bytes());
+        header.extend_from_slice(&time_ms.to_le_bytes());
+        header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+        out.put(&header)?;
+        Ok(Writer {
+            out,
+            store,
+            time_ms,
+            records: 0,
+            frames_at: 0,
+            place: Position::default(),
+        })
+    }
+
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.records += 1;
+        self.out.put(&encode_record_header(key, value))?;
+        self.out.put(key)?;
+        self.out.put(value)
+    }
+
+    /// Frames follow, from this place on.
+    fn end_of_records(&mut self, place: Position) -> Result<(), Error> {
+        self.out.put(&END_OF_RECORDS.to_le_bytes())?;
+        self.frames_at = self.out.bytes;
+        self.place = place;
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<(), Error> {
+        let (bytes, chain) = frame.encode(self.store, self.place.chain);
+        self.place = Position {
+            revision: frame.last_revision(),
+            chain,
+            state: frame.state(),
+        };
+        self.out.put(&bytes)
+    }
+
+    fn finish(mut self) -> Result<Summary, Error> {
+        let Writer {
+            store,
+            time_ms,
+            records,
+            frames_at,
+            place: end,
+            ..
+        } = self;
+        let whole = self.out.crc;
         let mut trailer = END_MAGIC.to_vec();
         trailer.extend_from_slice(&frames_at.to_le_bytes());
-        trailer.extend_from_slice(&u64::to_le_bytes(records));
+        trailer.extend_from_slice(&records.to_le_bytes());
         trailer.extend_from_slice(&end.revision.to_le_bytes());
         trailer.extend_from_slice(&end.chain.to_le_bytes());
         trailer.extend_from_slice(&end.state.to_le_bytes());
         trailer.extend_from_slice(&whole.to_le_bytes());
         trailer.extend_from_slice(&crc32c::crc32c(&trailer).to_le_bytes());
-        out.put(&trailer)?;
-        let bytes = out.bytes;
-        out.flush()?;
+        self.out.put(&trailer)?;
+        let bytes = self.out.bytes;
+        self.out.flush()?;
         Ok(Summary {
-            store: self.store,
-            time_ms: self.time_ms,
+            store,
+            time_ms,
             end,
             records,
             bytes,
@@ -372,6 +422,20 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Writes the same as the checkpoint of another store, and says where that ends.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the place; what `sink` refuses with.
+    pub(super) fn copy_as(&self, store: Uuid, sink: &mut dyn Sink) -> Result<Position, Error> {
+        let Summary { time_ms, end, .. } = self.summary;
+        let mut writer = Writer::begin(sink, store, time_ms)?;
+        self.records(&mut |key, value| writer.record(&key, &value))?;
+        // A new journal follows, whose chain begins here.
+        writer.end_of_records(Position { chain: 0, ..end })?;
+        self.frames(&mut |frame| writer.frame(frame))?;
+        writer.finish().map(|summary| summary.end)
+    }
+
     /// Checks everything: every byte, the order, and that it comes to the state that it says.
     ///
     /// # Errors
@@ -462,6 +526,67 @@ impl<'a> Input<'a> {
             Ok(None)
         } else {
             self.take(left.min(CHUNK_BYTES))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Options, Store, Transaction, disk::RealDisk};
+
+    struct Collect(Vec<u8>);
+
+    impl Sink for Collect {
+        fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
+            self.0.extend_from_slice(&bytes);
+            Ok(())
+        }
+    }
+
+    /// A checkpoint of ten keys of which every write is among the frames as well, as if it had begun before them.
+    async fn checkpoint() -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &Options::default()).unwrap();
+        for n in 0..10 {
+            let transaction = move |transaction: &mut Transaction<'_>| {
+                transaction.put(format!("k{n}"), "value");
+                transaction.delete(format!("k{}", n - 1));
+                Ok::<(), Error>(())
+            };
+            store.commit(transaction).await.unwrap();
+        }
+        let source = Source {
+            disk: &*store.origin.disk,
+            store: store.id(),
+            view: &store.origin.view,
+            applied: Position::default(),
+            durable: &|| *store.origin.durable.borrow(),
+            time_ms: 0,
+        };
+        let mut bytes = Collect(Vec::new());
+        let summary = source.write(&mut bytes).unwrap();
+        assert_eq!((summary.records, summary.end.revision), (1, 10));
+        bytes.0
+    }
+
+    #[tokio::test]
+    async fn a_bit_flipped_anywhere_is_found_and_so_is_a_missing_end() {
+        let whole = checkpoint().await;
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path().to_owned());
+        let verify = |bytes: &[u8]| {
+            std::fs::write(dir.path().join("file"), bytes).unwrap();
+            Checkpoint::open(&disk, Path::new("file"))?.verify()
+        };
+        verify(&whole).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(&flipped).is_err(), "bit {bit}");
+        }
+        for len in 0..whole.len() {
+            assert!(verify(&whole[..len]).is_err(), "length {len}");
         }
     }
 }

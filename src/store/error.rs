@@ -27,6 +27,11 @@ pub enum Error {
         /// What is there instead.
         reason: String,
     },
+    /// There is a store already where one was to be made.
+    Occupied {
+        /// Where.
+        path: String,
+    },
     /// The store was written by a newer Icebox.
     NewerFormat {
         /// The store's format.
@@ -90,6 +95,9 @@ impl fmt::Display for Error {
                 )
             }
             Error::Foreign { reason } => write!(f, "this is not an Icebox store: {reason}"),
+            Error::Occupied { path } => {
+                write!(f, "{path} holds a store already: choose an empty directory")
+            }
             Error::NewerFormat { found, supported } => write!(
                 f,
                 "the store has format {found} and this Icebox reads up to format {supported}: use a newer Icebox"

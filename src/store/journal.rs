@@ -204,7 +204,7 @@ impl Journal {
 }
 
 /// Hands every durable frame that ends after revision `after` and not after `until` to `visit`, while others are being
-/// appended. Both must be places between two frames.
+/// appended. Both must be places between two frames; `u64::MAX` is the journal's end.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if one of them is damaged or missing; what `visit` refuses with.
@@ -246,9 +246,16 @@ pub(super) fn read(
                 Ok(())
             }
         })?;
-        let next = segments.get(n + 1).map_or(u64::MAX, |next| next - 1);
-        if position.revision < until.min(next) {
-            return Err(segment.damage(stop, *position, until.min(next) + 1));
+        let expected = segments
+            .get(n + 1)
+            .map_or(u64::MAX, |next| next - 1)
+            .min(until);
+        if expected == u64::MAX {
+            if let Some(later) = find_frame(&segment.bytes[stop..], store, position.revision + 1) {
+                return Err(segment.damage(stop, *position, later));
+            }
+        } else if position.revision < expected {
+            return Err(segment.damage(stop, *position, expected + 1));
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ mod journal;
 mod recovery;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 mod state_hash;
 mod transaction;
 mod view;
@@ -38,6 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use error::Error;
+pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
 pub use transaction::Transaction;
 pub use view::Direction;
 
@@ -295,6 +297,40 @@ impl Store {
             .map_err(|_| Error::Closed)?
             .map_err(|_| Error::Closed)?;
         answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Writes a snapshot: all that the store holds at one revision, while writes go on. Blocks.
+    ///
+    /// `put` takes its bytes in order, about a MiB at a time.
+    ///
+    /// # Errors
+    /// If the store cannot be read; what `put` refuses with.
+    pub fn snapshot(&self, put: impl FnMut(Bytes) -> Result<(), Error>) -> Result<Snapshot, Error> {
+        struct Put<F>(F);
+        impl<F: FnMut(Bytes) -> Result<(), Error>> checkpoint::Sink for Put<F> {
+            fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
+                (self.0)(bytes)
+            }
+        }
+        self.origin.write(&mut Put(put)).map(Snapshot::from)
+    }
+
+    /// Reads all of the store and compares it with what was written: every value's checksum, and the state hash. Blocks.
+    ///
+    /// Only for a store that is not being written to.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming what is damaged.
+    pub fn verify(&self) -> Result<(), Error> {
+        if self.origin.view.state()? != self.origin.applied.borrow().state {
+            return Err(Error::Corrupt {
+                what: "the view does not hold what was written".into(),
+            });
+        }
+        if let Some(checkpoint) = checkpointer::newest(&*self.origin.disk)? {
+            checkpoint.verify()?;
+        }
+        Ok(())
     }
 
     /// Commits what is queued and closes the store, with all of the view on disk.
