@@ -205,3 +205,59 @@ fn a_mistake_on_the_command_line_ends_with_2_and_a_missing_server_with_1() {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.contains("icebox serve"), "{said}");
 }
+
+#[test]
+fn a_snapshot_of_a_running_server_is_restored_to_the_same_catalog() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let server = ChildServer::start(&dir.path().join("store"));
+    let sample = format!("{DATA}/backups-list.json");
+    printed(&server, &["import", &sample], "");
+    let file = path("icebox.snapshot");
+    printed(&server, &["snapshot", "--out", &file], "");
+    let exported = printed(&server, &["export", "--project", "-"], "");
+    let said = printed(&server, &["verify", &file], "");
+    assert!(said.contains("is whole: revision 2"), "{said}");
+
+    printed(
+        &server,
+        &["restore", &file, "--store", &path("restored")],
+        "",
+    );
+    let said = printed(&server, &["verify", &path("restored")], "");
+    assert!(said.contains("2 backups, 0 jobs"), "{said}");
+    let said = refused(
+        &server,
+        1,
+        &["restore", &file, "--store", &path("restored")],
+        "",
+    );
+    assert!(said.contains("holds a store already"), "{said}");
+    let restored = ChildServer::start(&dir.path().join("restored"));
+    assert_eq!(
+        printed(&restored, &["export", "--project", "-"], ""),
+        exported
+    );
+
+    let said = refused(&server, 1, &["verify", &path("store")], "");
+    assert!(said.contains("in use by process"), "{said}");
+    let said = refused(&server, 1, &["verify", &path("nowhere")], "");
+    assert!(said.contains("is not there"), "{said}");
+    let said = refused(&server, 1, &["verify", &sample], "");
+    assert!(said.contains("no Icebox snapshot"), "{said}");
+    let mut damaged = std::fs::read(&file).unwrap();
+    damaged[500] ^= 1;
+    std::fs::write(&file, damaged).unwrap();
+    let said = refused(&server, 1, &["verify", &file], "");
+    assert!(said.contains("damaged"), "{said}");
+    let said = refused(
+        &server,
+        1,
+        &["restore", &file, "--store", &path("other")],
+        "",
+    );
+    assert!(
+        said.contains("damaged") && !dir.path().join("other").exists(),
+        "{said}"
+    );
+}

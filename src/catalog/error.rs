@@ -49,6 +49,8 @@ pub enum Error {
     },
     /// The store failed or refused.
     Store(store::Error),
+    /// Another snapshot is being made.
+    SnapshotInProgress,
     /// The server is shutting down, and the work was dropped before it was done.
     Interrupted,
 }

@@ -52,6 +52,16 @@ pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
     key
 }
 
+/// What all records of a kind start with.
+pub(super) fn records_of_kind<R: Resource>() -> Vec<u8> {
+    vec![RECORD, R::KIND.tag]
+}
+
+/// What all locators of a kind start with.
+pub(super) fn locators_of_kind<R: Resource>() -> Vec<u8> {
+    vec![LOCATOR, R::KIND.tag]
+}
+
 /// The project in a locator.
 pub(super) fn project_of_locator(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(2 + ID_BYTES..)?).ok()

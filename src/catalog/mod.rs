@@ -7,6 +7,7 @@ mod error;
 mod keys;
 mod page;
 mod token;
+mod verify;
 
 use std::sync::Arc;
 
@@ -16,10 +17,11 @@ use prost_types::Timestamp;
 pub use error::Error;
 pub use keys::Scope;
 pub use page::{After, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Query};
+pub use verify::verify;
 
 use crate::{
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
-    store::{Store, Transaction},
+    store::{self, Store, Transaction},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
@@ -134,6 +136,17 @@ impl Catalog {
         .await
     }
 
+    /// Writes a snapshot of the whole store, while writes go on. Blocks.
+    ///
+    /// # Errors
+    /// If the store cannot be read; what `put` refuses with.
+    pub fn snapshot(
+        &self,
+        put: impl FnMut(Bytes) -> Result<(), store::Error>,
+    ) -> Result<store::Snapshot, Error> {
+        Ok(self.store.snapshot(put)?)
+    }
+
     async fn commit<T: Send + 'static>(
         &self,
         transaction: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
@@ -197,7 +210,7 @@ fn expected<R: Resource>(
 
 /// The resource with that id, through its locator.
 fn find<R: Resource>(
-    get: impl Fn(&[u8]) -> Result<Option<Bytes>, crate::store::Error>,
+    get: impl Fn(&[u8]) -> Result<Option<Bytes>, store::Error>,
     project: &str,
     id: ResourceId,
 ) -> Result<Option<R>, Error> {

@@ -10,7 +10,10 @@ mod import;
 mod jobs;
 mod output;
 mod paging;
+mod restore;
 mod serve;
+mod snapshot;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,9 @@ enum Command {
     Jobs(jobs::Args),
     Import(import::Args),
     Export(export::Args),
+    Snapshot(snapshot::Args),
+    Verify(verify::Args),
+    Restore(restore::Args),
 }
 
 /// Runs the command that the process was started with.
@@ -58,6 +64,9 @@ pub fn main() -> ExitCode {
         Command::Jobs(args) => connection::block_on(jobs::run(args)),
         Command::Import(args) => connection::block_on(import::run(args)),
         Command::Export(args) => connection::block_on(export::run(args)),
+        Command::Snapshot(args) => connection::block_on(snapshot::run(args)),
+        Command::Verify(args) => verify::run(&args),
+        Command::Restore(args) => restore::run(&args),
     };
     match result {
         Ok(()) | Err(Error::OutputClosed) => ExitCode::SUCCESS,

@@ -21,9 +21,9 @@ use crate::{
     catalog::Catalog,
     proto::{
         DESCRIPTOR_SET, backup_service_server::BackupServiceServer,
-        job_service_server::JobServiceServer,
+        job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
     },
-    service::{Backups, Jobs},
+    service::{Backups, Jobs, Maintenance},
     store::{self, Store},
 };
 
@@ -157,13 +157,19 @@ async fn router(
     catalog: Catalog,
     store: &Store,
 ) -> Router<Stack<MapResponseLayer<Blame>, Identity>> {
+    let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let jobs =
         JobServiceServer::new(Jobs::new(catalog)).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<BackupServiceServer<Backups>>().await;
     reporter.set_serving::<JobServiceServer<Jobs>>().await;
+    // It only reads, and goes on when the store has stopped writing: that is when a snapshot is wanted most.
+    reporter
+        .set_serving::<MaintenanceServiceServer<Maintenance>>()
+        .await;
     let mut stopped = store.stopped();
     tokio::spawn(async move {
         // Ends with the store; until then, a store that no longer writes is not serving.
@@ -194,6 +200,7 @@ async fn router(
         .add_service(reflection().build_v1alpha().expect("as above"))
         .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+        .add_service(maintenance)
 }
 
 type Blame = fn(http::Response<Body>) -> http::Response<Body>;

@@ -3,10 +3,12 @@
 mod backup_service;
 mod job_service;
 mod list;
+mod maintenance_service;
 mod status;
 
 pub use backup_service::Backups;
 pub use job_service::Jobs;
+pub use maintenance_service::Maintenance;
 
 use crate::resource::{Patch, ProjectId, Resource, ResourceId, Violations, agreed_project};
 

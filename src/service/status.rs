@@ -58,6 +58,10 @@ impl From<Error> for Status {
                 message,
             } => precondition(reason, &message, kind, &id),
             Error::Store(error) => from_store(&error),
+            Error::SnapshotInProgress => unavailable(
+                "BUSY",
+                "another snapshot is being made: try again when it is done",
+            ),
             Error::Interrupted => {
                 unavailable("SHUTTING_DOWN", "the server is shutting down: try again")
             }

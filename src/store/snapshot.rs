@@ -166,10 +166,9 @@ fn append(
         &mut |frame, _| {
             let mut changes = frame.changes.clone();
             match until {
-                Until::End => {}
                 Until::Revision(revision) => changes.retain(|change| change.revision <= revision),
                 Until::TimeMs(time_ms) if frame.time_ms > time_ms => changes.clear(),
-                Until::TimeMs(_) => {}
+                Until::End | Until::TimeMs(_) => {}
             }
             // What comes behind the last that is wanted is not wanted either, whatever its clock said.
             if changes.is_empty() || frame.first_revision != journal.end().revision + 1 {

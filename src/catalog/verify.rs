@@ -1,0 +1,74 @@
+//! That records and locators agree, both ways.
+
+use super::keys;
+use crate::{
+    proto::{Backup, Job},
+    resource::{Resource, ResourceId},
+    store::{Direction, Error, Store},
+};
+
+/// What a verified store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Backups of all projects.
+    pub backups: u64,
+    /// Jobs of all projects.
+    pub jobs: u64,
+}
+
+/// Checks that each resource can be read, stands under its own name, and is found by its id, and that each id leads to a
+/// resource. Reads everything: only for a store that is not being written to.
+///
+/// # Errors
+/// [`Error::Corrupt`] naming the key that is wrong.
+pub fn verify(store: &Store) -> Result<Verified, Error> {
+    store.verify()?;
+    Ok(Verified {
+        backups: verify_kind::<Backup>(store)?,
+        jobs: verify_kind::<Job>(store)?,
+    })
+}
+
+fn verify_kind<R: Resource>(store: &Store) -> Result<u64, Error> {
+    let wrong = |key: &[u8], what: &str| Error::Corrupt {
+        what: format!(
+            "the {} under key {} {what}",
+            R::KIND.field,
+            key.escape_ascii()
+        ),
+    };
+    let mut records = 0;
+    for entry in store.range(
+        keys::starting_with(keys::records_of_kind::<R>()),
+        Direction::Forward,
+    ) {
+        let (key, value) = entry?;
+        let resource = R::decode(value).map_err(|_| wrong(&key, "cannot be read"))?;
+        let id = ResourceId::parse(R::KIND.id_field, resource.id())
+            .map_err(|_| wrong(&key, "has no id"))?;
+        if keys::record::<R>(resource.project_id(), resource.name(), id) != key {
+            return Err(wrong(&key, "stands under another's name"));
+        }
+        let name = store.get(&keys::locator::<R>(resource.project_id(), id))?;
+        if name.as_deref() != Some(resource.name().as_bytes()) {
+            return Err(wrong(&key, "is not found by its id"));
+        }
+        records += 1;
+    }
+    // Each record has its own locator, so as many locators as records means that each of them leads to one.
+    let mut locators = 0;
+    for entry in store.range(
+        keys::starting_with(keys::locators_of_kind::<R>()),
+        Direction::Forward,
+    ) {
+        entry?;
+        locators += 1;
+    }
+    if locators == records {
+        Ok(records)
+    } else {
+        Err(Error::Corrupt {
+            what: format!("{locators} ids lead to {records} {}s", R::KIND.field),
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! `icebox snapshot`: all that a running server holds, in one file.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Connection, Error};
+use crate::{
+    proto::{DownloadSnapshotRequest, maintenance_service_client::MaintenanceServiceClient},
+    store,
+};
+
+/// Take a snapshot of a running server's store
+///
+/// It is exact at one revision, while writes go on. `icebox verify` checks it, `icebox restore` makes a
+/// store of it.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox snapshot --out icebox-$(date +%F).snapshot
+  icebox verify icebox-2026-11-24.snapshot
+
+The FILE takes its name when all of it has been received, checked and synced, and not before.")]
+pub(super) struct Args {
+    /// Where to; a file of that name is replaced
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Error> {
+    let channel = args.connection.connect().await?;
+    let mut client = MaintenanceServiceClient::new(channel);
+    let mut chunks = client
+        .download_snapshot(DownloadSnapshotRequest {})
+        .await?
+        .into_inner();
+    let failed = |error: io::Error| {
+        Error::Failed(format!("{} cannot be written: {error}", args.out.display()))
+    };
+    let mut name = args.out.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = Part(args.out.with_file_name(name));
+    // All projects' backups are in it.
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&part.0)
+        .map_err(failed)?;
+    let progress = bytes_received();
+    while let Some(answer) = chunks.message().await? {
+        file.write_all(&answer.chunk).map_err(failed)?;
+        progress.inc(answer.chunk.len() as u64);
+    }
+    progress.finish_and_clear();
+    file.sync_all().map_err(failed)?;
+    let snapshot =
+        store::verify_snapshot(&part.0).map_err(|error| Error::Failed(error.to_string()))?;
+    fs::rename(&part.0, &args.out).map_err(failed)?;
+    sync_parent(&args.out).map_err(failed)?;
+    println!(
+        "{}: revision {}, {} bytes",
+        args.out.display(),
+        snapshot.revision,
+        snapshot.bytes
+    );
+    Ok(())
+}
+
+/// A file that is removed unless it was given its name.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // It is gone when all went well.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Shown on a terminal only.
+fn bytes_received() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bytes} received, {bytes_per_sec}")
+        .expect("the template is a constant");
+    ProgressBar::no_length().with_style(style)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+}
