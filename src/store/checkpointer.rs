@@ -132,6 +132,12 @@ impl Checkpointer {
     }
 
     fn checkpoint(&mut self) -> Result<(), Error> {
+        // A disk that has failed is not to be trusted with the only copy.
+        if let Some(stopped) = &*self.stopped.borrow() {
+            return Err(Error::Stopped {
+                reason: stopped.reason(),
+            });
+        }
         let disk = &*self.origin.disk;
         let temporary = Path::new(TEMPORARY);
         disk.create_dir(Path::new(DIR))?;

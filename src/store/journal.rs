@@ -95,13 +95,29 @@ impl Journal {
         visit: &mut dyn FnMut(&Frame, usize),
     ) -> Result<Journal, Error> {
         let mut segments = segments(&*disk)?;
-        // A segment whose header never became durable holds nothing: it is made again when needed.
-        if let Some(last) = segments.last().filter(|_| segments.len() > 1) {
-            let bytes = disk.read(&segment_path(*last))?.unwrap_or_default();
+        // A segment whose header never became durable holds nothing: it is made again when needed. The one before it may
+        // be gone, if a checkpoint covers it.
+        if let Some(&last) = segments.last()
+            && (segments.len() > 1 || base.revision > 0 && last == base.revision + 1)
+        {
+            let bytes = disk.read(&segment_path(last))?.unwrap_or_default();
             if decode_header(&bytes, store).is_none() && find_frame(&bytes, store, 0).is_none() {
-                disk.remove(&segment_path(*last))?;
+                disk.remove(&segment_path(last))?;
                 disk.sync_dir(Path::new(DIR))?;
                 segments.pop();
+                if segments.is_empty() {
+                    let file = create_segment(&*disk, store, base, segment_bytes)?;
+                    let offset = HEADER_BYTES as u64;
+                    return Ok(Journal {
+                        disk,
+                        store,
+                        file,
+                        offset,
+                        end: base,
+                        appended_bytes: 0,
+                        segment_bytes,
+                    });
+                }
             }
         }
         let Some(first_needed) = segment_of(&segments, base.revision + 1) else {

@@ -1,7 +1,7 @@
 //! Power cuts, simulated: a disk in memory that forgets, at any operation, what was not synced.
 //!
 //! A seed decides everything: what is written, when checkpoints are made, where the power goes, what of the unsynced is
-//! there afterwards, and what has become of the view. Each surviving state must open, hold every acknowledged write and
+//! there afterwards, which operation fails while it is on, and what has become of the view. Each surviving state must open, hold every acknowledged write and
 //! no half one, and come to its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, `ICEBOX_SEED=n` one.
 
 use std::{
@@ -68,6 +68,8 @@ struct FileState {
     now: Vec<u8>,
     synced: Vec<u8>,
     unsynced: Vec<Unsynced>,
+    /// A sync has failed: those that follow do nothing, and say that they did.
+    lies: bool,
 }
 
 type FileId = usize;
@@ -129,7 +131,29 @@ struct FakeDisk {
     /// Operations until the power goes.
     left: Arc<AtomicU64>,
     off: Arc<AtomicBool>,
+    /// Operations until one fails, once.
+    fault: Arc<Fault>,
     left_out: LeftOut,
+}
+
+/// One operation that fails while the power is on.
+struct Fault {
+    left: AtomicU64,
+    met: AtomicBool,
+}
+
+impl Fault {
+    fn meet(&self) -> Result<(), Error> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        // Never again: the count has wrapped around.
+        self.met.store(true, Ordering::SeqCst);
+        Err(Error::Io {
+            action: "use the disk".into(),
+            reason: "it fails, once".into(),
+        })
+    }
 }
 
 fn power_is_off() -> Error {
@@ -146,7 +170,12 @@ impl FakeDisk {
 
     /// Counts an operation that changes something. The last one before the cut is begun and does not return.
     fn spend(&self) -> Result<(), Error> {
-        spend(&self.left, &self.off)
+        spend(&self.left, &self.off)?;
+        self.fault.meet()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.off.load(Ordering::SeqCst) || self.fault.met.load(Ordering::SeqCst)
     }
 
     fn is_real(path: &Path) -> bool {
@@ -186,6 +215,7 @@ impl Disk for FakeDisk {
             path: path.to_owned(),
             left: self.left.clone(),
             off: self.off.clone(),
+            fault: self.fault.clone(),
             left_out: self.left_out,
         }))
     }
@@ -298,6 +328,7 @@ struct FakeFile {
     path: PathBuf,
     left: Arc<AtomicU64>,
     off: Arc<AtomicBool>,
+    fault: Arc<Fault>,
     left_out: LeftOut,
 }
 
@@ -315,7 +346,7 @@ impl FakeFile {
         let file = &mut self.lock().files[self.id];
         change.apply(&mut file.now);
         file.unsynced.push(change);
-        spent
+        spent.and_then(|()| self.fault.meet())
     }
 }
 
@@ -392,8 +423,13 @@ impl DiskFile for FakeFile {
             return Err(power_is_off());
         }
         spend(&self.left, &self.off)?;
-        if !matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir)) {
-            let file = &mut self.lock().files[self.id];
+        let failed = self.fault.meet();
+        let file = &mut self.lock().files[self.id];
+        // As Linux has it: what a failed sync did not write counts as written from then on, and is not.
+        file.lies |= failed.is_err();
+        failed?;
+        let left_out = matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir));
+        if !file.lies && !left_out {
             file.synced = file.now.clone();
             file.unsynced.clear();
         }
@@ -428,7 +464,7 @@ impl Platter {
             FileState {
                 now: bytes.clone(),
                 synced: bytes,
-                unsynced: Vec::new(),
+                ..FileState::default()
             }
         });
         Platter {
@@ -500,7 +536,7 @@ impl Simulation {
             self.live(life)?;
         }
         // The last life is not cut: what it finds is what is left.
-        let disk = Arc::new(self.disk(LIVES, u64::MAX));
+        let disk = Arc::new(self.disk(LIVES, u64::MAX, u64::MAX));
         let store = self
             .open(&disk)
             .map_err(|error| format!("it does not open: {error}"))?;
@@ -510,13 +546,17 @@ impl Simulation {
             .map_err(|error| format!("it does not close: {error}"))
     }
 
-    fn disk(&self, life: usize, operations: u64) -> FakeDisk {
+    fn disk(&self, life: usize, operations: u64, until_fault: u64) -> FakeDisk {
         FakeDisk {
             platter: Arc::new(Mutex::new(self.platter.clone())),
             root: self.root.path().to_owned(),
             boot: format!("boot-{life}"),
             left: Arc::new(AtomicU64::new(operations)),
             off: Arc::new(AtomicBool::new(false)),
+            fault: Arc::new(Fault {
+                left: AtomicU64::new(until_fault),
+                met: AtomicBool::new(false),
+            }),
             left_out: self.left_out,
         }
     }
@@ -540,14 +580,20 @@ impl Simulation {
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
     fn live(&mut self, life: usize) -> Result<(), String> {
         let operations = self.dice.below(OPERATIONS_MAX);
-        let disk = Arc::new(self.disk(life, operations));
+        let fails = self.dice.one_in(3);
+        let until_fault = if fails {
+            self.dice.below(OPERATIONS_MAX / 2)
+        } else {
+            u64::MAX
+        };
+        let disk = Arc::new(self.disk(life, operations, until_fault));
         let mut older_view = None;
         match self.open(&disk) {
             Ok(store) => {
                 self.check(&store)?;
                 older_view = self.work(store, &disk)?;
             }
-            Err(_) if disk.off.load(Ordering::SeqCst) => {}
+            Err(_) if disk.has_failed() => {}
             Err(error) => return Err(format!("it does not open: {error}")),
         }
         disk.off.store(true, Ordering::SeqCst);
@@ -624,7 +670,7 @@ impl Simulation {
                                 return Err("a write is acknowledged after one that failed".into());
                             }
                             Err(Error::OutcomeUnknown { .. }) => self.in_doubt.push(batch),
-                            Err(_) if disk.off.load(Ordering::SeqCst) => {}
+                            Err(_) if disk.has_failed() => {}
                             Err(error) => return Err(format!("a write fails: {error}")),
                         }
                     }
