@@ -225,7 +225,7 @@ fn rounds() -> u64 {
     if std::env::var_os("ICEBOX_LONG").is_some() {
         500
     } else {
-        10
+        30
     }
 }
 

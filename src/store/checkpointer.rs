@@ -181,7 +181,7 @@ impl Checkpointer {
         // Before it takes the place of the last one it is read back: this also proves that the view holds what was written.
         let checked = Checkpoint::open(disk, path).and_then(|checkpoint| checkpoint.verify());
         if let Err(error @ Error::Corrupt { .. }) = &checked {
-            home::write_view_distrusted(disk)?;
+            home::write_view_distrusted(disk, self.origin.applied.borrow().revision)?;
             stop(&self.stopped, error);
         }
         checked.map(|()| summary)

@@ -178,10 +178,10 @@ pub(super) fn write_format(disk: &dyn Disk, store: Uuid) -> Result<(), Error> {
 }
 
 /// What is known about the view's files.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ViewState {
-    /// All of it reached the disk when it was closed at this revision.
-    Closed { revision: u64 },
+    /// All of it reached the disk when it was closed.
+    Closed,
     /// It was open in this boot of the machine: the page cache has what the process wrote.
     OpenInThisBoot,
     /// The machine may have lost any part of it.
@@ -190,60 +190,55 @@ pub(super) enum ViewState {
     Distrusted,
 }
 
-/// Reads what the last owner said about the view.
+/// What the last owner said about the view, and a revision that the store has reached for sure.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn read_view_state(disk: &dyn Disk) -> Result<ViewState, Error> {
+pub(super) fn read_view_state(disk: &dyn Disk) -> Result<(ViewState, u64), Error> {
     let bytes = disk.read(Path::new(VIEW_FILE))?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    if text == "distrusted\n" {
-        return Ok(ViewState::Distrusted);
-    }
-    let state = match text.trim_end().split_once(' ') {
-        Some(("closed", revision)) => revision
-            .parse()
-            .ok()
-            .map(|revision| ViewState::Closed { revision }),
-        Some(("open", boot)) if disk.boot_id().is_some_and(|now| now == boot) => {
-            Some(ViewState::OpenInThisBoot)
+    let said: Vec<_> = text.split_whitespace().collect();
+    let (state, reached) = match said[..] {
+        ["closed", reached] => (ViewState::Closed, reached),
+        ["open", reached, boot] if disk.boot_id().is_some_and(|now| now == boot) => {
+            (ViewState::OpenInThisBoot, reached)
         }
-        _ => None,
+        ["open", reached, _] => (ViewState::Unknown, reached),
+        ["distrusted", reached] => (ViewState::Distrusted, reached),
+        _ => return Ok((ViewState::Unknown, 0)),
     };
-    Ok(state.unwrap_or(ViewState::Unknown))
+    Ok(reached
+        .parse()
+        .map_or((ViewState::Unknown, 0), |reached| (state, reached)))
 }
 
 /// Says that the view is being written to. Must be durable before it is.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn write_view_open(disk: &dyn Disk) -> Result<(), Error> {
+pub(super) fn write_view_open(disk: &dyn Disk, reached: u64) -> Result<(), Error> {
     let boot = disk.boot_id().unwrap_or_else(|| "unknown".into());
-    replace_file(
-        disk,
-        Path::new(VIEW_FILE),
-        format!("open {boot}\n").as_bytes(),
-    )
+    write_view(disk, &format!("open {reached} {boot}\n"))
 }
 
 /// Says that all of the view is on disk.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn write_view_closed(disk: &dyn Disk, revision: u64) -> Result<(), Error> {
-    replace_file(
-        disk,
-        Path::new(VIEW_FILE),
-        format!("closed {revision}\n").as_bytes(),
-    )
+pub(super) fn write_view_closed(disk: &dyn Disk, reached: u64) -> Result<(), Error> {
+    write_view(disk, &format!("closed {reached}\n"))
 }
 
 /// Says that the view does not hold what was written.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn write_view_distrusted(disk: &dyn Disk) -> Result<(), Error> {
-    replace_file(disk, Path::new(VIEW_FILE), b"distrusted\n")
+pub(super) fn write_view_distrusted(disk: &dyn Disk, reached: u64) -> Result<(), Error> {
+    write_view(disk, &format!("distrusted {reached}\n"))
+}
+
+fn write_view(disk: &dyn Disk, text: &str) -> Result<(), Error> {
+    replace_file(disk, Path::new(VIEW_FILE), text.as_bytes())
 }
 
 /// Clears the view's place. Its data stays beside it for as long as the journal may turn out damaged.

@@ -533,6 +533,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_bit_flipped_anywhere_in_the_journal_of_a_closed_store_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        for value in ["one", "two", "three"] {
+            put(&store, "k", value).await;
+        }
+        store.close().unwrap();
+        let journal = path.join("journal/00000000000000000001.journal");
+        let whole = std::fs::read(&journal).unwrap();
+        let end = whole.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+        // Without the view, which would tell by itself how far the store had come.
+        std::fs::remove_dir_all(path.join(VIEW_DIR)).unwrap();
+        for at in 0..end {
+            let mut damaged = whole[..end].to_vec();
+            damaged[at] ^= 0x20;
+            std::fs::write(&journal, damaged).unwrap();
+            assert!(
+                matches!(open(&path), Err(Error::Corrupt { .. })),
+                "byte {at}"
+            );
+        }
+        std::fs::write(&journal, whole).unwrap();
+        assert_eq!(content(&opened(&path)), pairs(&[("k", "three")]));
+    }
+
+    #[tokio::test]
     async fn a_journal_that_lost_what_the_view_has_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
@@ -714,7 +741,7 @@ mod tests {
         }])
         .unwrap();
         view.close(&path.join(VIEW_DIR)).unwrap();
-        std::fs::write(path.join("VIEW"), "open another-boot\n").unwrap();
+        std::fs::write(path.join("VIEW"), "open 2 another-boot\n").unwrap();
         assert_eq!(
             content(&opened(&path)),
             pairs(&[("k1", "one"), ("k2", "two")])

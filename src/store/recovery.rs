@@ -67,7 +67,7 @@ impl Home {
             self.segment_bytes,
         )?;
         self.disk.remove(Path::new(VIEW_DIR))?;
-        home::write_view_open(&*self.disk)?;
+        home::write_view_open(&*self.disk, 0)?;
         home::write_format(&*self.disk, id)?;
         let view = View::open(&self.view_dir, self.cache_bytes)?;
         Ok(Parts {
@@ -86,11 +86,12 @@ impl Home {
     /// [`Error::Corrupt`] naming what is lost; what the disk says.
     pub(super) fn open(&self, id: Uuid) -> Result<Parts, Error> {
         let disk = &*self.disk;
-        let state = home::read_view_state(disk)?;
-        if state != ViewState::Distrusted {
-            home::write_view_open(disk)?;
+        let (state, reached) = home::read_view_state(disk)?;
+        // What was closed is so no longer once sled opens it. What is in doubt stays in doubt until it has proved itself.
+        if state == ViewState::Closed {
+            home::write_view_open(disk, reached)?;
         }
-        let view = self.usable_view(&state);
+        let view = self.usable_view(state, reached);
         let checkpoint = checkpointer::newest(disk);
         let base = match (&checkpoint, &view) {
             (Ok(Some(checkpoint)), _) if checkpoint.summary().store == id => {
@@ -125,17 +126,19 @@ impl Home {
             },
         )?;
         let end = journal.end();
-        if shown > end.revision {
+        // A store says how far it has come when it is closed or opened, even where the view is gone.
+        let reached = reached.max(shown);
+        if reached > end.revision {
             return Err(Error::Corrupt {
                 what: format!(
-                    "the journal ends at revision {}, but the view has been at revision {shown}: the \
+                    "the journal ends at revision {}, but the store has been at revision {reached}: the \
                      changes between them are lost from the journal",
                     end.revision
                 ),
             });
         }
         let followed = view.and_then(|(view, _, claimed)| {
-            check_view(&view, &state, claimed, state_at_shown)?;
+            check_view(&view, state, claimed, state_at_shown)?;
             self.follow(&view, id, shown, end)?;
             Ok(view)
         });
@@ -148,9 +151,7 @@ impl Home {
             }
         };
         home::remove_view_set_aside(disk)?;
-        if state == ViewState::Distrusted {
-            home::write_view_open(disk)?;
-        }
+        home::write_view_open(disk, end.revision)?;
         let checkpoint_bytes = checkpointer::newest(disk)
             .ok()
             .flatten()
@@ -168,22 +169,20 @@ impl Home {
     /// The view as it lies there with the revision and state that it claims, if it can only be whole or behind.
     ///
     /// The error says why it must be made anew.
-    fn usable_view(&self, state: &ViewState) -> Result<(View, u64, StateHash), Error> {
+    fn usable_view(&self, state: ViewState, reached: u64) -> Result<(View, u64, StateHash), Error> {
         let names = self.disk.list(Path::new(""))?;
         if !names.iter().any(|name| name == VIEW_DIR) {
             return Err(distrust("the view is missing"));
         }
-        if *state == ViewState::Distrusted {
+        if state == ViewState::Distrusted {
             return Err(distrust("the view was seen not to hold what was written"));
         }
         let view = View::open(&self.view_dir, self.cache_bytes)?;
         let (shown, claimed) = view.shown()?;
-        match *state {
-            ViewState::Closed { revision } if shown != revision => {
-                Err(distrust("the view is not as it was closed"))
-            }
-            _ => Ok((view, shown, claimed)),
+        if state == ViewState::Closed && shown != reached {
+            return Err(distrust("the view is not as it was closed"));
         }
+        Ok((view, shown, claimed))
     }
 
     /// Brings a view that shows `shown` to the journal's end.
@@ -224,7 +223,7 @@ fn distrust(reason: &str) -> Error {
 /// Whether a view holds what it claims, and the journal says so too.
 fn check_view(
     view: &View,
-    state: &ViewState,
+    state: ViewState,
     claimed: StateHash,
     in_journal: Option<StateHash>,
 ) -> Result<(), Error> {
@@ -232,7 +231,7 @@ fn check_view(
         return Err(distrust("the view is of another time than the journal"));
     }
     // A crash of the machine may have left any part of it out.
-    if *state == ViewState::Unknown && view.state()? != claimed {
+    if state == ViewState::Unknown && view.state()? != claimed {
         return Err(distrust(
             "the machine went down, and the view has lost what was written",
         ));
