@@ -126,6 +126,7 @@ impl Journal {
         let needed = &segments[first_needed..];
         let mut position = None;
         let mut end_offset = 0;
+        let mut tail = Vec::new();
         for (n, first) in needed.iter().enumerate() {
             let segment = Segment::read(&*disk, segment_path(*first), store)?;
             let position = position.get_or_insert(segment.start);
@@ -136,6 +137,8 @@ impl Journal {
             if !continues(position) {
                 return Err(segment.of_another_history(base));
             }
+            // The header is what was written last until a frame is.
+            let mut last_bytes = HEADER_BYTES;
             let stop = segment.walk(position, &mut |frame, bytes, end| {
                 if !continues(end) {
                     return Err(segment.of_another_history(base));
@@ -143,6 +146,7 @@ impl Journal {
                 if end.revision > base.revision {
                     visit(frame, bytes);
                 }
+                last_bytes = bytes;
                 Ok(())
             })?;
             if let Some(later) = find_frame(&segment.bytes[stop..], store, position.revision + 1) {
@@ -150,6 +154,7 @@ impl Journal {
             }
             if n + 1 == needed.len() {
                 end_offset = stop as u64;
+                tail = segment.bytes[stop.saturating_sub(last_bytes)..stop].to_vec();
             }
         }
         let end = position.expect("at least one segment is needed");
@@ -160,8 +165,13 @@ impl Journal {
         let mut file = disk.open(&segment_path(*last))?;
         // What is torn goes at once: were a shorter frame written over it, its rest would be found later.
         file.truncate(end_offset)?;
+        // A sync that failed may have left what was written last in memory only, where no later sync looks for it: it is
+        // written once more.
+        file.write_at(end_offset - tail.len() as u64, &tail)?;
         file.allocate(end_offset.max(segment_bytes))?;
         file.sync()?;
+        // The process may have ended before the last segment's name was durable.
+        disk.sync_dir(Path::new(DIR))?;
         Ok(Journal {
             disk,
             store,

@@ -27,8 +27,8 @@ const SEEDS_LONG: u64 = 50_000;
 const SEEDS_CONTROL: u64 = 200;
 /// What a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;
-/// Lives of one store: each ends with a cut.
-const LIVES: usize = 3;
+/// Lives of one store: each ends with a cut, or with the process killed.
+const LIVES: usize = 4;
 const STEPS_MAX: u64 = 14;
 /// More operations than a life has, so that some end by themselves.
 const OPERATIONS_MAX: u64 = 120;
@@ -68,8 +68,6 @@ struct FileState {
     now: Vec<u8>,
     synced: Vec<u8>,
     unsynced: Vec<Unsynced>,
-    /// A sync has failed: those that follow do nothing, and say that they did.
-    lies: bool,
 }
 
 type FileId = usize;
@@ -424,16 +422,17 @@ impl DiskFile for FakeFile {
         }
         spend(&self.left, &self.off)?;
         let failed = self.fault.meet();
-        let file = &mut self.lock().files[self.id];
-        // As Linux has it: what a failed sync did not write counts as written from then on, and is not.
-        file.lies |= failed.is_err();
-        failed?;
         let left_out = matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir));
-        if !file.lies && !left_out {
-            file.synced = file.now.clone();
+        let file = &mut self.lock().files[self.id];
+        if failed.is_err() {
+            // As Linux has it: they count as written from then on, and no later sync looks for them.
             file.unsynced.clear();
+        } else if !left_out {
+            for change in file.unsynced.drain(..) {
+                change.apply(&mut file.synced);
+            }
         }
-        Ok(())
+        failed
     }
 }
 
@@ -516,6 +515,8 @@ struct Simulation {
     /// What was being written when the power went, in the order in which it was queued.
     in_doubt: Vec<Batch>,
     left_out: LeftOut,
+    /// How often the machine has started.
+    boot: u64,
 }
 
 impl Simulation {
@@ -528,15 +529,16 @@ impl Simulation {
             model: Model::new(),
             in_doubt: Vec::new(),
             left_out,
+            boot: 0,
         }
     }
 
     fn run(&mut self) -> Result<(), String> {
-        for life in 0..LIVES {
-            self.live(life)?;
+        for _ in 0..LIVES {
+            self.live()?;
         }
         // The last life is not cut: what it finds is what is left.
-        let disk = Arc::new(self.disk(LIVES, u64::MAX, u64::MAX));
+        let disk = Arc::new(self.disk(u64::MAX, u64::MAX));
         let store = self
             .open(&disk)
             .map_err(|error| format!("it does not open: {error}"))?;
@@ -546,11 +548,11 @@ impl Simulation {
             .map_err(|error| format!("it does not close: {error}"))
     }
 
-    fn disk(&self, life: usize, operations: u64, until_fault: u64) -> FakeDisk {
+    fn disk(&self, operations: u64, until_fault: u64) -> FakeDisk {
         FakeDisk {
             platter: Arc::new(Mutex::new(self.platter.clone())),
             root: self.root.path().to_owned(),
-            boot: format!("boot-{life}"),
+            boot: format!("boot-{}", self.boot),
             left: Arc::new(AtomicU64::new(operations)),
             off: Arc::new(AtomicBool::new(false)),
             fault: Arc::new(Fault {
@@ -578,7 +580,7 @@ impl Simulation {
     }
 
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
-    fn live(&mut self, life: usize) -> Result<(), String> {
+    fn live(&mut self) -> Result<(), String> {
         let operations = self.dice.below(OPERATIONS_MAX);
         let fails = self.dice.one_in(3);
         let until_fault = if fails {
@@ -586,7 +588,7 @@ impl Simulation {
         } else {
             u64::MAX
         };
-        let disk = Arc::new(self.disk(life, operations, until_fault));
+        let disk = Arc::new(self.disk(operations, until_fault));
         let mut older_view = None;
         match self.open(&disk) {
             Ok(store) => {
@@ -598,6 +600,12 @@ impl Simulation {
         }
         disk.off.store(true, Ordering::SeqCst);
         let before = disk.lock().clone();
+        if self.dice.one_in(3) {
+            // Only the process ended: the machine still has all that it wrote.
+            self.platter = before;
+            return Ok(());
+        }
+        self.boot += 1;
         self.platter = before.after_cut(&mut self.dice);
         self.damage_view(older_view)
     }
