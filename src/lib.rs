@@ -12,6 +12,7 @@
 
 pub mod catalog;
 pub mod cli;
+mod clock;
 pub mod proto;
 pub mod resource;
 pub mod server;

@@ -1,10 +1,14 @@
 //! What resources are called by: their project and their id, each known to be well-formed.
 
-use std::fmt;
+use std::{fmt, sync::Mutex};
 
-use uuid::Uuid;
+use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::{Violations, rules};
+use crate::clock;
+
+/// Keeps new ids in order within a millisecond, and when the clock goes back.
+static NEW_IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
 
 /// A project, OpenStack's unit of tenancy: 1 to 128 of `A–Z a–z 0–9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +45,10 @@ impl ResourceId {
     /// A new one, greater than those that this process made before.
     #[must_use]
     pub fn new() -> ResourceId {
-        ResourceId(Uuid::now_v7())
+        let now = clock::now_since_epoch();
+        // `Uuid::now_v7` panics before 1970.
+        let time = Timestamp::from_unix(&NEW_IDS, now.as_secs(), now.subsec_nanos());
+        ResourceId(Uuid::new_v7(time))
     }
 
     /// Reads an id.

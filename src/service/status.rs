@@ -141,6 +141,7 @@ fn from_store(error: &store::Error) -> Status {
         | store::Error::Locked { .. }
         | store::Error::Foreign { .. }
         | store::Error::Occupied { .. }
+        | store::Error::NotThatFar { .. }
         | store::Error::NewerFormat { .. } => with_reason(Code::Unavailable, "STORE_UNAVAILABLE"),
     }
 }

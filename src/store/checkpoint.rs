@@ -329,6 +329,19 @@ impl Checkpoint {
         self.summary
     }
 
+    /// The latest time that it tells of: when it was begun, or its last commit after that. Milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the place.
+    pub(super) fn last_time_ms(&self) -> Result<u64, Error> {
+        let mut last = self.summary.time_ms;
+        self.frames(&mut |frame| {
+            last = last.max(frame.time_ms);
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     /// Hands every record to `visit`, in order, and checks each.
     ///
     /// # Errors

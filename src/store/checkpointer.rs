@@ -17,12 +17,13 @@ use uuid::Uuid;
 use super::{
     Error,
     checkpoint::{Checkpoint, Sink, Source, Summary},
-    committer::{now_ms, stop},
+    committer::stop,
     disk::{Disk, DiskFile},
     frame::Position,
     home, journal,
     view::View,
 };
+use crate::clock;
 
 const DIR: &str = "checkpoint";
 const SUFFIX: &str = ".checkpoint";
@@ -65,7 +66,7 @@ impl Origin {
             view: &self.view,
             applied: *self.applied.borrow(),
             durable: &|| *self.durable.borrow(),
-            time_ms: now_ms(),
+            time_ms: clock::now_ms(),
         };
         source.write(&mut Stoppable {
             sink,

@@ -8,7 +8,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, mpsc::SyncSender},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -23,6 +22,7 @@ use super::{
     transaction::Transaction,
     view::View,
 };
+use crate::clock;
 
 /// Transactions that share one sync: beyond a few hundred the sync's share of each is small.
 const GROUP_TRANSACTIONS_MAX: usize = 256;
@@ -174,7 +174,8 @@ impl Committer {
     }
 
     fn commit_group(&mut self, first: Task) -> Group {
-        let time_ms = now_ms();
+        // Clocks go back; commit times do not, so that a time names one place in the journal.
+        let time_ms = clock::now_ms().max(self.journal.last_time_ms());
         let applied = self.applied.borrow().revision;
         self.overlay.is_applied(applied);
         let start = self.journal.end();
@@ -246,9 +247,12 @@ impl Committer {
             Ok(()) => {
                 self.durable.send_replace(self.journal.end());
             }
-            Err(Error::Full { .. }) => {}
             // A sync that failed may have dropped what it could not write: trying again could lie.
-            Err(error) => stop(&self.stopped, error),
+            Err(error @ (Error::OutcomeUnknown { .. } | Error::Stopped { .. })) => {
+                stop(&self.stopped, error);
+            }
+            // Nothing was written: the next group may do better.
+            Err(_) => {}
         }
         appended
     }
@@ -264,11 +268,4 @@ pub(super) fn stop(stopped: &watch::Sender<Option<Error>>, error: &Error) {
         }
         first
     });
-}
-
-pub(super) fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

@@ -94,12 +94,6 @@ pub(super) trait DiskFile: Send {
     /// [`Error::Full`] if there is no such room.
     fn allocate(&mut self, len: u64) -> Result<(), Error>;
 
-    /// Cuts the file to `len` bytes.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn truncate(&mut self, len: u64) -> Result<(), Error>;
-
     /// Makes the file's bytes and length durable.
     ///
     /// # Errors
@@ -274,10 +268,6 @@ impl DiskFile for RealFile {
             }
             reserved => reserved.map_err(|errno| self.failed("allocate")(errno.into())),
         }
-    }
-
-    fn truncate(&mut self, len: u64) -> Result<(), Error> {
-        self.file.set_len(len).map_err(self.failed("truncate"))
     }
 
     fn sync(&mut self) -> Result<(), Error> {

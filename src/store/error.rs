@@ -27,6 +27,11 @@ pub enum Error {
         /// What is there instead.
         reason: String,
     },
+    /// A restore cannot come to the revision or time that was asked for.
+    NotThatFar {
+        /// Why not.
+        reason: String,
+    },
     /// There is a store already where one was to be made.
     Occupied {
         /// Where.
@@ -95,6 +100,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::Foreign { reason } => write!(f, "this is not an Icebox store: {reason}"),
+            Error::NotThatFar { reason } => f.write_str(reason),
             Error::Occupied { path } => {
                 write!(f, "{path} holds a store already: choose an empty directory")
             }

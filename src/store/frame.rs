@@ -74,6 +74,13 @@ pub(super) struct Position {
     pub(super) state: StateHash,
 }
 
+impl Position {
+    /// Whether it is the same place of the same history: the state hash follows from these.
+    pub(super) fn is_at(&self, other: &Position) -> bool {
+        (self.revision, self.chain) == (other.revision, other.chain)
+    }
+}
+
 /// A frame that was found whole.
 pub(super) struct Found {
     pub(super) frame: Frame,
@@ -151,6 +158,41 @@ impl Frame {
         (ours && payload_len <= PAYLOAD_BYTES_MAX).then_some(payload_len)
     }
 
+    /// The first revision of the first whole frame in `bytes` that is not before `revision`.
+    ///
+    /// Damage may be of any length, so a frame is looked for at every byte. Whoever chose the bytes of a record cannot make
+    /// that slow: each candidate is checked in the same small time, however long it says that it is.
+    pub(super) fn find(bytes: &[u8], store: Uuid, revision: u64) -> Option<u64> {
+        let last_start = bytes.iter().rposition(|&byte| byte != 0)?;
+        let mut sums = None;
+        for at in (0..=last_start).filter(|&at| bytes[at] == MAGIC[0]) {
+            let candidate = &bytes[at..];
+            let Some(len) = Self::payload_len_in(candidate).map(|len| HEADER_BYTES + len) else {
+                continue;
+            };
+            if candidate.len() < len {
+                continue;
+            }
+            let mut header = Reader(&candidate[CRC_AT..]);
+            let (Some(crc), Some(_before), Some(first)) =
+                (header.u32(), header.u32(), header.u64())
+            else {
+                continue;
+            };
+            if first < revision {
+                continue;
+            }
+            let sums = sums.get_or_insert_with(|| Sums::of(bytes));
+            let start =
+                crc32c::crc32c_append(crc32c::crc32c(store.as_bytes()), &candidate[..CRC_AT]);
+            let rest = sums.between(at + CRC_AT + 4, at + len);
+            if crc32c::crc32c_combine(start, rest, len - CRC_AT - 4) == crc {
+                return Some(first);
+            }
+        }
+        None
+    }
+
     /// The frame at the start of `bytes`, if a whole, undamaged one is there.
     pub(super) fn decode(bytes: &[u8], store: Uuid) -> Option<Found> {
         let payload_len = Self::payload_len_in(bytes)?;
@@ -217,6 +259,36 @@ fn checksum(store: Uuid, frame: &[u8]) -> u32 {
     let crc = crc32c::crc32c(store.as_bytes());
     let crc = crc32c::crc32c_append(crc, &frame[..CRC_AT]);
     crc32c::crc32c_append(crc, &frame[CRC_AT + 4..])
+}
+
+/// CRC-32C of any stretch of some bytes, in the same small time however long it is.
+struct Sums<'a> {
+    bytes: &'a [u8],
+    /// The checksum of all that lies before every [`Self::STEP_BYTES`]-th byte.
+    before: Vec<u32>,
+}
+
+impl<'a> Sums<'a> {
+    const STEP_BYTES: usize = 256;
+
+    fn of(bytes: &'a [u8]) -> Self {
+        let mut sum = 0;
+        let mut before = vec![sum];
+        for step in bytes.chunks(Self::STEP_BYTES) {
+            sum = crc32c::crc32c_append(sum, step);
+            before.push(sum);
+        }
+        Sums { bytes, before }
+    }
+
+    fn up_to(&self, end: usize) -> u32 {
+        let step = end / Self::STEP_BYTES;
+        crc32c::crc32c_append(self.before[step], &self.bytes[step * Self::STEP_BYTES..end])
+    }
+
+    fn between(&self, start: usize, end: usize) -> u32 {
+        self.up_to(end) ^ crc32c::crc32c_combine(self.up_to(start), 0, end - start)
+    }
 }
 
 fn put_len(bytes: &mut Vec<u8>, len: usize) {
@@ -314,9 +386,39 @@ mod tests {
         }
 
         #[test]
+        fn a_frame_is_found_wherever_it_starts(frame in frames(), before: Vec<u8>, after: Vec<u8>) {
+            let revision = frame.first_revision;
+            let (bytes, _) = frame.encode(Uuid::max(), 7);
+            let all = [before, bytes, after].concat();
+            prop_assert_eq!(Frame::find(&all, Uuid::max(), revision), Some(revision));
+            prop_assert_eq!(Frame::find(&all, Uuid::max(), revision + 1), None);
+            prop_assert_eq!(Frame::find(&all, Uuid::nil(), revision), None);
+        }
+
+        #[test]
         fn random_bytes_are_no_frame(bytes: Vec<u8>) {
             prop_assert!(Frame::decode(&bytes, Uuid::nil()).is_none());
         }
+    }
+
+    #[test]
+    fn what_looks_like_many_long_frames_is_searched_in_linear_time() {
+        // Each candidate says that all the rest is its payload.
+        let looks = |bytes: usize| {
+            let mut all = Vec::new();
+            while all.len() < bytes {
+                let rest = u32::try_from(bytes - all.len()).unwrap();
+                all.extend_from_slice(&MAGIC);
+                all.extend_from_slice(&rest.saturating_sub(100).to_le_bytes());
+                all.extend_from_slice(&[1; 32]);
+            }
+            let start = std::time::Instant::now();
+            assert_eq!(Frame::find(&all, Uuid::nil(), 1), None);
+            start.elapsed()
+        };
+        let (small, large) = (looks(64 << 10), looks(1 << 20));
+        // 16 times as much; it took 256 times as long when each was read to its end.
+        assert!(large < small * 100, "{small:?} and {large:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `view/` | sled: see `view.rs` |
 //! | `view.aside/` | a view that could not be trusted, kept until the journal has replaced it |
 //! | `VIEW` | what the view's files may hold after a crash |
+//! | `RESTORING` | what is here is of a restore that was not finished, unless there is a `FORMAT` |
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -36,7 +37,8 @@ const FORMAT_FILE: &str = "FORMAT";
 const VIEW_FILE: &str = "VIEW";
 const LOCK_FILE: &str = "LOCK";
 const VIEW_ASIDE_DIR: &str = "view.aside";
-const OURS: [&str; 9] = [
+const RESTORING_FILE: &str = "RESTORING";
+const OURS: [&str; 11] = [
     LOCK_FILE,
     FORMAT_FILE,
     "FORMAT.tmp",
@@ -46,6 +48,8 @@ const OURS: [&str; 9] = [
     "checkpoint",
     VIEW_DIR,
     VIEW_ASIDE_DIR,
+    RESTORING_FILE,
+    "RESTORING.tmp",
 ];
 
 /// Holds the store's lock until it is dropped, or until the process ends in whatever way.
@@ -264,4 +268,46 @@ pub(super) fn set_view_aside(disk: &dyn Disk) -> Result<(), Error> {
 /// What the disk says.
 pub(super) fn remove_view_set_aside(disk: &dyn Disk) -> Result<(), Error> {
     disk.remove(Path::new(VIEW_ASIDE_DIR))
+}
+
+/// Whether a restore into this directory was begun and not finished.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn restore_was_begun(disk: &dyn Disk) -> Result<bool, Error> {
+    Ok(disk.read(Path::new(RESTORING_FILE))?.is_some())
+}
+
+/// Says that a restore is under way, and removes what an earlier one left.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn begin_restore(disk: &dyn Disk) -> Result<(), Error> {
+    replace_file(disk, Path::new(RESTORING_FILE), b"")?;
+    remove_restored(disk)
+}
+
+/// Says that the restore is done. There must be a `FORMAT` by now.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn end_restore(disk: &dyn Disk) -> Result<(), Error> {
+    disk.remove(Path::new(RESTORING_FILE))?;
+    disk.sync_dir(Path::new(""))
+}
+
+/// Removes what a restore that failed has made.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn clear_restore(disk: &dyn Disk) -> Result<(), Error> {
+    remove_restored(disk)?;
+    end_restore(disk)
+}
+
+fn remove_restored(disk: &dyn Disk) -> Result<(), Error> {
+    for dir in ["checkpoint", "journal"] {
+        disk.remove(Path::new(dir))?;
+    }
+    Ok(())
 }

@@ -34,18 +34,31 @@ const HEADER_BYTES: usize = 56;
 const MAGIC: [u8; 8] = *b"IBXJRNL1";
 const DIR: &str = "journal";
 const SUFFIX: &str = ".journal";
+/// What is written over a torn tail at once.
+const TORN_STEP_BYTES: usize = 1 << 20;
+
+/// The least that a segment is made for on a disk that has no room for more.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// The journal, open for appending.
 pub(super) struct Journal {
     disk: Arc<dyn Disk>,
     store: Uuid,
-    file: Box<dyn DiskFile>,
-    /// Where the next frame goes in the last segment.
-    offset: u64,
+    tail: Tail,
     end: Position,
+    last_time_ms: u64,
     appended_bytes: u64,
     /// Room reserved for a segment. Appending within reserved room spares a sync the file's new length.
     segment_bytes: u64,
+}
+
+/// The last segment.
+struct Tail {
+    file: Box<dyn DiskFile>,
+    /// Where the next frame goes.
+    offset: u64,
+    /// Where its reserved room ends.
+    room_bytes: u64,
 }
 
 impl Journal {
@@ -59,13 +72,13 @@ impl Journal {
         disk.remove(Path::new(DIR))?;
         disk.create_dir(Path::new(DIR))?;
         disk.sync_dir(Path::new(""))?;
-        let file = create_segment(&*disk, store, base, segment_bytes)?;
+        let tail = create_segment(&*disk, store, base, segment_bytes, 0)?;
         Ok(Journal {
             disk,
             store,
-            file,
-            offset: HEADER_BYTES as u64,
+            tail,
             end: base,
+            last_time_ms: 0,
             appended_bytes: 0,
             segment_bytes,
         })
@@ -82,8 +95,7 @@ impl Journal {
     }
 
     /// Checks the journal behind `base`, where the checkpoint ends, shows `visit` every frame there with its size in
-    /// bytes, cuts a torn tail, and
-    /// opens it for appending.
+    /// bytes, cuts a torn tail, and opens it for appending. Needs no new room on the disk.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if a frame that was once synced is damaged or missing; nothing is changed then.
@@ -94,90 +106,83 @@ impl Journal {
         segment_bytes: u64,
         visit: &mut dyn FnMut(&Frame, usize),
     ) -> Result<Journal, Error> {
-        let mut segments = segments(&*disk)?;
-        // A segment whose header never became durable holds nothing: it is made again when needed. The one before it may
-        // be gone, if a checkpoint covers it.
-        if let Some(&last) = segments.last()
-            && (segments.len() > 1 || base.revision > 0 && last == base.revision + 1)
-        {
-            let bytes = disk.read(&segment_path(last))?.unwrap_or_default();
-            if decode_header(&bytes, store).is_none() && find_frame(&bytes, store, 0).is_none() {
-                disk.remove(&segment_path(last))?;
-                disk.sync_dir(Path::new(DIR))?;
-                segments.pop();
-                if segments.is_empty() {
-                    let file = create_segment(&*disk, store, base, segment_bytes)?;
-                    let offset = HEADER_BYTES as u64;
-                    return Ok(Journal {
-                        disk,
-                        store,
-                        file,
-                        offset,
-                        end: base,
-                        appended_bytes: 0,
-                        segment_bytes,
-                    });
-                }
+        let segments = segments(&*disk)?;
+        let Some(mut next) = first_needed(&*disk, store, &segments, base.revision + 1)? else {
+            // A segment that nothing was appended to is made again; the one before it may be gone, if a checkpoint covers it.
+            if base.revision > 0 && segments.last() == Some(&(base.revision + 1)) {
+                let tail = create_segment(&*disk, store, base, segment_bytes, 0)?;
+                return Ok(Journal {
+                    disk,
+                    store,
+                    tail,
+                    end: base,
+                    last_time_ms: 0,
+                    appended_bytes: 0,
+                    segment_bytes,
+                });
             }
-        }
-        let Some(first_needed) = segment_of(&segments, base.revision + 1) else {
             return Err(missing(&segments, base));
         };
-        let needed = &segments[first_needed..];
-        let mut position = None;
-        let mut end_offset = 0;
-        let mut tail = Vec::new();
-        for (n, first) in needed.iter().enumerate() {
-            let segment = Segment::read(&*disk, segment_path(*first), store)?;
-            let position = position.get_or_insert(segment.start);
-            if segment.start != *position {
-                return Err(segment.gap(*position));
+        let mut position: Option<Position> = None;
+        let mut last_time_ms = 0;
+        let mut unused = Vec::new();
+        let mut last: Option<(Segment, usize, usize)> = None;
+        while let Some(first) = segments.get(next) {
+            next += 1;
+            let Some(segment) = Segment::read(&*disk, segment_path(*first), store)? else {
+                unused.push(segment_path(*first));
+                continue;
+            };
+            let continues =
+                |place: &Position| place.revision != base.revision || place.is_at(&base);
+            let place = position.get_or_insert(segment.start);
+            if !segment.start.is_at(place) {
+                if segment.is_unused() {
+                    unused.push(segment.path);
+                    continue;
+                }
+                return Err(segment.gap(*place));
             }
-            let continues = |place: &Position| place.revision != base.revision || *place == base;
-            if !continues(position) {
+            if !continues(place) {
                 return Err(segment.of_another_history(base));
             }
             // The header is what was written last until a frame is.
             let mut last_bytes = HEADER_BYTES;
-            let stop = segment.walk(position, &mut |frame, bytes, end| {
+            let stop = segment.walk(place, &mut |frame, bytes, end| {
                 if !continues(end) {
                     return Err(segment.of_another_history(base));
                 }
+                last_time_ms = last_time_ms.max(frame.time_ms);
                 if end.revision > base.revision {
                     visit(frame, bytes);
                 }
                 last_bytes = bytes;
                 Ok(())
             })?;
-            if let Some(later) = find_frame(&segment.bytes[stop..], store, position.revision + 1) {
-                return Err(segment.damage(stop, *position, later));
+            if let Some(later) = Frame::find(&segment.bytes[stop..], store, place.revision + 1) {
+                return Err(segment.damage(stop, *place, later));
             }
-            if n + 1 == needed.len() {
-                end_offset = stop as u64;
-                tail = segment.bytes[stop.saturating_sub(last_bytes)..stop].to_vec();
-            }
+            last = Some((segment, stop, last_bytes));
         }
-        let end = position.expect("at least one segment is needed");
+        let (Some(end), Some((segment, stop, last_bytes))) = (position, last) else {
+            return Err(missing(&segments, base));
+        };
         if end.revision < base.revision {
             return Err(missing(&segments, base));
         }
-        let last = needed.last().expect("at least one segment is needed");
-        let mut file = disk.open(&segment_path(*last))?;
-        // What is torn goes at once: were a shorter frame written over it, its rest would be found later.
-        file.truncate(end_offset)?;
-        // A sync that failed may have left what was written last in memory only, where no later sync looks for it: it is
-        // written once more.
-        file.write_at(end_offset - tail.len() as u64, &tail)?;
-        file.allocate(end_offset.max(segment_bytes))?;
-        file.sync()?;
+        for path in unused {
+            disk.remove(&path)?;
+        }
+        let file = disk.open(&segment.path)?;
+        let tail = Tail::reopen(file, &segment.bytes, stop, last_bytes, segment_bytes)?;
         // The process may have ended before the last segment's name was durable.
         disk.sync_dir(Path::new(DIR))?;
         Ok(Journal {
             disk,
             store,
-            file,
-            offset: end_offset,
+            tail,
             end,
+            last_time_ms,
             appended_bytes: 0,
             segment_bytes,
         })
@@ -188,6 +193,16 @@ impl Journal {
         self.end
     }
 
+    /// The latest commit time of the frames that it has seen, milliseconds since the Unix epoch.
+    pub(super) fn last_time_ms(&self) -> u64 {
+        self.last_time_ms
+    }
+
+    /// Says that the last commit is at least as late as this.
+    pub(super) fn advance_time_to(&mut self, time_ms: u64) {
+        self.last_time_ms = self.last_time_ms.max(time_ms);
+    }
+
     /// Bytes of frames that were appended since it was opened.
     pub(super) fn appended_bytes(&self) -> u64 {
         self.appended_bytes
@@ -196,7 +211,8 @@ impl Journal {
     /// Appends a frame and makes it durable.
     ///
     /// # Errors
-    /// [`Error::Full`] before anything was written; any other error leaves it open what the disk holds.
+    /// [`Error::OutcomeUnknown`] if the disk failed while the frame was on its way to it, [`Error::Stopped`] if it failed
+    /// before: neither is to be tried again. After any other error nothing was written, and the same may be tried again.
     pub(super) fn append(&mut self, frame: &Frame) -> Result<(), Error> {
         assert_eq!(
             frame.first_revision,
@@ -205,27 +221,70 @@ impl Journal {
         );
         let (bytes, chain) = frame.encode(self.store, self.end.chain);
         let len = bytes.len() as u64;
-        if self.offset + len > self.segment_bytes && self.offset > HEADER_BYTES as u64 {
-            self.file = create_segment(&*self.disk, self.store, self.end, self.segment_bytes)?;
-            self.offset = HEADER_BYTES as u64;
-        }
-        if self.offset + len > self.segment_bytes {
-            self.file.allocate(self.offset + len)?;
+        if self.tail.offset + len > self.tail.room_bytes {
+            if self.tail.offset > HEADER_BYTES as u64 {
+                let (disk, store) = (&*self.disk, self.store);
+                self.tail = create_segment(disk, store, self.end, self.segment_bytes, len)?;
+            } else {
+                self.tail.file.allocate(self.tail.offset + len)?;
+                self.tail.room_bytes = self.tail.offset + len;
+            }
         }
         // From here on the outcome is open until the sync has returned, a full disk included.
         let outcome = |error: Error| Error::OutcomeUnknown {
             reason: error.to_string(),
         };
-        self.file.write_at(self.offset, &bytes).map_err(outcome)?;
-        self.file.sync().map_err(outcome)?;
-        self.offset += len;
+        let Tail { file, offset, .. } = &mut self.tail;
+        file.write_at(*offset, &bytes).map_err(outcome)?;
+        file.sync().map_err(outcome)?;
+        *offset += len;
         self.appended_bytes += len;
+        self.last_time_ms = self.last_time_ms.max(frame.time_ms);
         self.end = Position {
             revision: frame.last_revision(),
             chain,
             state: frame.state(),
         };
         Ok(())
+    }
+}
+
+impl Tail {
+    /// Opens a segment for appending at `offset`, behind which it holds nothing that counts.
+    fn reopen(
+        mut file: Box<dyn DiskFile>,
+        bytes: &[u8],
+        offset: usize,
+        last_bytes: usize,
+        segment_bytes: u64,
+    ) -> Result<Tail, Error> {
+        // What is torn goes at once: were a shorter frame written over it, its rest would be found later. It is written over,
+        // not cut off: a full disk may not give back the room that was cut.
+        if let Some(last) = bytes[offset..].iter().rposition(|&byte| byte != 0) {
+            for at in (0..=last).step_by(TORN_STEP_BYTES) {
+                let len = TORN_STEP_BYTES.min(last + 1 - at);
+                file.write_at((offset + at) as u64, &vec![0; len])?;
+            }
+        }
+        // A sync that failed may have left what was written last in memory only, where no later sync looks for it: it is
+        // written once more.
+        let last_at = offset - last_bytes;
+        file.write_at(last_at as u64, &bytes[last_at..offset])?;
+        let mut room_bytes = bytes.len() as u64;
+        if room_bytes < segment_bytes {
+            match file.allocate(segment_bytes) {
+                Ok(()) => room_bytes = segment_bytes,
+                // It is opened all the same, and goes on in another segment once there is room for one.
+                Err(Error::Full { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        file.sync()?;
+        Ok(Tail {
+            file,
+            offset: offset as u64,
+            room_bytes,
+        })
     }
 }
 
@@ -245,13 +304,14 @@ pub(super) fn read(
         return Ok(());
     }
     let segments = segments(disk)?;
-    let missing = |position| missing(&segments, position);
-    let first = segment_of(&segments, after + 1);
-    let first = first.ok_or_else(|| {
-        missing(Position {
-            revision: after,
-            ..Position::default()
-        })
+    let first = first_needed(disk, store, &segments, after + 1)?.ok_or_else(|| {
+        missing(
+            &segments,
+            Position {
+                revision: after,
+                ..Position::default()
+            },
+        )
     })?;
     let mut position = None;
     for (n, first_revision) in segments
@@ -260,9 +320,14 @@ pub(super) fn read(
         .skip(first)
         .take_while(|(_, first)| **first <= until)
     {
-        let segment = Segment::read(disk, segment_path(*first_revision), store)?;
+        let Some(segment) = Segment::read(disk, segment_path(*first_revision), store)? else {
+            continue;
+        };
         let position = position.get_or_insert(segment.start);
-        if segment.start != *position {
+        if !segment.start.is_at(position) {
+            if segment.is_unused() {
+                continue;
+            }
             return Err(segment.gap(*position));
         }
         let stop = segment.walk(position, &mut |frame, _, end| {
@@ -277,7 +342,7 @@ pub(super) fn read(
             .map_or(u64::MAX, |next| next - 1)
             .min(until);
         if expected == u64::MAX {
-            if let Some(later) = find_frame(&segment.bytes[stop..], store, position.revision + 1) {
+            if let Some(later) = Frame::find(&segment.bytes[stop..], store, position.revision + 1) {
                 return Err(segment.damage(stop, *position, later));
             }
         } else if position.revision < expected {
@@ -323,11 +388,24 @@ fn segments(disk: &dyn Disk) -> Result<Vec<u64>, Error> {
     parsed.collect()
 }
 
-/// Which segment a revision is in, or will be.
-fn segment_of(segments: &[u64], revision: u64) -> Option<usize> {
-    segments
-        .partition_point(|first| *first <= revision)
-        .checked_sub(1)
+/// Which segment to begin with for the changes from a revision on: the last that starts before it and that something was
+/// appended to. A disk that was full may have left others behind, and what went on in the segment before them.
+fn first_needed(
+    disk: &dyn Disk,
+    store: Uuid,
+    segments: &[u64],
+    revision: u64,
+) -> Result<Option<usize>, Error> {
+    let candidates = segments.partition_point(|first| *first <= revision);
+    let mut empty = None;
+    for (n, first) in segments[..candidates].iter().enumerate().rev() {
+        match Segment::read(disk, segment_path(*first), store)? {
+            Some(segment) if !segment.is_unused() => return Ok(Some(n)),
+            Some(_) => empty = Some(n),
+            None => {}
+        }
+    }
+    Ok(empty)
 }
 
 /// Where the journal starts that is there.
@@ -336,7 +414,10 @@ fn segment_of(segments: &[u64], revision: u64) -> Option<usize> {
 /// [`Error::Corrupt`] if its first segment cannot be read.
 pub(super) fn start(disk: &dyn Disk, store: Uuid) -> Result<Position, Error> {
     match segments(disk)?.first() {
-        Some(first) => Ok(Segment::read(disk, segment_path(*first), store)?.start),
+        Some(first) => match Segment::read(disk, segment_path(*first), store)? {
+            Some(segment) => Ok(segment.start),
+            None => Err(header_is_damaged(&segment_path(*first))),
+        },
         None => Err(missing(&[], Position::default())),
     }
 }
@@ -352,24 +433,60 @@ fn missing(segments: &[u64], base: Position) -> Error {
     Error::Corrupt { what }
 }
 
+fn header_is_damaged(path: &Path) -> Error {
+    Error::Corrupt {
+        what: format!(
+            "the header of {} is damaged or of another store: its changes cannot be trusted",
+            path.display()
+        ),
+    }
+}
+
 fn segment_path(first_revision: u64) -> PathBuf {
     Path::new(DIR).join(format!("{first_revision:020}{SUFFIX}"))
 }
 
+/// Makes a segment with room for a frame of `frame_bytes` at least: as large as wished, or smaller on a disk that is nearly
+/// full. One that could not be made leaves nothing behind.
 fn create_segment(
     disk: &dyn Disk,
     store: Uuid,
     start: Position,
     segment_bytes: u64,
-) -> Result<Box<dyn DiskFile>, Error> {
+    frame_bytes: u64,
+) -> Result<Tail, Error> {
     let path = segment_path(start.revision + 1);
+    let least_bytes = HEADER_BYTES as u64 + frame_bytes;
+    let mut room_bytes = segment_bytes.max(least_bytes);
+    let file = loop {
+        match reserve(disk, &path, room_bytes) {
+            Ok(file) => break Ok(file),
+            Err(Error::Full { .. }) if room_bytes > least_bytes.max(SEGMENT_BYTES_MIN) => {
+                room_bytes = (room_bytes / 4).max(least_bytes).max(SEGMENT_BYTES_MIN);
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    // The first error is the one to tell; should its file stay, opening sees that nothing was appended to it.
+    let mut file = file.inspect_err(|_| drop(disk.remove(&path)))?;
+    file.write_at(0, &encode_header(store, start))
+        .and_then(|()| file.sync())
+        .and_then(|()| disk.sync_dir(Path::new(DIR)))
+        .map_err(|error| Error::Stopped {
+            reason: error.to_string(),
+        })?;
+    Ok(Tail {
+        file,
+        offset: HEADER_BYTES as u64,
+        room_bytes,
+    })
+}
+
+fn reserve(disk: &dyn Disk, path: &Path, bytes: u64) -> Result<Box<dyn DiskFile>, Error> {
     // A full disk may have stopped an earlier attempt half-way.
-    disk.remove(&path)?;
-    let mut file = disk.open(&path)?;
-    file.allocate(segment_bytes)?;
-    file.write_at(0, &encode_header(store, start))?;
-    file.sync()?;
-    disk.sync_dir(Path::new(DIR))?;
+    disk.remove(path)?;
+    let mut file = disk.open(path)?;
+    file.allocate(bytes)?;
     Ok(file)
 }
 
@@ -398,18 +515,6 @@ fn decode_header(bytes: &[u8], store: Uuid) -> Option<Position> {
     (ours && crc == crc32c::crc32c(content).to_le_bytes()).then_some(start)
 }
 
-/// The first revision of the first whole frame in `bytes` that is not before `revision`.
-///
-/// Damage may be of any length, so a frame is looked for at every byte.
-fn find_frame(bytes: &[u8], store: Uuid, revision: u64) -> Option<u64> {
-    let last_start = bytes.iter().rposition(|&byte| byte != 0)?;
-    (0..=last_start)
-        .filter(|&at| bytes[at] == b'I')
-        .filter_map(|at| Frame::decode(&bytes[at..], store))
-        .map(|found| found.frame.first_revision)
-        .find(|&first| first >= revision)
-}
-
 /// One segment file, in memory.
 struct Segment {
     path: PathBuf,
@@ -419,22 +524,26 @@ struct Segment {
 }
 
 impl Segment {
-    fn read(disk: &dyn Disk, path: PathBuf, store: Uuid) -> Result<Segment, Error> {
+    /// The segment in a file; `None` where nothing was ever appended to it, not even a header.
+    fn read(disk: &dyn Disk, path: PathBuf, store: Uuid) -> Result<Option<Segment>, Error> {
         let bytes = disk.read(&path)?.unwrap_or_default();
         let start =
             decode_header(&bytes, store).filter(|start| segment_path(start.revision + 1) == path);
-        let start = start.ok_or_else(|| Error::Corrupt {
-            what: format!(
-                "the header of {} is damaged or of another store: its changes cannot be trusted",
-                path.display()
-            ),
-        })?;
-        Ok(Segment {
-            path,
-            bytes,
-            start,
-            store,
-        })
+        match start {
+            Some(start) => Ok(Some(Segment {
+                path,
+                bytes,
+                start,
+                store,
+            })),
+            None if Frame::find(&bytes, store, 0).is_none() => Ok(None),
+            None => Err(header_is_damaged(&path)),
+        }
+    }
+
+    /// Whether nothing was appended behind its header.
+    fn is_unused(&self) -> bool {
+        Frame::find(&self.bytes[HEADER_BYTES..], self.store, 0).is_none()
     }
 
     /// Visits the frames that are whole and in sequence, each with its size in bytes and the place behind it, and says
@@ -624,6 +733,127 @@ mod tests {
                 matches!(reopened(&disk), Err(Error::Corrupt { .. })),
                 "byte {at}"
             );
+        }
+    }
+
+    #[test]
+    fn a_segment_that_a_full_disk_left_behind_is_passed_over() {
+        let (dir, disk) = disk();
+        written(&disk, 10, 4 << 20);
+        let start = |revision| Position {
+            revision,
+            ..Position::default()
+        };
+        // The disk was full, and small frames went on in the segment before.
+        let left = [
+            (2, Vec::new()),
+            (3, vec![0; 100]),
+            (5, encode_header(Uuid::nil(), start(4))),
+        ];
+        for (revision, bytes) in &left {
+            std::fs::write(dir.path().join(segment_path(*revision)), bytes).unwrap();
+        }
+        for after in 0..10 {
+            let mut revisions = Vec::new();
+            read(&*disk, Uuid::nil(), after, u64::MAX, &mut |frame, _| {
+                revisions.push(frame.first_revision);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(revisions, (after + 1..=10).collect::<Vec<_>>());
+        }
+        assert_eq!(reopened(&disk).unwrap(), (1..=10).collect::<Vec<_>>());
+        for (revision, _) in &left {
+            assert!(!dir.path().join(segment_path(*revision)).exists());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_opens_and_goes_on_in_the_room_that_is_reserved() {
+        let (dir, disk) = disk();
+        written(&disk, 3, 50);
+        let full: Arc<dyn Disk> = Arc::new(Full(RealDisk::new(dir.path().to_path_buf())));
+        assert_eq!(reopened(&full).unwrap(), [1, 2, 3]);
+        let mut journal = Journal::open(
+            full.clone(),
+            Uuid::nil(),
+            Position::default(),
+            SEGMENT_BYTES,
+            &mut |_, _| (),
+        )
+        .unwrap();
+        journal.append(&frame(4, 50)).unwrap();
+        let refused = journal.append(&frame(5, 16 << 20));
+        assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+        journal.append(&frame(5, 50)).unwrap();
+        assert_eq!(full.list(Path::new(DIR)).unwrap().len(), 1);
+        assert_eq!(reopened(&full).unwrap(), [1, 2, 3, 4, 5]);
+    }
+
+    /// A disk on which no file can be allocated any room.
+    struct Full(RealDisk);
+
+    struct FullFile(Box<dyn DiskFile>);
+
+    impl Disk for Full {
+        fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+            Ok(Box::new(FullFile(self.0.open(path)?)))
+        }
+
+        fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+            self.0.open_to_read(path)
+        }
+
+        fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+            self.0.read(path)
+        }
+
+        fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
+            self.0.list(dir)
+        }
+
+        fn create_dir(&self, dir: &Path) -> Result<(), Error> {
+            self.0.create_dir(dir)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+            self.0.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> Result<(), Error> {
+            self.0.remove(path)
+        }
+
+        fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
+            self.0.sync_dir(dir)
+        }
+
+        fn boot_id(&self) -> Option<String> {
+            self.0.boot_id()
+        }
+    }
+
+    impl DiskFile for FullFile {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+            self.0.write_at(offset, bytes)
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+            self.0.read_at(offset, buffer)
+        }
+
+        fn size(&self) -> Result<u64, Error> {
+            self.0.size()
+        }
+
+        fn allocate(&mut self, len: u64) -> Result<(), Error> {
+            Err(Error::Full {
+                action: format!("allocate {len} bytes"),
+            })
+        }
+
+        fn sync(&mut self) -> Result<(), Error> {
+            self.0.sync()
         }
     }
 

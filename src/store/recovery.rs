@@ -53,6 +53,11 @@ impl Home {
     /// # Errors
     /// What the disk says.
     pub(super) fn create(&self) -> Result<Parts, Error> {
+        if home::restore_was_begun(&*self.disk)? {
+            return Err(Error::Foreign {
+                reason: "a restore into it was not finished: run `icebox restore` again".into(),
+            });
+        }
         if Journal::holds_changes(&*self.disk)? || checkpointer::newest(&*self.disk)?.is_some() {
             return Err(Error::Corrupt {
                 what: "FORMAT is missing, so the journal beside it cannot be checked: restore that file"
@@ -113,7 +118,7 @@ impl Home {
         let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
         let mut state_at_shown = (shown == base.revision).then_some(base.state);
         let mut uncovered_bytes = 0;
-        let journal = Journal::open(
+        let mut journal = Journal::open(
             self.disk.clone(),
             id,
             base,
@@ -126,6 +131,9 @@ impl Home {
             },
         )?;
         let end = journal.end();
+        if let Ok(Some(checkpoint)) = &checkpoint {
+            journal.advance_time_to(checkpoint.last_time_ms()?);
+        }
         // A store says how far it has come when it is closed or opened, even where the view is gone.
         let reached = reached.max(shown);
         if reached > end.revision {

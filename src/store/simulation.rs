@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicI64, AtomicU64},
     },
 };
 
@@ -134,23 +134,38 @@ struct FakeDisk {
     left_out: LeftOut,
 }
 
-/// One operation that fails while the power is on.
+/// What fails while the power is on.
 struct Fault {
-    left: AtomicU64,
+    /// Operations until it does.
+    left: AtomicI64,
+    kind: FaultKind,
     met: AtomicBool,
 }
 
+#[derive(Clone, Copy)]
+enum FaultKind {
+    /// One operation fails.
+    Once,
+    /// The disk is full for so many operations; then somebody makes room.
+    FullFor(i64),
+}
+
 impl Fault {
-    fn meet(&self) -> Result<(), Error> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
-            return Ok(());
-        }
-        // Never again: the count has wrapped around.
+    fn meet(&self, needs_room: bool) -> Result<(), Error> {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        let action = "use the disk".to_owned();
+        let error = match self.kind {
+            FaultKind::Once if left == 0 => Error::Io {
+                action,
+                reason: "it fails, once".into(),
+            },
+            FaultKind::FullFor(operations) if needs_room && left <= 0 && left > -operations => {
+                Error::Full { action }
+            }
+            _ => return Ok(()),
+        };
         self.met.store(true, Ordering::SeqCst);
-        Err(Error::Io {
-            action: "use the disk".into(),
-            reason: "it fails, once".into(),
-        })
+        Err(error)
     }
 }
 
@@ -167,9 +182,9 @@ impl FakeDisk {
     }
 
     /// Counts an operation that changes something. The last one before the cut is begun and does not return.
-    fn spend(&self) -> Result<(), Error> {
+    fn spend(&self, needs_room: bool) -> Result<(), Error> {
         spend(&self.left, &self.off)?;
-        self.fault.meet()
+        self.fault.meet(needs_room)
     }
 
     fn has_failed(&self) -> bool {
@@ -198,7 +213,7 @@ impl Disk for FakeDisk {
         let id = if let Some(Some(id)) = platter.names.get(path) {
             *id
         } else {
-            self.spend()?;
+            self.spend(true)?;
             let id = platter.files.len();
             platter.files.push(FileState::default());
             let create = Naming::Create(path.to_owned(), Some(id));
@@ -257,7 +272,7 @@ impl Disk for FakeDisk {
     fn create_dir(&self, dir: &Path) -> Result<(), Error> {
         let mut platter = self.lock();
         if !platter.names.contains_key(dir) {
-            self.spend()?;
+            self.spend(true)?;
             let create = Naming::Create(dir.to_owned(), None);
             create.apply(&mut platter.names);
             platter.unsynced_names.push(create);
@@ -266,7 +281,7 @@ impl Disk for FakeDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        self.spend()?;
+        self.spend(true)?;
         if Self::is_real(from) {
             return fs::rename(self.root.join(from), self.root.join(to))
                 .map_err(|error| Error::io("rename", from, &error));
@@ -280,14 +295,14 @@ impl Disk for FakeDisk {
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
         if Self::is_real(path) {
-            self.spend()?;
+            self.spend(false)?;
             // It may not be there.
             let _ = fs::remove_dir_all(self.root.join(path));
             return Ok(());
         }
         let mut platter = self.lock();
         if platter.names.contains_key(path) {
-            self.spend()?;
+            self.spend(false)?;
             let naming = Naming::Remove(path.to_owned());
             naming.apply(&mut platter.names);
             platter.unsynced_names.push(naming);
@@ -296,7 +311,7 @@ impl Disk for FakeDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-        self.spend()?;
+        self.spend(true)?;
         if matches!(self.left_out, LeftOut::Dir(left_out) if dir == Path::new(left_out)) {
             return Ok(());
         }
@@ -344,7 +359,7 @@ impl FakeFile {
         let file = &mut self.lock().files[self.id];
         change.apply(&mut file.now);
         file.unsynced.push(change);
-        spent.and_then(|()| self.fault.meet())
+        spent.and_then(|()| self.fault.meet(true))
     }
 }
 
@@ -412,16 +427,12 @@ impl DiskFile for FakeFile {
         }
     }
 
-    fn truncate(&mut self, len: u64) -> Result<(), Error> {
-        self.change(Unsynced::Size(len))
-    }
-
     fn sync(&mut self) -> Result<(), Error> {
         if self.off.load(Ordering::SeqCst) {
             return Err(power_is_off());
         }
         spend(&self.left, &self.off)?;
-        let failed = self.fault.meet();
+        let failed = self.fault.meet(true);
         let left_out = matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir));
         let file = &mut self.lock().files[self.id];
         if failed.is_err() {
@@ -538,7 +549,7 @@ impl Simulation {
             self.live()?;
         }
         // The last life is not cut: what it finds is what is left.
-        let disk = Arc::new(self.disk(u64::MAX, u64::MAX));
+        let disk = Arc::new(self.disk(u64::MAX, None));
         let store = self
             .open(&disk)
             .map_err(|error| format!("it does not open: {error}"))?;
@@ -548,7 +559,8 @@ impl Simulation {
             .map_err(|error| format!("it does not close: {error}"))
     }
 
-    fn disk(&self, operations: u64, until_fault: u64) -> FakeDisk {
+    fn disk(&self, operations: u64, fault: Option<(FaultKind, i64)>) -> FakeDisk {
+        let (kind, until_fault) = fault.unwrap_or((FaultKind::Once, i64::MAX));
         FakeDisk {
             platter: Arc::new(Mutex::new(self.platter.clone())),
             root: self.root.path().to_owned(),
@@ -556,7 +568,8 @@ impl Simulation {
             left: Arc::new(AtomicU64::new(operations)),
             off: Arc::new(AtomicBool::new(false)),
             fault: Arc::new(Fault {
-                left: AtomicU64::new(until_fault),
+                left: AtomicI64::new(until_fault),
+                kind,
                 met: AtomicBool::new(false),
             }),
             left_out: self.left_out,
@@ -582,13 +595,13 @@ impl Simulation {
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
     fn live(&mut self) -> Result<(), String> {
         let operations = self.dice.below(OPERATIONS_MAX);
-        let fails = self.dice.one_in(3);
-        let until_fault = if fails {
-            self.dice.below(OPERATIONS_MAX / 2)
-        } else {
-            u64::MAX
+        let kind = match self.dice.below(6) {
+            0 | 1 => Some(FaultKind::Once),
+            2 => Some(FaultKind::FullFor(self.dice.below(20).cast_signed())),
+            _ => None,
         };
-        let disk = Arc::new(self.disk(operations, until_fault));
+        let until_fault = self.dice.below(OPERATIONS_MAX / 2).cast_signed();
+        let disk = Arc::new(self.disk(operations, kind.map(|kind| (kind, until_fault))));
         let mut older_view = None;
         match self.open(&disk) {
             Ok(store) => {

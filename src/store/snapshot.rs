@@ -76,28 +76,98 @@ pub fn verify_snapshot(file: &Path) -> Result<Snapshot, Error> {
 /// Makes a store in `root`, which must be empty, of a snapshot, and of what the journal of another store's directory has behind
 /// it, if one is given. Ids, revisions and pages are those of the original; page tokens are not, since it is another store.
 ///
+/// What was not finished is no store, and what it left behind gives way to the next try.
+///
 /// # Errors
-/// [`Error::Occupied`]; [`Error::Corrupt`] if the snapshot or the journal is damaged, or they do not meet; what the disk
-/// says. A store that was not finished is no store.
+/// [`Error::Occupied`]; [`Error::NotThatFar`] if the snapshot is of a later time than wanted, or the journal ends before it;
+/// [`Error::Corrupt`] if one of them is damaged, or they do not meet; what the disk says.
 pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Result<u64, Error> {
     let checkpoint = open(file)?;
     checkpoint.verify()?;
+    let replay = match replay {
+        Some((original, until)) => {
+            let original = RealDisk::new(original.to_path_buf());
+            let last = last_wanted(&checkpoint, &original, until)?;
+            Some((original, last))
+        }
+        None => None,
+    };
     let _lock = home::claim(root)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
-    let occupied = || Error::Occupied {
-        path: root.display().to_string(),
-    };
-    if home::read_format(&*disk)?.is_some() || Journal::holds_changes(&*disk)? {
-        return Err(occupied());
+    let was_begun = home::restore_was_begun(&*disk)?;
+    let occupied = home::read_format(&*disk)?.is_some()
+        || !was_begun
+            && (Journal::holds_changes(&*disk)? || checkpointer::newest(&*disk)?.is_some());
+    if occupied {
+        return Err(Error::Occupied {
+            path: root.display().to_string(),
+        });
     }
+    home::begin_restore(&*disk)?;
+    let made = make(&checkpoint, &disk, replay);
+    if made.is_err() {
+        // The first error is the one to tell; should something stay, the next try removes it.
+        let _ = home::clear_restore(&*disk);
+    }
+    made
+}
+
+fn make(
+    checkpoint: &Checkpoint,
+    disk: &Arc<dyn Disk>,
+    replay: Option<(RealDisk, u64)>,
+) -> Result<u64, Error> {
     let id = Uuid::new_v4();
-    let copied = copy(&checkpoint, &*disk, id)?;
+    let copied = copy(checkpoint, &**disk, id)?;
     let mut journal = Journal::create(disk.clone(), id, copied, SEGMENT_BYTES)?;
-    if let Some((original, until)) = replay {
-        append(&mut journal, &checkpoint.summary(), original, until)?;
+    if let Some((original, last)) = replay {
+        append(&mut journal, &checkpoint.summary(), &original, last)?;
     }
-    home::write_format(&*disk, id)?;
+    home::write_format(&**disk, id)?;
+    home::end_restore(&**disk)?;
     Ok(journal.end().revision)
+}
+
+/// The last revision that is wanted of the original's journal.
+fn last_wanted(checkpoint: &Checkpoint, original: &RealDisk, until: Until) -> Result<u64, Error> {
+    let snapshot = checkpoint.summary();
+    let first = snapshot.end.revision;
+    let too_late = |wanted: String| Error::NotThatFar {
+        reason: format!(
+            "the snapshot is of revision {first}, which is later than {wanted}: choose an older snapshot"
+        ),
+    };
+    match until {
+        Until::Revision(wanted) if wanted < first => {
+            return Err(too_late(format!("revision {wanted}")));
+        }
+        Until::TimeMs(time_ms) if time_ms < checkpoint.last_time_ms()? => {
+            return Err(too_late("that time".into()));
+        }
+        _ => {}
+    }
+    let (mut last, mut last_in_time) = (first, first);
+    journal::read(
+        original,
+        snapshot.store,
+        first,
+        u64::MAX,
+        &mut |frame, _| {
+            last = frame.last_revision();
+            if matches!(until, Until::TimeMs(time_ms) if frame.time_ms <= time_ms) {
+                last_in_time = last;
+            }
+            Ok(())
+        },
+    )?;
+    match until {
+        Until::End => Ok(last),
+        Until::TimeMs(_) => Ok(last_in_time),
+        Until::Revision(wanted) if wanted <= last => Ok(wanted),
+        Until::Revision(wanted) => Err(Error::NotThatFar {
+            reason: format!("the journal ends at revision {last}: it has no revision {wanted}"),
+        }),
+    }
 }
 
 fn open(file: &Path) -> Result<Checkpoint, Error> {
@@ -140,38 +210,23 @@ impl Sink for Append {
     }
 }
 
-/// Appends what the original's journal has behind the snapshot.
+/// Appends what the original's journal has behind the snapshot, up to and with revision `last`.
 fn append(
     journal: &mut Journal,
     snapshot: &Summary,
-    original: &Path,
-    until: Until,
+    original: &RealDisk,
+    last: u64,
 ) -> Result<(), Error> {
-    let disk = RealDisk::new(original.to_path_buf());
-    if let Until::Revision(revision) = until
-        && revision < snapshot.end.revision
-    {
-        return Err(Error::Corrupt {
-            what: format!(
-                "the snapshot is of revision {} already: choose an older one to go back to {revision}",
-                snapshot.end.revision
-            ),
-        });
-    }
+    let first = snapshot.end.revision;
     journal::read(
-        &disk,
+        original,
         snapshot.store,
-        snapshot.end.revision,
+        first,
         u64::MAX,
         &mut |frame, _| {
             let mut changes = frame.changes.clone();
-            match until {
-                Until::Revision(revision) => changes.retain(|change| change.revision <= revision),
-                Until::TimeMs(time_ms) if frame.time_ms > time_ms => changes.clear(),
-                Until::End | Until::TimeMs(_) => {}
-            }
-            // What comes behind the last that is wanted is not wanted either, whatever its clock said.
-            if changes.is_empty() || frame.first_revision != journal.end().revision + 1 {
+            changes.retain(|change| change.revision <= last);
+            if changes.is_empty() {
                 return Ok(());
             }
             journal.append(&Frame {
@@ -255,23 +310,53 @@ mod tests {
             restored("to-the-end", Some((&original, Until::End))),
             (52, at_52)
         );
+        let now = crate::clock::now_ms();
         assert_eq!(
-            restored("by-time", Some((&original, Until::TimeMs(0)))).0,
-            50
+            restored("by-time", Some((&original, Until::TimeMs(now)))).0,
+            52
         );
         let occupied = restore(&file, &dir.path().join("alone"), None);
         assert!(
             matches!(occupied, Err(Error::Occupied { .. })),
             "{occupied:?}"
         );
-        let too_late = restore(
-            &file,
-            &dir.path().join("late"),
-            Some((&original, Until::Revision(7))),
-        );
+        for (name, until) in [
+            ("an-earlier-revision", Until::Revision(7)),
+            ("an-earlier-time", Until::TimeMs(0)),
+            ("past-the-end", Until::Revision(53)),
+        ] {
+            let refused = restore(&file, &dir.path().join(name), Some((&original, until)));
+            assert!(
+                matches!(refused, Err(Error::NotThatFar { .. })),
+                "{name}: {refused:?}"
+            );
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_restore_left_gives_way_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("snapshot");
+        let store = Store::open(&dir.path().join("original"), &Options::default()).unwrap();
+        put(&store, "k".into(), "one").await;
+        write(&store, &file);
+        let root = dir.path().join("restored");
+        restore(&file, &root, None).unwrap();
+        // As a restore leaves it that ended before it was done.
+        std::fs::remove_file(root.join("FORMAT")).unwrap();
+        let lost = restore(&file, &root, None);
+        assert!(matches!(lost, Err(Error::Occupied { .. })), "{lost:?}");
+        std::fs::write(root.join("RESTORING"), "").unwrap();
+        let unfinished = Store::open(&root, &Options::default());
         assert!(
-            matches!(too_late, Err(Error::Corrupt { .. })),
-            "{too_late:?}"
+            matches!(unfinished, Err(Error::Foreign { .. })),
+            "{unfinished:?}"
         );
+        put(&store, "k".into(), "two").await;
+        write(&store, &file);
+        assert_eq!(restore(&file, &root, None).unwrap(), 2);
+        let restored = Store::open(&root, &Options::default()).unwrap();
+        assert_eq!(content(&restored), content(&store));
     }
 }
