@@ -1,6 +1,7 @@
 //! The server: listener, services, health, reflection, and an orderly end.
 
 mod listener;
+mod request_log;
 
 use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,9 +17,11 @@ use tower::{
 };
 
 pub use listener::{Listen, ParseListenError};
+use request_log::RequestLog;
 
 use crate::{
     catalog::Catalog,
+    clock,
     proto::{
         DESCRIPTOR_SET, backup_service_server::BackupServiceServer,
         job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
@@ -91,10 +94,10 @@ pub async fn serve(
         store_options,
     } = config;
     // Bound first: a taken address is told at once, however long the store takes to open.
-    let (incoming, bound) = listener::bind(&listen)
+    let (listener, bound) = listener::bind(&listen)
         .await
         .map_err(|error| Error::Listen(listen.clone(), error))?;
-    announce(&bound);
+    announce(&bound.listen);
     let store_failed = |error| Error::Store(path.clone(), error);
     let opened = {
         let path = path.clone();
@@ -110,7 +113,9 @@ pub async fn serve(
         let router = router(Catalog::new(store.clone()), &store).await;
         async move {
             let ended = async { drop(ended.await) };
-            router.serve_with_incoming_shutdown(incoming, ended).await
+            router
+                .serve_with_incoming_shutdown(listener::connections(listener), ended)
+                .await
         }
     });
     tracing::info!(revision = store.revision(), "serving");
@@ -156,7 +161,7 @@ fn finished(
 async fn router(
     catalog: Catalog,
     store: &Store,
-) -> Router<Stack<MapResponseLayer<Blame>, Identity>> {
+) -> Router<Stack<RequestLog, Stack<MapResponseLayer<Settle>, Identity>>> {
     let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -190,7 +195,8 @@ async fn router(
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(MapResponseLayer::new(blame_the_request as Blame))
+        .layer(MapResponseLayer::new(settle as Settle))
+        .layer(RequestLog)
         .add_service(health)
         .add_service(
             reflection()
@@ -203,16 +209,26 @@ async fn router(
         .add_service(maintenance)
 }
 
-type Blame = fn(http::Response<Body>) -> http::Response<Body>;
+type Settle = fn(http::Response<Body>) -> http::Response<Body>;
+
+/// What every answer gets on its way out.
+fn settle(mut response: http::Response<Body>) -> http::Response<Body> {
+    blame_the_request(&mut response);
+    // hyper dates every answer that has no date, and panics where the clock says what no date can.
+    if let Some(date) = clock::http_date_instead() {
+        let date = http::HeaderValue::from_static(date);
+        response.headers_mut().insert(http::header::DATE, date);
+    }
+    response
+}
 
 /// tonic answers INTERNAL, and no service here does, when it cannot read a request's message: nested beyond
 /// prost's limit, not UTF-8, not protobuf. Sending it again would not help: the caller is at fault.
-fn blame_the_request(mut response: http::Response<Body>) -> http::Response<Body> {
+fn blame_the_request(response: &mut http::Response<Body>) {
     let header = response.headers_mut().get_mut(tonic::Status::GRPC_STATUS);
     if let Some(code) = header.filter(|code| Code::from_bytes(code.as_bytes()) == Code::Internal) {
         *code = http::HeaderValue::from(Code::InvalidArgument as i32);
     }
-    response
 }
 
 /// Just what is served, and `google.rpc`, so that clients can read the details of errors.

@@ -21,7 +21,23 @@ pub(crate) struct ChildServer {
 impl ChildServer {
     /// Starts a server over `store` on a free port.
     pub(crate) fn start(store: &Path) -> ChildServer {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_icebox"))
+        ChildServer::start_as(Command::new(env!("CARGO_BIN_EXE_icebox")), store)
+    }
+
+    /// The same, in a process that may have only so many files open.
+    pub(crate) fn start_with_files(store: &Path, files_max: u32) -> ChildServer {
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            &format!("ulimit -n {files_max} && exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_icebox"),
+        ]);
+        ChildServer::start_as(shell, store)
+    }
+
+    /// Starts what `icebox` is, or becomes it.
+    pub(crate) fn start_as(mut icebox: Command, store: &Path) -> ChildServer {
+        let mut process = icebox
             .args([
                 "serve",
                 "--listen",
@@ -53,6 +69,23 @@ impl ChildServer {
             .connect()
             .await
             .expect("the server listens")
+    }
+
+    /// What it has used of the processors so far, in clock ticks.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
+        let stat = stat.expect("it runs");
+        // The name before them is in parentheses; user and system time are the 14th and 15th field.
+        let fields = stat
+            .rsplit(')')
+            .next()
+            .expect("the name ends")
+            .split_whitespace();
+        fields
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum()
     }
 
     pub(crate) fn address(&self) -> &str {
