@@ -60,12 +60,50 @@ pub fn from_dynamic<M: prost::Name + Default>(message: &DynamicMessage) -> Resul
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
     /// The encoded `T`s, in order.
-    pub records: Vec<Bytes>,
+    pub records: Vec<Record>,
     /// Where the next page starts. Empty on the last page.
     pub next_page_token: String,
     /// The catalog revision that this page shows at least.
     pub revision: u64,
     resource: PhantomData<fn() -> T>,
+}
+
+/// An encoded resource. The revision of a stored one stands beside it, since it is known only after the resource is encoded; on
+/// the wire it is the last field, which counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    encoded: Bytes,
+    revision: Option<u64>,
+}
+
+impl Record {
+    /// A stored resource, with its revision.
+    #[must_use]
+    pub fn stamped(encoded: Bytes, revision: u64) -> Self {
+        Record {
+            encoded,
+            revision: Some(revision),
+        }
+    }
+
+    fn len(&self, revision_tag: u32) -> usize {
+        let stamp = |revision| encoding::uint64::encoded_len(revision_tag, &revision);
+        self.encoded.len() + self.revision.map_or(0, stamp)
+    }
+}
+
+/// A message that keeps the revision of a stored resource.
+pub trait Revisioned {
+    /// The number of its field `revision`.
+    const REVISION_TAG: u32;
+}
+
+impl Revisioned for Backup {
+    const REVISION_TAG: u32 = 12;
+}
+
+impl Revisioned for Job {
+    const REVISION_TAG: u32 = 14;
 }
 
 /// A page of backups.
@@ -76,7 +114,7 @@ pub type ListJobsResponse = Page<Job>;
 impl<T> Page<T> {
     /// A page of these encoded records.
     #[must_use]
-    pub fn new(records: Vec<Bytes>, next_page_token: String, revision: u64) -> Self {
+    pub fn new(records: Vec<Record>, next_page_token: String, revision: u64) -> Self {
         Page {
             records,
             next_page_token,
@@ -86,16 +124,21 @@ impl<T> Page<T> {
     }
 }
 
-impl<T: Message + Default> Page<T> {
+impl<T: Message + Default + Revisioned> Page<T> {
     /// The records, decoded.
     ///
     /// # Errors
     /// If a record is not an encoded `T`.
     pub fn decoded(&self) -> Result<Vec<T>, DecodeError> {
-        self.records
-            .iter()
-            .map(|record| T::decode(record.clone()))
-            .collect()
+        let decoded = |record: &Record| match record.revision {
+            None => T::decode(record.encoded.clone()),
+            Some(revision) => {
+                let mut stamped = record.encoded.to_vec();
+                encoding::uint64::encode(T::REVISION_TAG, &revision, &mut stamped);
+                T::decode(stamped.as_slice())
+            }
+        };
+        self.records.iter().map(decoded).collect()
     }
 }
 
@@ -109,12 +152,15 @@ const RECORDS_TAG: u32 = 1;
 const NEXT_PAGE_TOKEN_TAG: u32 = 2;
 const REVISION_TAG: u32 = 3;
 
-impl<T: Send + Sync> Message for Page<T> {
+impl<T: Revisioned + Send + Sync> Message for Page<T> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         for record in &self.records {
             encoding::encode_key(RECORDS_TAG, WireType::LengthDelimited, buf);
-            encoding::encode_varint(record.len() as u64, buf);
-            buf.put_slice(record);
+            encoding::encode_varint(record.len(T::REVISION_TAG) as u64, buf);
+            buf.put_slice(&record.encoded);
+            if let Some(revision) = record.revision {
+                encoding::uint64::encode(T::REVISION_TAG, &revision, buf);
+            }
         }
         if !self.next_page_token.is_empty() {
             encoding::string::encode(NEXT_PAGE_TOKEN_TAG, &self.next_page_token, buf);
@@ -132,7 +178,15 @@ impl<T: Send + Sync> Message for Page<T> {
         ctx: DecodeContext,
     ) -> Result<(), DecodeError> {
         match tag {
-            RECORDS_TAG => encoding::bytes::merge_repeated(wire_type, &mut self.records, buf, ctx),
+            RECORDS_TAG => {
+                let mut encoded = Bytes::new();
+                encoding::bytes::merge(wire_type, &mut encoded, buf, ctx)?;
+                self.records.push(Record {
+                    encoded,
+                    revision: None,
+                });
+                Ok(())
+            }
             NEXT_PAGE_TOKEN_TAG => {
                 encoding::string::merge(wire_type, &mut self.next_page_token, buf, ctx)
             }
@@ -142,7 +196,11 @@ impl<T: Send + Sync> Message for Page<T> {
     }
 
     fn encoded_len(&self) -> usize {
-        let mut len = encoding::bytes::encoded_len_repeated(RECORDS_TAG, &self.records);
+        let with_length = |record: &Record| {
+            let len = record.len(T::REVISION_TAG);
+            encoding::key_len(RECORDS_TAG) + encoding::encoded_len_varint(len as u64) + len
+        };
+        let mut len: usize = self.records.iter().map(with_length).sum();
         if !self.next_page_token.is_empty() {
             len += encoding::string::encoded_len(NEXT_PAGE_TOKEN_TAG, &self.next_page_token);
         }
@@ -178,11 +236,16 @@ mod tests {
             jobs: vec![
                 Job {
                     description: "nightly".into(),
+                    revision: 7,
                     ..Job::default()
                 },
-                Job::default(),
                 Job {
-                    session_tag: -1,
+                    revision: 1 << 40,
+                    ..Job::default()
+                },
+                Job {
+                    job_actions: vec![JobAction::default()],
+                    revision: u64::MAX,
                     ..Job::default()
                 },
             ],
@@ -193,7 +256,13 @@ mod tests {
             ordinary
                 .jobs
                 .iter()
-                .map(|job| job.encode_to_vec().into())
+                .map(|job| {
+                    let unstamped = Job {
+                        revision: 0,
+                        ..job.clone()
+                    };
+                    Record::stamped(unstamped.encode_to_vec().into(), job.revision)
+                })
                 .collect(),
             "token".into(),
             300,
@@ -201,7 +270,7 @@ mod tests {
         assert_eq!(page.encode_to_vec(), ordinary.encode_to_vec());
         assert_eq!(page.encoded_len(), ordinary.encoded_len());
         let read_back = Page::<Job>::decode(ordinary.encode_to_vec().as_slice()).unwrap();
-        assert_eq!(read_back, page);
         assert_eq!(read_back.decoded().unwrap(), ordinary.jobs);
+        assert_eq!(page.decoded().unwrap(), ordinary.jobs);
     }
 }

@@ -1,6 +1,6 @@
 //! Any resource, stored: keys, pages and mutations, generic over [`Resource`].
 //!
-//! What a request means is decided in `resource` and `service`; here it is made one transaction or one
+//! What a request means is decided in `resource` and `service`; here it is made one batch or one
 //! range scan. No method blocks the async thread that calls it.
 
 mod error;
@@ -9,10 +9,14 @@ mod page;
 mod token;
 mod verify;
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost_types::Timestamp;
+use tokio::sync::Mutex;
 
 pub use error::Error;
 pub use keys::Scope;
@@ -21,40 +25,83 @@ pub use verify::verify;
 
 use crate::{
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
-    store::{self, Store, Transaction},
+    store::{self, Batch, Entry, Outcome, Store},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
 const GET_TRIES_MAX: usize = 16;
+/// How often a change that keeps losing a race with others is tried again.
+const CHANGE_TRIES_MAX: usize = 16;
+/// Locks that the changes of one resource queue at. Two resources that share one only wait for each other.
+const LOCKS: usize = 1024;
 
 /// The resources in a store. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     store: Arc<Store>,
+    /// Changes of one resource in this process come one after another, so that none of them loses every race.
+    changing: Arc<[Mutex<()>]>,
+    hasher: RandomState,
+}
+
+/// A stored resource with the entries that it was read from.
+struct Stored<R> {
+    resource: R,
+    locator: Entry,
+    record: Entry,
 }
 
 impl Catalog {
     /// The catalog in `store`.
     #[must_use]
     pub fn new(store: Arc<Store>) -> Self {
-        Catalog { store }
+        Catalog {
+            store,
+            changing: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
-    /// Stores a new resource and returns it as stored.
+    /// Stores a new resource and returns it as stored, and whether it is new.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] if the project has a different one with that id. An equal one is what an
     /// earlier try of the same request made: it is returned as it is.
-    pub async fn create<R: Resource>(&self, resource: Valid<R>) -> Result<R, Error> {
-        let resource = resource.into_inner();
+    pub async fn create<R: Resource>(&self, resource: Valid<R>) -> Result<(R, bool), Error> {
+        let mut resource = resource.into_inner();
         let id = id_of(&resource);
-        self.commit(move |transaction| {
-            let found = find::<R>(|key| transaction.get(key), resource.project_id(), id)?;
-            if let Some(stored) = found {
+        let project = resource.project_id().to_owned();
+        for _ in 0..CHANGE_TRIES_MAX {
+            let now = Some(self.now());
+            resource.set_stamps(Stamps {
+                create_time: now,
+                update_time: now,
+                revision: 0,
+            });
+            let locator = keys::locator::<R>(&project, id);
+            let record = keys::record::<R>(&project, resource.name(), id);
+            let batch = Batch::new()
+                .expect(locator.clone(), None)
+                .put(locator, resource.name().as_bytes().to_vec())
+                .put(record, resource.encode_to_vec());
+            if let Outcome::Committed(revision) = self.store.commit(batch).await? {
+                let stored = with_revision(resource, revision);
+                tell("created", &stored);
+                return Ok((stored, true));
+            }
+            let (owner, found) = (project.clone(), id);
+            let found: Option<Stored<R>> =
+                self.read(move |store| find(store, &owner, found)).await?;
+            // It may have been deleted in between: then it can be created after all.
+            if let Some(Stored {
+                resource: stored, ..
+            }) = found
+            {
                 let mut unstamped = stored.clone();
                 unstamped.set_stamps(Stamps::default());
+                resource.set_stamps(Stamps::default());
                 return if unstamped == resource {
-                    Ok(stored)
+                    Ok((stored, false))
                 } else {
                     Err(Error::AlreadyExists {
                         kind: R::KIND,
@@ -62,12 +109,8 @@ impl Catalog {
                     })
                 };
             }
-            let name = resource.name().as_bytes().to_vec();
-            transaction.put(keys::locator::<R>(resource.project_id(), id), name);
-            let create_time = Some(time_of(transaction));
-            Ok(put(transaction, resource, id, create_time))
-        })
-        .await
+        }
+        Err(store::Error::Busy.into())
     }
 
     /// The resource with that id.
@@ -76,13 +119,17 @@ impl Catalog {
     /// [`Error::NotFound`] if the project has none.
     pub async fn get<R: Resource>(&self, project: ProjectId, id: ResourceId) -> Result<R, Error> {
         self.read(move |store| {
-            find(|key| store.get(key), project.as_str(), id)?.ok_or_else(|| not_found::<R>(id))
+            let found = find(store, project.as_str(), id)?;
+            found.map_or_else(
+                || Err(not_found::<R>(id)),
+                |found: Stored<R>| Ok(found.resource),
+            )
         })
         .await
     }
 
     /// Changes the resource with that id and returns it as stored. What `change` leaves as it is takes no
-    /// revision.
+    /// revision. `change` may be called again, if others change the resource meanwhile.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision; whatever
@@ -92,29 +139,35 @@ impl Catalog {
         project: ProjectId,
         id: ResourceId,
         expected_revision: Option<u64>,
-        change: impl FnOnce(&R) -> Result<Valid<R>, Error> + Send + 'static,
+        change: impl Fn(&R) -> Result<Valid<R>, Error> + Send + Sync + 'static,
     ) -> Result<R, Error> {
-        self.commit(move |transaction| {
-            let stored: R = expected(transaction, &project, id, expected_revision)?;
-            let mut changed = change(&stored)?.into_inner();
-            changed.set_stamps(stored.stamps());
-            if changed == stored {
-                return Ok(stored);
+        let _changing = self.lock_of(&project, id).lock().await;
+        let change = Arc::new(change);
+        for _ in 0..CHANGE_TRIES_MAX {
+            let (project, change, now) = (project.clone(), change.clone(), self.now());
+            // Patching and checking take a while for a large resource: not on an async thread.
+            let planned = self.read(move |store| {
+                let stored: Stored<R> = expected(store, &project, id, expected_revision)?;
+                let mut changed = change(&stored.resource)?.into_inner();
+                changed.set_stamps(stored.resource.stamps());
+                if changed == stored.resource {
+                    return Ok((changed, None));
+                }
+                let batch = replace(&stored, &mut changed, now);
+                Ok((changed, Some(batch)))
+            });
+            match planned.await? {
+                (unchanged, None) => return Ok(unchanged),
+                (changed, Some(batch)) => {
+                    if let Outcome::Committed(revision) = self.store.commit(batch).await? {
+                        let stored = with_revision(changed, revision);
+                        tell("updated", &stored);
+                        return Ok(stored);
+                    }
+                }
             }
-            assert_eq!(changed.id(), stored.id(), "an update keeps the id");
-            assert_eq!(
-                changed.project_id(),
-                stored.project_id(),
-                "an update keeps the project"
-            );
-            if changed.name() != stored.name() {
-                transaction.delete(keys::record::<R>(project.as_str(), stored.name(), id));
-                let name = changed.name().as_bytes().to_vec();
-                transaction.put(keys::locator::<R>(project.as_str(), id), name);
-            }
-            Ok(put(transaction, changed, id, stored.stamps().create_time))
-        })
-        .await
+        }
+        Err(store::Error::Busy.into())
     }
 
     /// Removes the resource with that id.
@@ -127,13 +180,27 @@ impl Catalog {
         id: ResourceId,
         expected_revision: Option<u64>,
     ) -> Result<(), Error> {
-        self.commit(move |transaction| {
-            let stored: R = expected(transaction, &project, id, expected_revision)?;
-            transaction.delete(keys::record::<R>(project.as_str(), stored.name(), id));
-            transaction.delete(keys::locator::<R>(project.as_str(), id));
-            Ok(())
-        })
-        .await
+        let _changing = self.lock_of(&project, id).lock().await;
+        for _ in 0..CHANGE_TRIES_MAX {
+            let project = project.clone();
+            let Stored {
+                resource,
+                locator,
+                record,
+            } = self
+                .read(move |store| expected::<R>(store, &project, id, expected_revision))
+                .await?;
+            let batch = Batch::new()
+                .expect(locator.key.clone(), Some(locator.revision))
+                .expect(record.key.clone(), Some(record.revision))
+                .delete(record.key)
+                .delete(locator.key);
+            if let Outcome::Committed(revision) = self.store.commit(batch).await? {
+                tell("deleted", &with_revision(resource, revision));
+                return Ok(());
+            }
+        }
+        Err(store::Error::Busy.into())
     }
 
     /// Writes a snapshot of the whole store, while writes go on. Blocks.
@@ -147,11 +214,18 @@ impl Catalog {
         Ok(self.store.snapshot(put)?)
     }
 
-    async fn commit<T: Send + 'static>(
-        &self,
-        transaction: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        self.store.commit(transaction).await.map(|(value, _)| value)
+    fn lock_of(&self, project: &ProjectId, id: ResourceId) -> &Mutex<()> {
+        let hash = self.hasher.hash_one((project.as_str(), id.as_bytes()));
+        let lock = usize::try_from(hash % LOCKS as u64).expect("below LOCKS");
+        &self.changing[lock]
+    }
+
+    fn now(&self) -> Timestamp {
+        let time_ms = self.store.now_ms();
+        Timestamp {
+            seconds: i64::try_from(time_ms / 1000).expect("before the year 10000"),
+            nanos: i32::try_from(time_ms % 1000).expect("below 1000") * 1_000_000,
+        }
     }
 
     /// Runs a read on a thread that may wait for the disk.
@@ -170,33 +244,59 @@ impl Catalog {
     }
 }
 
-/// Puts a resource under its name, stamped with the transaction's revision and time.
-fn put<R: Resource>(
-    transaction: &mut Transaction<'_>,
-    mut resource: R,
-    id: ResourceId,
-    create_time: Option<Timestamp>,
-) -> R {
-    let update_time = Some(time_of(transaction));
-    resource.set_stamps(Stamps {
-        create_time,
-        update_time,
-        revision: transaction.revision(),
+/// The batch that puts a changed resource, stamped with the time, in the place of the stored one.
+fn replace<R: Resource>(stored: &Stored<R>, changed: &mut R, now: Timestamp) -> Batch {
+    assert_eq!(changed.id(), stored.resource.id(), "an update keeps the id");
+    assert_eq!(
+        changed.project_id(),
+        stored.resource.project_id(),
+        "an update keeps the project"
+    );
+    changed.set_stamps(Stamps {
+        create_time: stored.resource.stamps().create_time,
+        update_time: Some(now),
+        revision: 0,
     });
-    let key = keys::record::<R>(resource.project_id(), resource.name(), id);
-    transaction.put(key, resource.encode_to_vec());
+    let Stored {
+        locator, record, ..
+    } = stored;
+    let mut batch = Batch::new()
+        .expect(locator.key.clone(), Some(locator.revision))
+        .expect(record.key.clone(), Some(record.revision));
+    if changed.name() != stored.resource.name() {
+        batch = batch
+            .delete(record.key.clone())
+            .put(locator.key.clone(), changed.name().as_bytes().to_vec());
+    }
+    let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
+    batch.put(key, changed.encode_to_vec())
+}
+
+/// One line for each change: the request's span says who asked for it.
+fn tell<R: Resource>(what: &'static str, resource: &R) {
+    tracing::info!(
+        kind = R::KIND.field,
+        id = resource.id(),
+        project = resource.project_id(),
+        revision = resource.stamps().revision,
+        "{what}"
+    );
+}
+
+fn with_revision<R: Resource>(mut resource: R, revision: u64) -> R {
+    let stamps = resource.stamps();
+    resource.set_stamps(Stamps { revision, ..stamps });
     resource
 }
 
 fn expected<R: Resource>(
-    transaction: &Transaction<'_>,
+    store: &Store,
     project: &ProjectId,
     id: ResourceId,
     expected_revision: Option<u64>,
-) -> Result<R, Error> {
-    let stored: R = find(|key| transaction.get(key), project.as_str(), id)?
-        .ok_or_else(|| not_found::<R>(id))?;
-    let current = stored.stamps().revision;
+) -> Result<Stored<R>, Error> {
+    let stored = find(store, project.as_str(), id)?.ok_or_else(|| not_found::<R>(id))?;
+    let current = stored.record.revision;
     match expected_revision {
         Some(expected) if expected != current => Err(Error::Stale {
             kind: R::KIND,
@@ -210,25 +310,34 @@ fn expected<R: Resource>(
 
 /// The resource with that id, through its locator.
 fn find<R: Resource>(
-    get: impl Fn(&[u8]) -> Result<Option<Bytes>, store::Error>,
+    store: &Store,
     project: &str,
     id: ResourceId,
-) -> Result<Option<R>, Error> {
-    let locator = keys::locator::<R>(project, id);
-    // Outside a transaction a rename may come between the two reads: then the locator has changed, too.
+) -> Result<Option<Stored<R>>, Error> {
+    let key = keys::locator::<R>(project, id);
+    // A rename may come between the two reads: then the locator has changed, too.
     for _ in 0..GET_TRIES_MAX {
-        let Some(name) = get(&locator)? else {
+        let Some(locator) = store.get(&key)? else {
             return Ok(None);
         };
-        let name = std::str::from_utf8(&name).map_err(|_| page::undecodable(&locator))?;
-        let key = keys::record::<R>(project, name, id);
-        if let Some(record) = get(&key)? {
-            return R::decode(record)
-                .map(Some)
-                .map_err(|_| page::undecodable(&key));
+        let name = std::str::from_utf8(&locator.value).map_err(|_| page::undecodable(&key))?;
+        let record = keys::record::<R>(project, name, id);
+        if let Some(record) = store.get(&record)? {
+            let resource = decode(&record)?;
+            return Ok(Some(Stored {
+                resource,
+                locator,
+                record,
+            }));
         }
     }
-    Err(page::undecodable(&locator))
+    Err(page::undecodable(&key))
+}
+
+/// The resource in a record, with its revision.
+fn decode<R: Resource>(record: &Entry) -> Result<R, Error> {
+    let resource = R::decode(record.value.clone()).map_err(|_| page::undecodable(&record.key))?;
+    Ok(with_revision(resource, record.revision))
 }
 
 fn not_found<R: Resource>(id: ResourceId) -> Error {
@@ -240,13 +349,4 @@ fn not_found<R: Resource>(id: ResourceId) -> Error {
 
 fn id_of<R: Resource>(resource: &R) -> ResourceId {
     ResourceId::parse(R::KIND.id_field, resource.id()).expect("a valid resource has an id")
-}
-
-fn time_of(transaction: &Transaction<'_>) -> Timestamp {
-    let time_ms = transaction.time_ms();
-    let nanos = i32::try_from(time_ms % 1000).expect("below 1000") * 1_000_000;
-    Timestamp {
-        seconds: i64::try_from(time_ms / 1000).unwrap_or(i64::MAX),
-        nanos,
-    }
 }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::{Catalog, Error, Scope, keys, token};
 use crate::{
-    proto::Page,
+    proto::{Page, Record},
     resource::{Filter, Resource, ResourceId, Violations},
-    store::{self, Direction},
+    store::{self, Direction, Entry},
 };
 
 /// Items in a page, at the most.
@@ -19,8 +19,8 @@ pub const PAGE_BYTES_MAX: usize = 3 << 20;
 const STEP_ITEMS_MAX: usize = 10_000;
 /// Steps of a page whose caller can go on from an empty one.
 const STEPS_MAX: usize = 1;
-/// A tag and the longest length of a record in a page.
-const ITEM_OVERHEAD_BYTES: usize = 6;
+/// A tag and the longest length of a record in a page, and the record's revision.
+const ITEM_OVERHEAD_BYTES: usize = 6 + 11;
 
 /// Which page of which list.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ struct Scan<R: Resource> {
     query: Query<R>,
     /// The bounds of what is still to be looked at.
     range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    records: Vec<Bytes>,
+    records: Vec<Record>,
     bytes: usize,
     /// The place of the last item looked at.
     place: Option<Bytes>,
@@ -127,7 +127,11 @@ impl<R: Resource> Scan<R> {
                 self.end = End::PageFull;
                 return Ok(self);
             }
-            let (key, record) = entry?;
+            let Entry {
+                key,
+                value: record,
+                revision,
+            } = entry?;
             if !filtered
                 || self
                     .query
@@ -141,7 +145,7 @@ impl<R: Resource> Scan<R> {
                     return Ok(self);
                 }
                 self.bytes += bytes;
-                self.records.push(record);
+                self.records.push(Record::stamped(record, revision));
             }
             self.place = Some(key.slice_ref(keys::place(&key)));
         }
@@ -171,14 +175,16 @@ fn place_of_marker<R: Resource>(
             let name = store
                 .get(&keys::locator::<R>(project.as_str(), id))?
                 .ok_or_else(unknown)?;
-            (project.as_str().to_owned(), name)
+            (project.as_str().to_owned(), name.value)
         }
         Scope::AllProjects => {
             let mut found = store.range(
                 keys::starting_with(keys::locators_of_id::<R>(id)),
                 Direction::Forward,
             );
-            let (key, name) = found.next().ok_or_else(unknown)??;
+            let Entry {
+                key, value: name, ..
+            } = found.next().ok_or_else(unknown)??;
             if found.next().is_some() {
                 return Err(refuse("is in more than one project: use page_token".into()));
             }

@@ -4,7 +4,7 @@ use super::keys;
 use crate::{
     proto::{Backup, Job},
     resource::{Resource, ResourceId},
-    store::{Direction, Error, Store},
+    store::{Direction, Entry, Error, Store},
 };
 
 /// What a verified store holds.
@@ -42,7 +42,7 @@ fn verify_kind<R: Resource>(store: &Store) -> Result<u64, Error> {
         keys::starting_with(keys::records_of_kind::<R>()),
         Direction::Forward,
     ) {
-        let (key, value) = entry?;
+        let Entry { key, value, .. } = entry?;
         let resource = R::decode(value).map_err(|_| wrong(&key, "cannot be read"))?;
         let id = ResourceId::parse(R::KIND.id_field, resource.id())
             .map_err(|_| wrong(&key, "has no id"))?;
@@ -50,7 +50,7 @@ fn verify_kind<R: Resource>(store: &Store) -> Result<u64, Error> {
             return Err(wrong(&key, "stands under another's name"));
         }
         let name = store.get(&keys::locator::<R>(resource.project_id(), id))?;
-        if name.as_deref() != Some(resource.name().as_bytes()) {
+        if name.is_none_or(|name| name.value != resource.name().as_bytes()) {
             return Err(wrong(&key, "is not found by its id"));
         }
         records += 1;

@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use crate::proto::{
         Backup, BackupMetadata, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
-        DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsResponse,
+        DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsResponse, Record,
         UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest, WatchBackupsResponse,
         backup_service_server::{BackupService, BackupServiceServer},
     };
@@ -335,7 +335,7 @@ mod tests {
             let records = self
                 .0
                 .get(n)
-                .map(|backup| backup.encode_to_vec().into())
+                .map(|backup| Record::stamped(backup.encode_to_vec().into(), backup.revision))
                 .into_iter()
                 .collect();
             let next = if n + 1 < self.0.len() {

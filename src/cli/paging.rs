@@ -6,7 +6,10 @@ use super::{
     Error,
     output::{Format, Printer, Row},
 };
-use crate::{catalog::PAGE_ITEMS_MAX, proto::Page};
+use crate::{
+    catalog::PAGE_ITEMS_MAX,
+    proto::{Page, Revisioned},
+};
 
 /// What every list command takes.
 #[derive(clap::Args, Debug)]
@@ -27,7 +30,7 @@ pub(super) struct Place {
 }
 
 /// Prints page after page until the list, or the limit, ends.
-pub(super) async fn print_pages<R: Row + Message + Default>(
+pub(super) async fn print_pages<R: Row + Message + Revisioned + Default>(
     paging: Paging,
     format: Format,
     all_projects: bool,

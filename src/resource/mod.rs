@@ -13,6 +13,8 @@ mod rules;
 
 use prost_types::Timestamp;
 
+use crate::proto;
+
 pub use id::{ProjectId, ResourceId};
 pub use job::Event;
 pub use patch::Patch;
@@ -20,7 +22,9 @@ pub use violations::{Violation, Violations};
 
 /// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait
 /// in a file here, and a file in `service/`.
-pub trait Resource: prost::Name + Default + Clone + PartialEq + Send + Sync + 'static {
+pub trait Resource:
+    prost::Name + proto::Revisioned + Default + Clone + PartialEq + Send + Sync + 'static
+{
     /// Its place among the keys, and its name in messages to people.
     const KIND: Kind;
     /// Fields that only the server sets: ignored when created, refused in an update mask.
@@ -116,6 +120,7 @@ impl<R: Resource> Valid<R> {
             violations.add(R::KIND.field, "is required");
             return Err(violations);
         };
+        record_size(&resource)?;
         match violations.collect(agreed_project(project_id, &resource)) {
             Some(project) => resource.set_project_id(project.as_str()),
             None => resource.set_project_id(""),
@@ -143,6 +148,21 @@ impl<R: Resource> Valid<R> {
     pub fn into_inner(self) -> R {
         self.0
     }
+}
+
+/// Checks that a resource is not larger than what may be stored, before anything of it is copied or searched.
+///
+/// # Errors
+/// If it is.
+pub fn record_size<R: Resource>(resource: &R) -> Result<(), Violations> {
+    let mut violations = Violations::new();
+    let field = R::KIND.field;
+    rules::record_size(
+        format_args!("{field}"),
+        resource.encoded_len(),
+        &mut violations,
+    );
+    violations.or(())
 }
 
 /// The project of a request that may name it beside the resource, in it, or both.

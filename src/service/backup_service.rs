@@ -3,7 +3,7 @@
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{list::ListRequest, one, update};
+use super::{created, list::ListRequest, one, update};
 use crate::{
     catalog::Catalog,
     proto::{
@@ -37,10 +37,11 @@ impl BackupService for Backups {
     ) -> Result<Response<CreateBackupResponse>, Status> {
         let request = request.into_inner();
         let backup = Valid::new(&request.project_id, request.backup)?;
-        let backup = self.catalog.create(backup).await?;
-        Ok(Response::new(CreateBackupResponse {
+        let (backup, is_new) = self.catalog.create(backup).await?;
+        let response = CreateBackupResponse {
             backup: Some(backup),
-        }))
+        };
+        Ok(created(response, is_new))
     }
 
     async fn get_backup(

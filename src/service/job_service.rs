@@ -3,7 +3,7 @@
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{list::ListRequest, one, update};
+use super::{created, list::ListRequest, one, update};
 use crate::{
     catalog::{Catalog, Error},
     proto::{
@@ -52,8 +52,8 @@ impl JobService for Jobs {
     ) -> Result<Response<CreateJobResponse>, Status> {
         let CreateJobRequest { project_id, job } = request.into_inner();
         let job = Valid::new(&project_id, job)?;
-        let job = self.catalog.create(job).await?;
-        Ok(Response::new(CreateJobResponse { job: Some(job) }))
+        let (job, is_new) = self.catalog.create(job).await?;
+        Ok(created(CreateJobResponse { job: Some(job) }, is_new))
     }
 
     async fn get_job(

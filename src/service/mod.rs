@@ -10,7 +10,24 @@ pub use backup_service::Backups;
 pub use job_service::Jobs;
 pub use maintenance_service::Maintenance;
 
-use crate::resource::{Patch, ProjectId, Resource, ResourceId, Violations, agreed_project};
+use tonic::{Response, metadata::MetadataValue};
+
+use crate::resource::{
+    Patch, ProjectId, Resource, ResourceId, Violations, agreed_project, record_size,
+};
+
+/// Metadata of the response to a create that found an equal resource with that id, and wrote nothing: its value is `true`.
+pub const UNCHANGED_METADATA: &str = "icebox-unchanged";
+
+/// The response to a create.
+fn created<T>(message: T, is_new: bool) -> Response<T> {
+    let mut response = Response::new(message);
+    if !is_new {
+        let metadata = response.metadata_mut();
+        metadata.insert(UNCHANGED_METADATA, MetadataValue::from_static("true"));
+    }
+    response
+}
 
 /// The project and id that a request is about.
 ///
@@ -36,6 +53,8 @@ fn update<R: Resource>(
     let Some(resource) = resource else {
         return Err(Violations::one(kind.field, "is required"));
     };
+    // Before anything of it is copied or searched: what is too large cannot be stored, whatever the mask takes of it.
+    record_size(resource)?;
     let mut violations = Violations::new();
     let project = violations.collect(agreed_project(project_id, resource));
     let id_field = format!("{}.{}", kind.field, kind.id_field);

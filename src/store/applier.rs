@@ -8,18 +8,40 @@ use std::sync::{
     mpsc::{Receiver, SyncSender},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{
-    Error,
+    Error, Outcome,
     checkpointer::Work,
     committer::stop,
     frame::{Frame, Position},
     view::View,
 };
 
-/// Tells a caller the revision at which its transaction holds, or why it does not.
-pub(super) type Answer = Box<dyn FnOnce(Result<u64, Error>) + Send>;
+/// What a caller is told once the fate of its group is known.
+pub(super) struct Answer {
+    pub(super) caller: oneshot::Sender<Result<Outcome, Error>>,
+    /// Whether it rests on what the group writes, and shares its fate.
+    pub(super) is_undurable: bool,
+    pub(super) result: Result<Outcome, Error>,
+}
+
+impl Answer {
+    fn give(self, group: &Result<(), Error>) {
+        let result = match (group, self.result) {
+            (Err(Error::OutcomeUnknown { reason }), Ok(Outcome::Changed)) if self.is_undurable => {
+                // It wrote nothing, so that its own outcome is not in doubt.
+                Err(Error::Stopped {
+                    reason: reason.clone(),
+                })
+            }
+            (Err(error), Ok(_)) if self.is_undurable => Err(error.clone()),
+            (_, result) => result,
+        };
+        // Nobody listens when the caller has gone.
+        let _ = self.caller.send(result);
+    }
+}
 
 /// A group that the committer is done with.
 pub(super) struct Group {
@@ -33,8 +55,8 @@ pub(super) struct Group {
     pub(super) appended_bytes: u64,
     /// Whether it became durable.
     pub(super) outcome: Result<(), Error>,
-    /// Its callers, each with the revision that it depends on.
-    pub(super) answers: Vec<(Answer, Result<u64, Error>)>,
+    /// Its callers, each with what it is told.
+    pub(super) answers: Vec<Answer>,
 }
 
 /// The applier's own state.
@@ -68,21 +90,8 @@ impl Applier {
                 .as_ref()
                 .map_or(Ok(()), |frame| self.show(frame, start, end))
         });
-        for (answer, depends_on) in answers {
-            answer(match (&outcome, depends_on) {
-                (_, Err(error)) => Err(error),
-                (Ok(()), Ok(revision)) => Ok(revision),
-                // What only read may have seen this group's writes: it shares their fate, but its own outcome is
-                // not in doubt.
-                (Err(Error::OutcomeUnknown { reason }), Ok(revision))
-                    if revision <= start.revision =>
-                {
-                    Err(Error::Stopped {
-                        reason: reason.clone(),
-                    })
-                }
-                (Err(error), Ok(_)) => Err(error.clone()),
-            });
+        for answer in answers {
+            answer.give(&outcome);
         }
         // It has work already if it takes no more: it looks again when that is done.
         let _ = self.checkpointer.try_send(Work::Look { appended_bytes });

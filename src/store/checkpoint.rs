@@ -7,12 +7,13 @@
 //!
 //! | part | bytes | what |
 //! |---|---|---|
-//! | header | 8 | magic `IBXCKPT1` |
+//! | header | 8 | magic `IBXCKPT2` |
 //! | | 16 | the store's id |
 //! | | 8 | when it was begun, milliseconds since the Unix epoch |
 //! | | 4 | CRC-32C of this header |
 //! | record | 4, 4 | length of key and of value |
-//! | | 4 | CRC-32C of key and value |
+//! | | 4 | CRC-32C of revision, key and value |
+//! | | 8 | revision of the key's last write |
 //! | | … | key, value; records are sorted by key |
 //! | end of records | 4 | `FFFFFFFF` |
 //! | frames | … | as in the journal: see `frame.rs` |
@@ -32,6 +33,7 @@ use uuid::Uuid;
 
 use super::{
     Error,
+    batch::Entry,
     disk::{Disk, DiskFile},
     frame::{
         Frame, HEADER_BYTES as FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, Reader, Write,
@@ -41,11 +43,11 @@ use super::{
     view::{Direction, View},
 };
 
-const MAGIC: [u8; 8] = *b"IBXCKPT1";
+const MAGIC: [u8; 8] = *b"IBXCKPT2";
 const END_MAGIC: [u8; 8] = *b"IBXCEND1";
 const HEADER_BYTES: usize = 36;
 const TRAILER_BYTES: usize = 60;
-const RECORD_HEADER_BYTES: usize = 12;
+const RECORD_HEADER_BYTES: usize = 20;
 const END_OF_RECORDS: u32 = u32::MAX;
 /// What is written or read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -101,8 +103,7 @@ impl Source<'_> {
             Bound::Unbounded,
         );
         for entry in self.view.range(all, Direction::Forward) {
-            let (key, value) = entry?;
-            writer.record(&key, &value)?;
+            writer.record(&entry?)?;
         }
         // Whatever the scan has seen was durable before the view had it.
         let end = (self.durable)();
@@ -148,11 +149,11 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    fn record(&mut self, entry: &Entry) -> Result<(), Error> {
         self.records += 1;
-        self.out.put(&encode_record_header(key, value))?;
-        self.out.put(key)?;
-        self.out.put(value)
+        self.out.put(&encode_record_header(entry))?;
+        self.out.put(&entry.key)?;
+        self.out.put(&entry.value)
     }
 
     /// Frames follow, from this place on.
@@ -205,17 +206,32 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn encode_record_header(key: &[u8], value: &[u8]) -> [u8; RECORD_HEADER_BYTES] {
+fn encode_record_header(entry: &Entry) -> [u8; RECORD_HEADER_BYTES] {
+    let Entry {
+        key,
+        value,
+        revision,
+    } = entry;
     let len = |field: &[u8]| {
         u32::try_from(field.len())
             .expect("keys and values came through a frame")
             .to_le_bytes()
     };
-    let crc = crc32c::crc32c_append(crc32c::crc32c(key), value).to_le_bytes();
+    let revision = revision.to_le_bytes();
+    let crc = [key, value]
+        .iter()
+        .fold(crc32c::crc32c(&revision), |crc, field| {
+            crc32c::crc32c_append(crc, field)
+        });
     let mut header = [0; RECORD_HEADER_BYTES];
-    for (field, bytes) in header.chunks_exact_mut(4).zip([len(key), len(value), crc]) {
+    let (numbers, revision_at) = header.split_at_mut(12);
+    for (field, bytes) in numbers
+        .chunks_exact_mut(4)
+        .zip([len(key), len(value), crc.to_le_bytes()])
+    {
         field.copy_from_slice(&bytes);
     }
+    revision_at.copy_from_slice(&revision);
     header
 }
 
@@ -348,7 +364,7 @@ impl Checkpoint {
     /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
     pub(super) fn records(
         &self,
-        visit: &mut dyn FnMut(Bytes, Bytes) -> Result<(), Error>,
+        visit: &mut dyn FnMut(Entry) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut input = Input::new(&*self.file, HEADER_BYTES as u64, self.summary.frames_at);
         let mut records = 0;
@@ -373,16 +389,21 @@ impl Checkpoint {
             if key_len.max(value_len) > FIELD_BYTES_MAX {
                 return Err(torn());
             }
-            let record = input.take(key_len + value_len)?.ok_or_else(torn)?;
+            let record = input.take(8 + key_len + value_len)?.ok_or_else(torn)?;
             if crc32c::crc32c(&record) != crc {
                 return Err(torn());
             }
-            let (key, value) = (record.slice(..key_len), record.slice(key_len..));
+            let revision = Reader(&record).u64().ok_or_else(torn)?;
+            let (key, value) = (record.slice(8..8 + key_len), record.slice(8 + key_len..));
             if before.as_ref().is_some_and(|before| *before >= key) {
                 return Err(damaged("is not in order"));
             }
             before = Some(key.clone());
-            visit(key, value)?;
+            visit(Entry {
+                key,
+                value,
+                revision,
+            })?;
             records += 1;
         }
         if records == self.summary.records && input.offset == self.summary.frames_at {
@@ -442,7 +463,7 @@ impl Checkpoint {
     pub(super) fn copy_as(&self, store: Uuid, sink: &mut dyn Sink) -> Result<Position, Error> {
         let Summary { time_ms, end, .. } = self.summary;
         let mut writer = Writer::begin(sink, store, time_ms)?;
-        self.records(&mut |key, value| writer.record(&key, &value))?;
+        self.records(&mut |entry| writer.record(&entry))?;
         // A new journal follows, whose chain begins here.
         writer.end_of_records(Position { chain: 0, ..end })?;
         self.frames(&mut |frame| writer.frame(frame))?;
@@ -467,17 +488,21 @@ impl Checkpoint {
         // What every frame leaves its keys at; the records' values of those are outdated.
         let mut written: HashMap<Bytes, StateHash> = HashMap::new();
         self.frames(&mut |frame| {
-            for Write { key, value } in frame.changes.iter().flat_map(|change| &change.writes) {
-                let alone = StateHash::default();
-                let alone = value.as_ref().map_or(alone, |value| alone.with(key, value));
-                written.insert(Bytes::copy_from_slice(key), alone);
+            for change in &frame.changes {
+                for Write { key, value } in &change.writes {
+                    let alone = StateHash::default();
+                    let alone = value
+                        .as_ref()
+                        .map_or(alone, |value| alone.with(key, value, change.revision));
+                    written.insert(Bytes::copy_from_slice(key), alone);
+                }
             }
             Ok(())
         })?;
         let mut state = StateHash::default();
-        self.records(&mut |key, value| {
-            if !written.contains_key(&key) {
-                state = state.with(&key, &value);
+        self.records(&mut |entry| {
+            if !written.contains_key(&entry.key) {
+                state = state.with(&entry.key, &entry.value, entry.revision);
             }
             Ok(())
         })?;
@@ -546,7 +571,7 @@ impl<'a> Input<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Options, Store, Transaction, disk::RealDisk};
+    use crate::store::{Batch, Options, Store, disk::RealDisk};
 
     struct Collect(Vec<u8>);
 
@@ -562,12 +587,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store"), &Options::default()).unwrap();
         for n in 0..10 {
-            let transaction = move |transaction: &mut Transaction<'_>| {
-                transaction.put(format!("k{n}"), "value");
-                transaction.delete(format!("k{}", n - 1));
-                Ok::<(), Error>(())
-            };
-            store.commit(transaction).await.unwrap();
+            let batch = Batch::new()
+                .put(format!("k{n}"), "value")
+                .delete(format!("k{}", n - 1));
+            store.commit(batch).await.unwrap();
         }
         let source = Source {
             disk: &*store.origin.disk,

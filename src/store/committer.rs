@@ -1,55 +1,75 @@
 //! The committer: one thread through which every write goes, many to a sync.
 //!
-//! It takes what is queued, runs each transaction against the state and those before it in the group, appends
+//! It takes what is queued, compares what each batch expects with the state and with those before it in the group, appends
 //! the group to the journal, which syncs it, and passes it on to the applier (see `applier.rs`), which lets it
 //! be read and answers. While the applier works, the next group is synced already; until the view has it, its
-//! writes are in [`Overlay`], for the transactions that follow.
+//! writes are in [`Overlay`], for the batches that follow. No code that a request steers runs here.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, mpsc::SyncSender},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::SyncSender,
+    },
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
-    Error,
+    Batch, Error, Outcome,
     applier::{Answer, Group},
+    batch::Entry,
     frame::{Change, Frame, Position, Write, encoded_len},
     journal::Journal,
     state_hash::StateHash,
-    transaction::Transaction,
     view::View,
 };
 use crate::clock;
 
-/// Transactions that share one sync: beyond a few hundred the sync's share of each is small.
-const GROUP_TRANSACTIONS_MAX: usize = 256;
+/// Batches that share one sync: beyond a few hundred the sync's share of each is small.
+const GROUP_BATCHES_MAX: usize = 256;
 /// Bytes that share one sync. A group is the unit that a crash tears, and is held in memory.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
-/// Runs a transaction and returns how to answer its caller once the group's fate is known.
-pub(super) type Task = Box<dyn FnOnce(&mut Transaction<'_>) -> Verdict + Send>;
-
-/// Whether a transaction wants its writes kept, and how to tell its caller.
-pub(super) struct Verdict {
-    pub(super) keep: bool,
-    pub(super) answer: Answer,
+/// A batch on its way to the committer.
+pub(super) struct Task {
+    pub(super) batch: Batch,
+    pub(super) answer: oneshot::Sender<Result<Outcome, Error>>,
+    /// Its share of what may wait.
+    pub(super) room: OwnedSemaphorePermit,
 }
 
-/// Keys with the values that the view does not have yet.
-pub(super) type Writes = HashMap<Bytes, Option<Bytes>>;
+/// What the time of commits is: it never goes back, whatever the clock does.
+#[derive(Debug)]
+pub(super) struct CommitClock(AtomicU64);
 
-/// What transactions read: the view, under what is on its way there.
-pub(super) struct Overlay {
+impl CommitClock {
+    /// One that is never before `last_ms`.
+    pub(super) fn after(last_ms: u64) -> Self {
+        CommitClock(AtomicU64::new(last_ms))
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub(super) fn now_ms(&self) -> u64 {
+        let now = clock::now_ms();
+        self.0.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
+/// A value with the revision of its write; `None` where the key was removed.
+type Written = Option<(Bytes, u64)>;
+
+/// What batches are compared with: the view, under what is on its way there.
+struct Overlay {
     view: Arc<View>,
     /// Writes of groups that are durable and may not be in the view yet, with the revision of the latest of each key.
-    in_flight: HashMap<Bytes, (Option<Bytes>, u64)>,
+    in_flight: HashMap<Bytes, (Written, u64)>,
     /// The last revision and the keys of each of these groups.
     groups: VecDeque<(u64, Vec<Bytes>)>,
     /// Writes of the group in the making.
-    group: Writes,
+    group: HashMap<Bytes, Written>,
 }
 
 impl Overlay {
@@ -62,38 +82,65 @@ impl Overlay {
         }
     }
 
-    /// A key's value.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        if let Some(value) = self.group.get(key) {
-            return Ok(value.clone());
+    /// A key's value and its revision.
+    fn get(&self, key: &[u8]) -> Result<Written, Error> {
+        if let Some(written) = self.group.get(key) {
+            return Ok(written.clone());
         }
         match self.in_flight.get(key) {
-            Some((value, _)) => Ok(value.clone()),
-            None => self.view.get(key),
+            Some((written, _)) => Ok(written.clone()),
+            None => Ok(self.view.get(key)?.map(
+                |Entry {
+                     value, revision, ..
+                 }| (value, revision),
+            )),
         }
     }
 
-    /// What the store comes to after these writes.
-    fn state_after(&self, mut state: StateHash, writes: &[Write]) -> Result<StateHash, Error> {
-        for (n, Write { key, value }) in writes.iter().enumerate() {
+    /// Whether the keys hold what a batch expects.
+    fn holds(&self, expect: &[(Bytes, Option<u64>)]) -> Result<bool, Error> {
+        for (key, expected) in expect {
+            if self.get(key)?.map(|(_, revision)| revision) != *expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the answer to a batch rests on the group in the making, which is not durable yet.
+    fn is_undurable(&self, expect: &[(Bytes, Option<u64>)]) -> bool {
+        expect.iter().any(|(key, _)| self.group.contains_key(key))
+    }
+
+    /// Adds the writes of one revision to the group in the making, and says what the store comes to after them.
+    fn add(
+        &mut self,
+        mut state: StateHash,
+        writes: &[Write],
+        revision: u64,
+    ) -> Result<StateHash, Error> {
+        // Read first: if one cannot be, none of them is added.
+        let olds: Vec<Written> = writes
+            .iter()
+            .map(|write| self.get(&write.key))
+            .collect::<Result<_, _>>()?;
+        for (n, (Write { key, value }, old)) in writes.iter().zip(olds).enumerate() {
             let earlier = writes[..n].iter().rev().find(|write| write.key == key);
-            let old = earlier.map_or_else(|| self.get(key), |write| Ok(write.value.clone()))?;
-            if let Some(old) = old {
-                state = state.without(key, &old);
+            let old = earlier.map_or(old, |write| {
+                write.value.clone().map(|value| (value, revision))
+            });
+            if let Some((old, old_revision)) = old {
+                state = state.without(key, &old, old_revision);
             }
             if let Some(value) = value {
-                state = state.with(key, value);
+                state = state.with(key, value, revision);
             }
         }
+        for Write { key, value } in writes {
+            let written = value.clone().map(|value| (value, revision));
+            self.group.insert(key.clone(), written);
+        }
         Ok(state)
-    }
-
-    fn add(&mut self, writes: &[Write]) {
-        self.group.extend(
-            writes
-                .iter()
-                .map(|write| (write.key.clone(), write.value.clone())),
-        );
     }
 
     /// The group in the making is durable, up to this revision.
@@ -133,6 +180,7 @@ impl Overlay {
 /// The committer's own state.
 pub(super) struct Committer {
     journal: Journal,
+    clock: Arc<CommitClock>,
     queue: mpsc::Receiver<Task>,
     overlay: Overlay,
     applied: watch::Receiver<Position>,
@@ -145,6 +193,7 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn new(
         journal: Journal,
+        clock: Arc<CommitClock>,
         view: Arc<View>,
         queue: mpsc::Receiver<Task>,
         applied: watch::Receiver<Position>,
@@ -154,6 +203,7 @@ impl Committer {
     ) -> Self {
         Committer {
             journal,
+            clock,
             queue,
             overlay: Overlay::new(view),
             applied,
@@ -175,7 +225,7 @@ impl Committer {
 
     fn commit_group(&mut self, first: Task) -> Group {
         // Clocks go back; commit times do not, so that a time names one place in the journal.
-        let time_ms = clock::now_ms().max(self.journal.last_time_ms());
+        let time_ms = self.clock.now_ms();
         let applied = self.applied.borrow().revision;
         self.overlay.is_applied(applied);
         let start = self.journal.end();
@@ -185,29 +235,38 @@ impl Committer {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(task) = next {
+            let Task {
+                batch,
+                answer,
+                room,
+            } = task;
             let revision = start.revision + 1 + changes.len() as u64;
-            let mut transaction = Transaction::new(&self.overlay, revision, time_ms);
-            let Verdict { keep, answer } = task(&mut transaction);
-            let writes = transaction.into_writes();
-            if keep && !writes.is_empty() {
-                match self.overlay.state_after(state, &writes) {
-                    Ok(after) => {
-                        state = after;
-                        bytes += encoded_len(&writes);
-                        self.overlay.add(&writes);
-                        changes.push(Change {
-                            revision,
-                            writes,
-                            state,
-                        });
-                        answers.push((answer, Ok(revision)));
-                    }
-                    Err(error) => answers.push((answer, Err(error))),
+            let is_undurable = self.overlay.is_undurable(&batch.expect);
+            let result = match self.overlay.holds(&batch.expect) {
+                Ok(true) => self.overlay.add(state, &batch.writes, revision).map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            let result = result.map(|after| match after {
+                Some(after) => {
+                    state = after;
+                    bytes += encoded_len(&batch.writes);
+                    changes.push(Change {
+                        revision,
+                        writes: batch.writes,
+                        state,
+                    });
+                    Outcome::Committed(revision)
                 }
-            } else {
-                answers.push((answer, Ok(revision - 1)));
-            }
-            let full = answers.len() >= GROUP_TRANSACTIONS_MAX || bytes >= GROUP_BYTES_MAX;
+                None => Outcome::Changed,
+            });
+            answers.push(Answer {
+                caller: answer,
+                is_undurable: is_undurable || matches!(result, Ok(Outcome::Committed(_))),
+                result,
+            });
+            drop(room);
+            let full = answers.len() >= GROUP_BATCHES_MAX || bytes >= GROUP_BYTES_MAX;
             next = if full {
                 None
             } else {

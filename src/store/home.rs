@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The format that this program writes, and the newest that it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// What an owner's line in `LOCK` may take: a pid and a time.
 const OWNER_BYTES_MAX: u64 = 256;
 
@@ -164,6 +164,12 @@ pub(super) fn read_format(disk: &dyn Disk) -> Result<Option<Uuid>, Error> {
         (Some(found), _) if found > FORMAT => Err(Error::NewerFormat {
             found,
             supported: FORMAT,
+        }),
+        (Some(found), _) if found < FORMAT => Err(Error::Foreign {
+            reason: format!(
+                "it has format {found}, of an Icebox before the first release: export it with that one, and import \
+                 the export"
+            ),
         }),
         (Some(_), Some(id)) => Ok(Some(id)),
         _ => Err(Error::Foreign {

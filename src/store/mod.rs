@@ -5,6 +5,7 @@
 //! cannot keep an acknowledged write.
 
 mod applier;
+mod batch;
 mod checkpoint;
 mod checkpointer;
 mod committer;
@@ -18,7 +19,6 @@ mod recovery;
 mod simulation;
 mod snapshot;
 mod state_hash;
-mod transaction;
 mod view;
 
 use std::{
@@ -35,23 +35,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use batch::{Batch, Entry, Outcome};
 pub use error::Error;
 pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
-pub use transaction::Transaction;
 pub use view::Direction;
 
 use applier::Applier;
 use checkpointer::{Checkpointer, Origin, Work};
-use committer::{Committer, Task, Verdict};
+use committer::{CommitClock, Committer, Task};
 use disk::{Disk, RealDisk};
 use home::{Lock, VIEW_DIR};
 use recovery::{Home, Parts};
 
 /// Writes that may wait for the committer: a few groups' worth.
-const QUEUE_TRANSACTIONS_MAX: usize = 1024;
+const QUEUE_BATCHES_MAX: usize = 1024;
+/// What these may take of the memory: four groups' worth.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// How long a caller waits for room in the queue.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// Groups that are durable and wait for the applier: one being applied, and the next.
@@ -86,7 +88,10 @@ impl Default for Options {
 /// it, or being killed, loses nothing that was acknowledged.
 pub struct Store {
     origin: Arc<Origin>,
+    clock: Arc<CommitClock>,
     queue: mpsc::Sender<Task>,
+    /// The bytes that may still be queued.
+    room: Arc<Semaphore>,
     stopped: watch::Receiver<Option<Error>>,
     checkpointer: threads::SyncSender<Work>,
     threads: [JoinHandle<()>; 3],
@@ -147,7 +152,7 @@ impl Store {
             checkpoint_is_due,
         } = parts;
         let view = Arc::new(view);
-        let (queue, tasks) = mpsc::channel(QUEUE_TRANSACTIONS_MAX);
+        let (queue, tasks) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (shown, shown_seen) = watch::channel(journal.end());
         let (durable, durable_seen) = watch::channel(journal.end());
         let (stopped, stopped_seen) = watch::channel(None);
@@ -188,7 +193,17 @@ impl Store {
             stopped: stopped.clone(),
             checkpointer: work.clone(),
         };
-        let committer = Committer::new(journal, view, tasks, shown_seen, durable, stopped, groups);
+        let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
+        let committer = Committer::new(
+            journal,
+            clock.clone(),
+            view,
+            tasks,
+            shown_seen,
+            durable,
+            stopped,
+            groups,
+        );
         let threads = [
             spawn("committer", || committer.run())?,
             spawn("applier", || applier.run())?,
@@ -198,7 +213,9 @@ impl Store {
         let _ = work.try_send(Work::Look { appended_bytes: 0 });
         Ok(Store {
             origin,
+            clock,
             queue,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             stopped: stopped_seen,
             checkpointer: work,
             threads,
@@ -225,63 +242,56 @@ impl Store {
         self.stopped.clone()
     }
 
-    /// A key's durable value. May read from the disk: not for an async thread.
+    /// The time of a commit that is made now, milliseconds since the Unix epoch. It never goes back, whatever the clock does.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// What a key durably holds. May read from the disk: not for an async thread.
     ///
     /// # Errors
     /// If the view cannot be read, or the value is damaged.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         self.origin.view.get(key)
     }
 
-    /// The keys within the bounds with their durable values, in order. May read from the disk at every
+    /// The keys within the bounds with what they durably hold, in order. May read from the disk at every
     /// step: not for an async thread. What is written meanwhile may or may not be seen, each key once.
     pub fn range(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         direction: Direction,
-    ) -> impl Iterator<Item = Result<(Bytes, Bytes), Error>> + use<> {
+    ) -> impl Iterator<Item = Result<Entry, Error>> + use<> {
         self.origin.view.range(bounds, direction)
     }
 
-    /// Runs `transaction` after all that were queued before it, and makes what it wrote durable as one.
+    /// Makes what a batch writes durable as one, after all that was queued before it, if every key holds what it expects.
     ///
-    /// It runs on the committer's thread, once, with the state before it in view. If it returns an error,
-    /// nothing of it is kept. Returns its value, once that is durable, and the revision at which it holds.
-    ///
-    /// If the future is dropped, a transaction that is queued already commits as a whole or not at all.
+    /// If the future is dropped, a batch that is queued already commits as a whole or not at all.
     ///
     /// # Errors
-    /// The transaction's own; [`Error::Busy`], [`Error::Full`], [`Error::Stopped`] and [`Error::Closed`] when
-    /// nothing was written; [`Error::OutcomeUnknown`] when only a restart can tell.
-    pub async fn commit<T, E>(
-        &self,
-        transaction: impl FnOnce(&mut Transaction<'_>) -> Result<T, E> + Send + 'static,
-    ) -> Result<(T, u64), E>
-    where
-        T: Send + 'static,
-        E: From<Error> + Send + 'static,
-    {
-        let room = match tokio::time::timeout(QUEUE_WAIT, self.queue.reserve()).await {
-            Ok(room) => room.map_err(|_| Error::Closed)?,
-            Err(_) => return Err(Error::Busy.into()),
+    /// [`Error::Busy`], [`Error::Full`], [`Error::Stopped`] and [`Error::Closed`] when nothing was written;
+    /// [`Error::OutcomeUnknown`] when only a restart can tell.
+    pub async fn commit(&self, batch: Batch) -> Result<Outcome, Error> {
+        assert!(!batch.writes.is_empty(), "a batch writes something");
+        let bytes = u32::try_from(batch.bytes().min(QUEUE_BYTES_MAX))
+            .expect("QUEUE_BYTES_MAX is below 4 GiB");
+        let places = async {
+            let room = self.room.clone().acquire_many_owned(bytes).await;
+            let place = self.queue.reserve().await.map_err(|_| Error::Closed)?;
+            Ok((room.expect("the semaphore is never closed"), place))
         };
+        let (room, place) = tokio::time::timeout(QUEUE_WAIT, places)
+            .await
+            .unwrap_or(Err(Error::Busy))?;
         let (answer, answered) = oneshot::channel();
-        room.send(Box::new(move |context| {
-            let result = transaction(context);
-            Verdict {
-                keep: result.is_ok(),
-                answer: Box::new(move |outcome| {
-                    let result = match (result, outcome) {
-                        (Ok(value), Ok(revision)) => Ok((value, revision)),
-                        (Ok(_), Err(error)) => Err(E::from(error)),
-                        (Err(error), _) => Err(error),
-                    };
-                    // Nobody listens when the caller has gone.
-                    let _ = answer.send(result);
-                }),
-            }
-        }));
-        answered.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+        place.send(Task {
+            batch,
+            answer,
+            room,
+        });
+        answered.await.unwrap_or(Err(Error::Closed))
     }
 
     /// Makes a checkpoint now, whatever the journal's size, and lets go of what it covers.
@@ -413,15 +423,10 @@ mod tests {
     }
 
     async fn put(store: &Store, key: &'static str, value: &'static str) -> u64 {
-        let (revision, shown) = store
-            .commit::<_, Error>(move |transaction| {
-                transaction.put(key, value);
-                Ok(transaction.revision())
-            })
-            .await
-            .unwrap();
-        assert_eq!(revision, shown);
-        revision
+        match store.commit(Batch::new().put(key, value)).await {
+            Ok(Outcome::Committed(revision)) => revision,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn content(store: &Store) -> Vec<(String, String)> {
@@ -431,7 +436,11 @@ mod tests {
                 (Bound::Included(b"a".to_vec()), Bound::Unbounded),
                 Direction::Forward,
             )
-            .map(|entry| entry.map(|(key, value)| (text(key), text(value))).unwrap())
+            .map(|entry| {
+                entry
+                    .map(|entry| (text(entry.key), text(entry.value)))
+                    .unwrap()
+            })
             .collect()
     }
 
@@ -482,18 +491,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_transaction_leaves_nothing_and_takes_no_revision() {
+    async fn a_batch_whose_expectations_do_not_hold_leaves_nothing_and_takes_no_revision() {
         let dir = tempfile::tempdir().unwrap();
         let store = opened(&dir.path().join("store"));
-        let refused = store
-            .commit::<(), _>(|transaction| {
-                transaction.put("k", "v");
-                Err(Error::Busy)
-            })
-            .await;
-        assert_eq!(refused, Err(Error::Busy));
-        assert_eq!((store.revision(), content(&store)), (0, pairs(&[])));
-        assert_eq!(put(&store, "k", "v").await, 1);
+        let commit = async |batch| store.commit(batch).await.unwrap();
+        let create = || Batch::new().expect("k", None).put("k", "v");
+        assert_eq!(commit(create()).await, Outcome::Committed(1));
+        assert_eq!(commit(create()).await, Outcome::Changed);
+        let at = |revision| {
+            Batch::new()
+                .expect("k", Some(revision))
+                .put("k", "w")
+                .put("l", "w")
+        };
+        assert_eq!(commit(at(2)).await, Outcome::Changed);
+        assert_eq!(
+            (store.revision(), content(&store)),
+            (1, pairs(&[("k", "v")]))
+        );
+        assert_eq!(commit(at(1)).await, Outcome::Committed(2));
+        assert_eq!(store.get(b"k").unwrap().unwrap().revision, 2);
+        let delete = Batch::new().expect("k", Some(2)).delete("k");
+        assert_eq!(commit(delete).await, Outcome::Committed(3));
+        assert_eq!(commit(create()).await, Outcome::Committed(4));
+    }
+
+    #[tokio::test]
+    async fn of_many_that_expect_the_same_one_is_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = opened(&dir.path().join("store"));
+        let creates =
+            (0..100).map(|n| store.commit(Batch::new().expect("k", None).put("k", format!("{n}"))));
+        let outcomes = futures_util::future::join_all(creates).await;
+        let committed = outcomes
+            .iter()
+            .filter(|outcome| **outcome == Ok(Outcome::Committed(1)));
+        assert_eq!((committed.count(), store.revision()), (1, 1));
     }
 
     #[tokio::test]
@@ -512,12 +545,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         opened(&path).close().unwrap();
-        std::fs::write(path.join("FORMAT"), "icebox store, format 2\nid ?\n").unwrap();
+        std::fs::write(path.join("FORMAT"), "icebox store, format 3\nid ?\n").unwrap();
         assert_eq!(
             open(&path).unwrap_err(),
             Error::NewerFormat {
-                found: 2,
-                supported: 1
+                found: 3,
+                supported: 2
             }
         );
 
@@ -578,13 +611,7 @@ mod tests {
         for key in 0..n {
             let key = format!("k{key:04}");
             let value = vec![7; 64 << 10];
-            store
-                .commit::<_, Error>(move |transaction| {
-                    transaction.put(key, value);
-                    Ok(())
-                })
-                .await
-                .unwrap();
+            store.commit(Batch::new().put(key, value)).await.unwrap();
         }
     }
 

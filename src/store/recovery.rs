@@ -6,11 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
     Error,
+    batch::Entry,
     checkpoint::Checkpoint,
     checkpointer,
     disk::Disk,
@@ -250,9 +250,9 @@ fn check_view(
 fn load(view: &View, checkpoint: &Checkpoint) -> Result<(), Error> {
     let all = checkpoint.summary().records;
     let mut loaded = 0;
-    let mut batch: Vec<(Bytes, Bytes)> = Vec::with_capacity(LOAD_BATCH);
-    checkpoint.records(&mut |key, value| {
-        batch.push((key, value));
+    let mut batch: Vec<Entry> = Vec::with_capacity(LOAD_BATCH);
+    checkpoint.records(&mut |entry| {
+        batch.push(entry);
         loaded += 1;
         if batch.len() == LOAD_BATCH {
             view.load(&batch)?;

@@ -487,10 +487,10 @@ impl Platter {
 }
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
-/// The writes of one transaction.
-type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+/// The writes of one batch.
+type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-fn batch(dice: &mut Dice) -> Batch {
+fn batch(dice: &mut Dice) -> Writes {
     let write = |dice: &mut Dice| {
         let key = format!("k{:02}", dice.below(40)).into_bytes();
         let size = if dice.one_in(8) {
@@ -505,7 +505,7 @@ fn batch(dice: &mut Dice) -> Batch {
     (0..=dice.below(4)).map(|_| write(dice)).collect()
 }
 
-fn put(model: &mut Model, batch: &Batch) {
+fn put(model: &mut Model, batch: &Writes) {
     for (key, value) in batch {
         match value {
             Some(value) => drop(model.insert(key.clone(), value.clone())),
@@ -524,7 +524,7 @@ struct Simulation {
     /// What was acknowledged.
     model: Model,
     /// What was being written when the power went, in the order in which it was queued.
-    in_doubt: Vec<Batch>,
+    in_doubt: Vec<Writes>,
     left_out: LeftOut,
     /// How often the machine has started.
     boot: u64,
@@ -623,7 +623,7 @@ impl Simulation {
         self.damage_view(older_view)
     }
 
-    /// That the store holds what was acknowledged, and of the rest all or nothing of each transaction.
+    /// That the store holds what was acknowledged, and of the rest all or nothing of each batch.
     fn check(&mut self, store: &Store) -> Result<(), String> {
         let content = store.range(
             (
@@ -633,7 +633,7 @@ impl Simulation {
             Direction::Forward,
         );
         let content: Model = content
-            .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .map(|entry| entry.map(|entry| (entry.key.to_vec(), entry.value.to_vec())))
             .collect::<Result<_, _>>()
             .map_err(|error| format!("it cannot be read: {error}"))?;
         // They were queued in order, so that some first ones of them may be there.
@@ -765,17 +765,14 @@ impl Simulation {
     }
 }
 
-async fn commit(store: &Store, batch: Batch) -> Result<(), Error> {
-    let transaction = |transaction: &mut Transaction<'_>| {
-        for (key, value) in batch {
-            match value {
-                Some(value) => transaction.put(key, value),
-                None => transaction.delete(key),
-            }
-        }
-        Ok::<(), Error>(())
-    };
-    store.commit(transaction).await.map(drop)
+async fn commit(store: &Store, writes: Writes) -> Result<(), Error> {
+    let batch = writes
+        .into_iter()
+        .fold(Batch::new(), |batch, (key, value)| match value {
+            Some(value) => batch.put(key, value),
+            None => batch.delete(key),
+        });
+    store.commit(batch).await.map(drop)
 }
 
 fn copy_dir(from: &Path, to: &Path) {

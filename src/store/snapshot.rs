@@ -243,17 +243,13 @@ mod tests {
     use std::ops::Bound;
 
     use super::*;
-    use crate::store::{Direction, Options, Store};
+    use crate::store::{Batch, Direction, Entry, Options, Store};
 
     async fn put(store: &Store, key: String, value: &'static str) {
-        let transaction = move |transaction: &mut crate::store::Transaction<'_>| {
-            transaction.put(key, value);
-            Ok::<(), Error>(())
-        };
-        store.commit(transaction).await.unwrap();
+        store.commit(Batch::new().put(key, value)).await.unwrap();
     }
 
-    fn content(store: &Store) -> Vec<(Bytes, Bytes)> {
+    fn content(store: &Store) -> Vec<Entry> {
         let all = (Bound::Included(b"a".to_vec()), Bound::Unbounded);
         store
             .range(all, Direction::Forward)

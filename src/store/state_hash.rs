@@ -1,6 +1,6 @@
 //! The state hash: what all that a store holds comes to, in 16 bytes.
 //!
-//! It is the sum of a hash of every key with its value, so that each write changes it by itself, in whatever
+//! It is the sum of a hash of every key with its value and revision, so that each write changes it by itself, in whatever
 //! order. Every change in the journal says which sum holds after it: a view, a checkpoint or a snapshot that
 //! comes to another does not hold what was written.
 
@@ -14,16 +14,16 @@ impl StateHash {
     /// The size when written.
     pub(super) const BYTES: usize = 16;
 
-    /// The sum with this key and value as well.
+    /// The sum with this key, value and revision as well.
     #[must_use]
-    pub(super) fn with(self, key: &[u8], value: &[u8]) -> Self {
-        StateHash(self.0.wrapping_add(hash(key, value)))
+    pub(super) fn with(self, key: &[u8], value: &[u8], revision: u64) -> Self {
+        StateHash(self.0.wrapping_add(hash(key, value, revision)))
     }
 
-    /// The sum without this key and value, which were in it.
+    /// The sum without these, which were in it.
     #[must_use]
-    pub(super) fn without(self, key: &[u8], value: &[u8]) -> Self {
-        StateHash(self.0.wrapping_sub(hash(key, value)))
+    pub(super) fn without(self, key: &[u8], value: &[u8], revision: u64) -> Self {
+        StateHash(self.0.wrapping_sub(hash(key, value, revision)))
     }
 
     /// The sum of both.
@@ -43,8 +43,8 @@ impl StateHash {
     }
 }
 
-fn hash(key: &[u8], value: &[u8]) -> u128 {
-    XxHash3_128::oneshot_with_seed(XxHash3_64::oneshot(key), value)
+fn hash(key: &[u8], value: &[u8], revision: u64) -> u128 {
+    XxHash3_128::oneshot_with_seed(XxHash3_64::oneshot_with_seed(revision, key), value)
 }
 
 #[cfg(test)]
@@ -54,15 +54,20 @@ mod tests {
     #[test]
     fn the_order_of_writes_does_not_matter_and_what_is_held_does() {
         let empty = StateHash::default();
-        let ab = empty.with(b"a", b"1").with(b"b", b"2");
-        assert_eq!(ab, empty.with(b"b", b"2").with(b"a", b"1"));
-        assert_eq!(ab.without(b"a", b"1"), empty.with(b"b", b"2"));
+        let ab = empty.with(b"a", b"1", 1).with(b"b", b"2", 2);
+        assert_eq!(ab, empty.with(b"b", b"2", 2).with(b"a", b"1", 1));
+        assert_eq!(ab.without(b"a", b"1", 1), empty.with(b"b", b"2", 2));
         assert_ne!(
             ab,
-            empty.with(b"a", b"2").with(b"b", b"1"),
+            empty.with(b"a", b"2", 1).with(b"b", b"1", 2),
             "values under each other's key"
         );
-        assert_ne!(empty.with(b"a", b"1").with(b"a", b"1"), empty);
+        assert_ne!(
+            ab,
+            empty.with(b"a", b"1", 2).with(b"b", b"2", 1),
+            "with each other's revision"
+        );
+        assert_ne!(empty.with(b"a", b"1", 1).with(b"a", b"1", 1), empty);
         assert_eq!(StateHash::from_le_bytes(ab.to_le_bytes()), ab);
     }
 }

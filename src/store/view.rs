@@ -1,7 +1,7 @@
 //! The ordered view: every key with its present value, in sled. Only this file knows sled.
 //!
-//! Values carry a CRC-32C of key and value in front, so that a value that sled hands out damaged, or
-//! under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view shows and the state
+//! Values carry the revision of their last write in front, and a CRC-32C of key, revision and value before that, so that a
+//! value that sled hands out damaged, or under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view shows and the state
 //! hash there; it is written in the same atomic batch as the changes that bring the view there.
 
 use std::{
@@ -17,13 +17,16 @@ use sled::IVec;
 
 use super::{
     Error,
-    frame::{Change, Reader},
+    batch::Entry,
+    frame::{Change, Reader, Write},
     state_hash::StateHash,
 };
 
 /// Sorts before every key of the catalog, which start with a letter.
 const SHOWN_KEY: &[u8] = b"\0shown";
 const CRC_BYTES: usize = 4;
+/// The checksum and the revision, before the value.
+const HEAD_BYTES: usize = CRC_BYTES + 8;
 /// A leaf, which holds up to 16 values of 64 KiB, must fit in a segment: a larger one goes to a file of its
 /// own, which sled never syncs.
 const SEGMENT_BYTES: usize = 2 << 20;
@@ -84,7 +87,7 @@ impl View {
             None => Err(Error::Corrupt {
                 what: "the view does not say its revision".into(),
             }),
-            Some(value) => {
+            Some(Entry { value, .. }) => {
                 let mut reader = Reader(&value);
                 reader
                     .u64()
@@ -105,8 +108,8 @@ impl View {
             let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
             self.range(all, Direction::Forward)
                 .try_fold(StateHash::default(), |sum, entry| {
-                    let (key, value) = entry?;
-                    Ok(sum.with(&key, &value))
+                    let entry = entry?;
+                    Ok(sum.with(&entry.key, &entry.value, entry.revision))
                 })
         };
         catch_unwind(AssertUnwindSafe(sum)).unwrap_or_else(|_| {
@@ -116,16 +119,18 @@ impl View {
         })
     }
 
-    /// A key's value.
+    /// What a key holds.
     ///
     /// # Errors
     /// If sled fails, or the value is damaged.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         let value = self
             .db
             .get(key)
             .map_err(|error| sled_failed("read the view", &error))?;
-        value.map(|value| checked(key, value)).transpose()
+        value
+            .map(|value| checked(Bytes::copy_from_slice(key), value))
+            .transpose()
     }
 
     /// The keys within the bounds with their values, in order.
@@ -133,7 +138,7 @@ impl View {
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         direction: Direction,
-    ) -> impl Iterator<Item = Result<(Bytes, Bytes), Error>> + use<> {
+    ) -> impl Iterator<Item = Result<Entry, Error>> + use<> {
         let mut range = self.db.range(bounds);
         std::iter::from_fn(move || match direction {
             Direction::Forward => range.next(),
@@ -141,8 +146,7 @@ impl View {
         })
         .map(|entry| {
             let (key, value) = entry.map_err(|error| sled_failed("read the view", &error))?;
-            let value = checked(&key, value)?;
-            Ok((Bytes::from_owner(key), value))
+            checked(Bytes::from_owner(key), value)
         })
     }
 
@@ -155,10 +159,12 @@ impl View {
             return Ok(());
         };
         let mut batch = sled::Batch::default();
-        for write in changes.iter().flat_map(|change| &change.writes) {
-            match &write.value {
-                Some(value) => batch.insert(&write.key[..], with_checksum(&write.key, value)),
-                None => batch.remove(&write.key[..]),
+        for change in changes {
+            for Write { key, value } in &change.writes {
+                match value {
+                    Some(value) => batch.insert(&key[..], stored(key, value, change.revision)),
+                    None => batch.remove(&key[..]),
+                }
             }
         }
         put_shown(&mut batch, last.revision, last.state);
@@ -171,10 +177,13 @@ impl View {
     ///
     /// # Errors
     /// If sled fails.
-    pub(super) fn load(&self, entries: &[(Bytes, Bytes)]) -> Result<(), Error> {
+    pub(super) fn load(&self, entries: &[Entry]) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
-        for (key, value) in entries {
-            batch.insert(&key[..], with_checksum(key, value));
+        for entry in entries {
+            batch.insert(
+                &entry.key[..],
+                stored(&entry.key, &entry.value, entry.revision),
+            );
         }
         self.db
             .apply_batch(batch)
@@ -210,7 +219,7 @@ impl View {
 fn put_shown(batch: &mut sled::Batch, revision: u64, state: StateHash) {
     let mut shown = revision.to_le_bytes().to_vec();
     shown.extend_from_slice(&state.to_le_bytes());
-    batch.insert(SHOWN_KEY, with_checksum(SHOWN_KEY, &shown));
+    batch.insert(SHOWN_KEY, stored(SHOWN_KEY, &shown, revision));
 }
 
 fn sync_tree(dir: &Path) -> io::Result<()> {
@@ -240,24 +249,34 @@ fn sled_failed(action: &str, error: &sled::Error) -> Error {
     }
 }
 
-fn checksum(key: &[u8], value: &[u8]) -> [u8; CRC_BYTES] {
-    crc32c::crc32c_append(crc32c::crc32c(key), value).to_le_bytes()
+fn checksum(key: &[u8], revision_and_value: &[u8]) -> [u8; CRC_BYTES] {
+    crc32c::crc32c_append(crc32c::crc32c(key), revision_and_value).to_le_bytes()
 }
 
-fn with_checksum(key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(CRC_BYTES + value.len());
-    stored.extend_from_slice(&checksum(key, value));
+/// A value as sled holds it.
+fn stored(key: &[u8], value: &[u8], revision: u64) -> Vec<u8> {
+    let mut stored = vec![0; CRC_BYTES];
+    stored.reserve_exact(HEAD_BYTES - CRC_BYTES + value.len());
+    stored.extend_from_slice(&revision.to_le_bytes());
     stored.extend_from_slice(value);
+    let crc = checksum(key, &stored[CRC_BYTES..]);
+    stored[..CRC_BYTES].copy_from_slice(&crc);
     stored
 }
 
-/// The value without its checksum, sharing sled's memory.
-fn checked(key: &[u8], stored: IVec) -> Result<Bytes, Error> {
-    match stored.split_at_checked(CRC_BYTES) {
-        Some((crc, value)) if crc == checksum(key, value) => {
-            Ok(Bytes::from_owner(stored).slice(CRC_BYTES..))
-        }
-        _ => Err(Error::Corrupt {
+/// What a key holds, sharing sled's memory.
+fn checked(key: Bytes, stored: IVec) -> Result<Entry, Error> {
+    let revision = stored
+        .split_at_checked(CRC_BYTES)
+        .filter(|(crc, rest)| *crc == checksum(&key, rest))
+        .and_then(|(_, rest)| Reader(rest).u64());
+    match revision {
+        Some(revision) => Ok(Entry {
+            key,
+            value: Bytes::from_owner(stored).slice(HEAD_BYTES..),
+            revision,
+        }),
+        None => Err(Error::Corrupt {
             what: format!(
                 "the view's value of key {} fails its checksum",
                 key.escape_ascii()

@@ -1,0 +1,84 @@
+//! One commit: what it expects of the store, and what it writes if it finds that.
+
+use bytes::Bytes;
+
+use super::frame::Write;
+
+/// A key with what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// The revision of its last write.
+    pub revision: u64,
+}
+
+/// What is committed as a whole, or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// What each of these keys must be at: the revision of its last write, or `None` where it must hold nothing.
+    pub(super) expect: Vec<(Bytes, Option<u64>)>,
+    pub(super) writes: Vec<Write>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it was written, with this revision.
+    Committed(u64),
+    /// Nothing was: one of the keys does not hold any more what was expected.
+    Changed,
+}
+
+impl Batch {
+    /// One that expects nothing and writes nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Batch::default()
+    }
+
+    /// Expects that a key's last write has this revision, or that it holds nothing.
+    #[must_use]
+    pub fn expect(mut self, key: impl Into<Bytes>, revision: Option<u64>) -> Self {
+        self.expect.push((key.into(), revision));
+        self
+    }
+
+    /// Sets a key.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.writes.push(Write {
+            key: key.into(),
+            value: Some(value.into()),
+        });
+        self
+    }
+
+    /// Removes a key.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
+        self.writes.push(Write {
+            key: key.into(),
+            value: None,
+        });
+        self
+    }
+
+    /// What it takes of the memory while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let expected: usize = self.expect.iter().map(|(key, _)| key.len()).sum();
+        let written: usize = self
+            .writes
+            .iter()
+            .map(|write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len))
+            .sum();
+        expected + written
+    }
+
+    /// Whether it makes something new, which a full disk has no room for.
+    pub(super) fn creates(&self) -> bool {
+        self.expect.iter().any(|(_, revision)| revision.is_none())
+    }
+}
