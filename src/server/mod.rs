@@ -3,14 +3,22 @@
 mod listener;
 mod request_log;
 
-use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 use tonic::{
     Code,
     body::Body,
+    server::NamedService,
     transport::{Server, server::Router},
 };
+use tonic_health::ServingStatus;
 use tower::{
     layer::util::{Identity, Stack},
     util::MapResponseLayer,
@@ -99,15 +107,29 @@ pub async fn serve(
         .map_err(|error| Error::Listen(listen.clone(), error))?;
     announce(&bound.listen);
     let store_failed = |error| Error::Store(path.clone(), error);
-    let opened = {
+    let mut shutdown = std::pin::pin!(shutdown);
+    let cancelled = store_options.cancelled.clone();
+    let mut opening = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || Store::open(&path, &store_options)).await
+        tokio::task::spawn_blocking(move || Store::open(&path, &store_options))
     };
-    let store = Arc::new(
-        opened
-            .unwrap_or_else(|_| Err(store::Error::Closed))
-            .map_err(store_failed)?,
-    );
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        () = &mut shutdown => {
+            tracing::info!("shutting down before the store is open");
+            cancelled.store(true, Ordering::Relaxed);
+            bound.clean_up();
+            return match finished(opening.await) {
+                None | Some(Err(store::Error::Closed)) => Ok(()),
+                Some(Err(error)) => Err(store_failed(error)),
+                Some(Ok(store)) => close(store).await.map_err(store_failed),
+            };
+        }
+    };
+    let Some(opened) = finished(opened) else {
+        return Ok(());
+    };
+    let store = Arc::new(opened.map_err(store_failed)?);
     let (end, ended) = oneshot::channel::<()>();
     let mut serving = tokio::spawn({
         let router = router(Catalog::new(store.clone()), &store).await;
@@ -120,13 +142,13 @@ pub async fn serve(
     });
     tracing::info!(revision = store.revision(), "serving");
     tokio::select! {
-        result = &mut serving => return finished(result),
-        () = shutdown => {}
+        result = &mut serving => return served(result),
+        () = &mut shutdown => {}
     }
     tracing::info!("shutting down: finishing what is under way");
     drop(end);
     if let Ok(result) = tokio::time::timeout(DRAIN, &mut serving).await {
-        finished(result)?;
+        served(result)?;
     } else {
         tracing::warn!(
             seconds = DRAIN.as_secs(),
@@ -137,23 +159,30 @@ pub async fn serve(
         let _ = serving.await;
     }
     bound.clean_up();
-    if let Some(store) = Arc::into_inner(store) {
-        let closed = tokio::task::spawn_blocking(move || store.close()).await;
-        closed
-            .unwrap_or(Err(store::Error::Closed))
-            .map_err(store_failed)?;
+    match Arc::into_inner(store) {
+        Some(store) => close(store).await.map_err(store_failed),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn finished(
+async fn close(store: Store) -> Result<(), store::Error> {
+    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    finished(closed).unwrap_or(Ok(()))
+}
+
+fn served(
     result: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
 ) -> Result<(), Error> {
+    finished(result).unwrap_or(Ok(())).map_err(Error::Transport)
+}
+
+/// What a task came to; `None` if it was aborted. A panic goes on here.
+fn finished<T>(result: Result<T, tokio::task::JoinError>) -> Option<T> {
     match result {
-        Ok(served) => served.map_err(Error::Transport),
+        Ok(value) => Some(value),
         Err(stopped) => match stopped.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Ok(()),
+            Err(_) => None,
         },
     }
 }
@@ -175,18 +204,21 @@ async fn router(
     reporter
         .set_serving::<MaintenanceServiceServer<Maintenance>>()
         .await;
-    let mut stopped = store.stopped();
+    let mut condition = store.condition();
     tokio::spawn(async move {
-        // Ends with the store; until then, a store that no longer writes is not serving.
-        while stopped.changed().await.is_ok() {
-            if stopped.borrow_and_update().is_some() {
-                reporter
-                    .set_not_serving::<BackupServiceServer<Backups>>()
-                    .await;
-                reporter.set_not_serving::<JobServiceServer<Jobs>>().await;
-                reporter
-                    .set_service_status("", tonic_health::ServingStatus::NotServing)
-                    .await;
+        // Ends with the store; until then, a store that takes no writes is not serving.
+        while condition.changed().await.is_ok() {
+            let status = if condition.borrow_and_update().is_well() {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
+            for service in [
+                "",
+                BackupServiceServer::<Backups>::NAME,
+                JobServiceServer::<Jobs>::NAME,
+            ] {
+                reporter.set_service_status(service, status).await;
             }
         }
     });

@@ -3,19 +3,15 @@
 //! A thread of its own, so that the next group is being synced meanwhile. Nothing is answered, and nothing can
 //! be read, before it is durable; and what is answered can be read.
 
-use std::sync::{
-    Arc,
-    mpsc::{Receiver, SyncSender},
-};
+use std::sync::{Arc, PoisonError, mpsc::Receiver};
 
 use tokio::sync::{oneshot, watch};
 
 use super::{
     Error, Outcome,
     checkpointer::Work,
-    committer::stop,
+    core::Core,
     frame::{Frame, Position},
-    view::View,
 };
 
 /// What a caller is told once the fate of its group is known.
@@ -61,11 +57,9 @@ pub(super) struct Group {
 
 /// The applier's own state.
 pub(super) struct Applier {
-    pub(super) view: Arc<View>,
+    pub(super) core: Arc<Core>,
     pub(super) groups: Receiver<Group>,
     pub(super) applied: watch::Sender<Position>,
-    pub(super) stopped: watch::Sender<Option<Error>>,
-    pub(super) checkpointer: SyncSender<Work>,
 }
 
 impl Applier {
@@ -94,16 +88,17 @@ impl Applier {
             answer.give(&outcome);
         }
         // It has work already if it takes no more: it looks again when that is done.
-        let _ = self.checkpointer.try_send(Work::Look { appended_bytes });
+        let _ = self
+            .core
+            .checkpointer
+            .try_send(Work::Look { appended_bytes });
     }
 
     fn show(&self, frame: &Frame, start: Position, end: Position) -> Result<(), Error> {
         // A group that cannot be shown is durable, but only a restart, which replays it, settles that; and what comes
         // behind it cannot be shown before it.
         let shown = if *self.applied.borrow() == start {
-            self.view
-                .apply(&frame.changes)
-                .map_err(|error| error.to_string())
+            self.put(frame)
         } else {
             Err("what was written before it could not be shown".into())
         };
@@ -114,9 +109,33 @@ impl Applier {
             }
             Err(reason) => {
                 let error = Error::OutcomeUnknown { reason };
-                stop(&self.stopped, &error);
+                self.core.stop(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// Brings the frame into the view, into another one if this one fails.
+    fn put(&self, frame: &Frame) -> Result<(), String> {
+        loop {
+            let gate = self
+                .core
+                .gate
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let view = self.core.view().map_err(|error| error.to_string())?;
+            // A view that was made anew meanwhile has it already, and may have what comes behind it.
+            let put = match view.shown() {
+                Ok((shown, _)) if shown >= frame.last_revision() => Ok(()),
+                Ok(_) => view.apply(&frame.changes),
+                Err(error) => Err(error),
+            };
+            drop(gate);
+            let Err(error) = put else {
+                return Ok(());
+            };
+            let healed = self.core.heal(&view, &error);
+            healed.map_err(|error| error.to_string())?;
         }
     }
 }

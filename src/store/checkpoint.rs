@@ -593,11 +593,11 @@ mod tests {
             store.commit(batch).await.unwrap();
         }
         let source = Source {
-            disk: &*store.origin.disk,
+            disk: &*store.core.home.disk,
             store: store.id(),
-            view: &store.origin.view,
+            view: &store.core.view().unwrap(),
             applied: Position::default(),
-            durable: &|| *store.origin.durable.borrow(),
+            durable: &|| *store.core.durable.borrow(),
             time_ms: 0,
         };
         let mut bytes = Collect(Vec::new());

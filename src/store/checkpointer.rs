@@ -4,27 +4,26 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Receiver,
+        Arc, Weak,
+        mpsc::{Receiver, RecvTimeoutError},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
-use uuid::Uuid;
+use tokio::sync::oneshot;
 
 use super::{
     Error,
-    checkpoint::{Checkpoint, Sink, Source, Summary},
-    committer::stop,
+    checkpoint::{Checkpoint, Sink, Summary},
+    core::Core,
     disk::{Disk, DiskFile},
-    frame::Position,
     home, journal,
     view::View,
 };
-use crate::clock;
 
+/// How often it is looked for room on the disk while there is nothing else to do.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);
 const DIR: &str = "checkpoint";
 const SUFFIX: &str = ".checkpoint";
 /// Where a checkpoint is until it is whole.
@@ -38,63 +37,16 @@ pub(super) enum Work {
     Look { appended_bytes: u64 },
     /// Make a checkpoint now, and say how it went.
     Now(oneshot::Sender<Result<(), Error>>),
-}
-
-/// What a checkpoint or snapshot is made from, while the store is open.
-pub(super) struct Origin {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) store: Uuid,
-    pub(super) view: Arc<View>,
-    pub(super) applied: watch::Receiver<Position>,
-    pub(super) durable: watch::Receiver<Position>,
-    /// Held to read while the journal's old segments are needed, to write while they are removed.
-    pub(super) segments: RwLock<()>,
-    /// Set when the store is to close: what is being made is not needed any more.
-    pub(super) closing: AtomicBool,
-}
-
-impl Origin {
-    /// Writes a checkpoint of the store as it is now, or a little later.
-    ///
-    /// # Errors
-    /// If the view or the journal cannot be read; what `sink` refuses with.
-    pub(super) fn write(&self, sink: &mut dyn Sink) -> Result<Summary, Error> {
-        let _segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let source = Source {
-            disk: &*self.disk,
-            store: self.store,
-            view: &self.view,
-            applied: *self.applied.borrow(),
-            durable: &|| *self.durable.borrow(),
-            time_ms: clock::now_ms(),
-        };
-        source.write(&mut Stoppable {
-            sink,
-            closing: &self.closing,
-        })
-    }
-}
-
-struct Stoppable<'a> {
-    sink: &'a mut dyn Sink,
-    closing: &'a AtomicBool,
-}
-
-impl Sink for Stoppable<'_> {
-    fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
-        if self.closing.load(Ordering::Relaxed) {
-            Err(Error::Closed)
-        } else {
-            self.sink.put(bytes)
-        }
-    }
+    /// Make the view anew in the place of this one, which failed so.
+    Heal(Arc<View>, Error),
+    /// End.
+    End,
 }
 
 /// The checkpointer's own state.
 pub(super) struct Checkpointer {
-    pub(super) origin: Arc<Origin>,
+    pub(super) core: Weak<Core>,
     pub(super) work: Receiver<Work>,
-    pub(super) stopped: watch::Sender<Option<Error>>,
     /// No checkpoint is worth its while below this much journal.
     pub(super) floor_bytes: u64,
     /// How many of the journal's segments are kept that the checkpoint covers.
@@ -103,47 +55,60 @@ pub(super) struct Checkpointer {
     pub(super) last_bytes: u64,
     /// Bytes of the journal that it did not cover when the store was opened.
     pub(super) uncovered_bytes: u64,
+    /// Whether one must be made, however little there is in the journal.
+    pub(super) is_due: bool,
 }
 
 impl Checkpointer {
-    /// Works until nobody can ask any more.
+    /// Works until it is told to end, or nobody can ask any more.
     pub(super) fn run(mut self) {
         let mut covered_bytes = 0;
-        while let Ok(work) = self.work.recv() {
+        loop {
+            let work = self.work.recv_timeout(LOOK_FOR_ROOM);
+            let Some(core) = self.core.upgrade() else {
+                return;
+            };
             match work {
-                Work::Look { appended_bytes } => {
+                Ok(Work::Look { appended_bytes }) => {
                     let uncovered_bytes = self.uncovered_bytes + appended_bytes - covered_bytes;
-                    if uncovered_bytes > self.floor_bytes.max(self.last_bytes / 2) {
+                    let worthwhile = uncovered_bytes > self.floor_bytes.max(self.last_bytes / 2);
+                    if worthwhile || self.is_due {
                         // Tried again when as much has come again, if it fails now.
                         covered_bytes = appended_bytes;
                         self.uncovered_bytes = 0;
-                        if let Err(error) = self.checkpoint()
+                        self.is_due = false;
+                        if let Err(error) = self.checkpoint(&core)
                             && error != Error::Closed
                         {
                             tracing::warn!(%error, "no checkpoint could be made: the journal keeps growing");
                         }
                     }
                 }
-                Work::Now(answer) => {
+                Ok(Work::Now(answer)) => {
                     // Nobody listens when the caller has gone.
-                    let _ = answer.send(self.checkpoint());
+                    let _ = answer.send(self.checkpoint(&core));
                 }
+                // What fails on the way is in the store's condition.
+                Ok(Work::Heal(view, why)) => drop(core.heal(&view, &why)),
+                // Health must show room that somebody made while nobody writes.
+                Err(RecvTimeoutError::Timeout) => drop(core.space.look()),
+                Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn checkpoint(&mut self) -> Result<(), Error> {
+    fn checkpoint(&mut self, core: &Core) -> Result<(), Error> {
         // A disk that has failed is not to be trusted with the only copy.
-        if let Some(stopped) = &*self.stopped.borrow() {
+        if let Some(stopped) = &core.condition.borrow().stopped {
             return Err(Error::Stopped {
                 reason: stopped.reason(),
             });
         }
-        let disk = &*self.origin.disk;
+        let disk = &*core.home.disk;
         let temporary = Path::new(TEMPORARY);
         disk.create_dir(Path::new(DIR))?;
         disk.remove(temporary)?;
-        let summary = self.write(temporary).inspect_err(|_| {
+        let summary = write(core, temporary).inspect_err(|_| {
             // The first error is the one to tell; the next checkpoint removes it as well.
             let _ = disk.remove(temporary);
         })?;
@@ -163,30 +128,31 @@ impl Checkpointer {
             }
         }
         disk.sync_dir(Path::new(DIR))?;
+        home::write_reached(disk, summary.end.revision)?;
         // A snapshot that is being made needs them: they go after the next checkpoint.
-        if let Ok(_unneeded) = self.origin.segments.try_write() {
+        if let Ok(_unneeded) = core.segments.try_write() {
             journal::remove_covered(disk, summary.end.revision, self.keep_segments)?;
         }
         Ok(())
     }
+}
 
-    fn write(&self, path: &Path) -> Result<Summary, Error> {
-        let disk = &*self.origin.disk;
-        let mut sink = FileSink {
-            file: disk.open(path)?,
-            written: 0,
-            synced: 0,
-        };
-        let summary = self.origin.write(&mut sink)?;
-        sink.file.sync()?;
-        // Before it takes the place of the last one it is read back: this also proves that the view holds what was written.
-        let checked = Checkpoint::open(disk, path).and_then(|checkpoint| checkpoint.verify());
-        if let Err(error @ Error::Corrupt { .. }) = &checked {
-            home::write_view_distrusted(disk, self.origin.applied.borrow().revision)?;
-            stop(&self.stopped, error);
-        }
-        checked.map(|()| summary)
+fn write(core: &Core, path: &Path) -> Result<Summary, Error> {
+    let disk = &*core.home.disk;
+    let mut sink = FileSink {
+        file: disk.open(path)?,
+        written: 0,
+        synced: 0,
+    };
+    let view = core.view()?;
+    let summary = core.write(&mut sink)?;
+    sink.file.sync()?;
+    // Before it takes the place of the last one it is read back: this also proves that the view holds what was written.
+    let checked = Checkpoint::open(disk, path).and_then(|checkpoint| checkpoint.verify());
+    if let Err(error @ Error::Corrupt { .. }) = &checked {
+        core.heal(&view, error)?;
     }
+    checked.map(|()| summary)
 }
 
 struct FileSink {

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::SyncSender,
     },
@@ -21,6 +21,7 @@ use super::{
     Batch, Error, Outcome,
     applier::{Answer, Group},
     batch::Entry,
+    core::Core,
     frame::{Change, Frame, Position, Write, encoded_len},
     journal::Journal,
     state_hash::StateHash,
@@ -62,7 +63,8 @@ impl CommitClock {
 type Written = Option<(Bytes, u64)>;
 
 /// What batches are compared with: the view, under what is on its way there.
-struct Overlay {
+pub(super) struct Overlay {
+    /// As it is while this group is decided: it may be another for the next.
     view: Arc<View>,
     /// Writes of groups that are durable and may not be in the view yet, with the revision of the latest of each key.
     in_flight: HashMap<Bytes, (Written, u64)>,
@@ -73,7 +75,7 @@ struct Overlay {
 }
 
 impl Overlay {
-    fn new(view: Arc<View>) -> Self {
+    pub(super) fn new(view: Arc<View>) -> Self {
         Overlay {
             view,
             in_flight: HashMap::new(),
@@ -179,40 +181,16 @@ impl Overlay {
 
 /// The committer's own state.
 pub(super) struct Committer {
-    journal: Journal,
-    clock: Arc<CommitClock>,
-    queue: mpsc::Receiver<Task>,
-    overlay: Overlay,
-    applied: watch::Receiver<Position>,
-    durable: watch::Sender<Position>,
-    /// Why writing has stopped, once it has.
-    stopped: watch::Sender<Option<Error>>,
-    groups: SyncSender<Group>,
+    pub(super) core: Arc<Core>,
+    pub(super) journal: Journal,
+    pub(super) clock: Arc<CommitClock>,
+    pub(super) queue: mpsc::Receiver<Task>,
+    pub(super) overlay: Overlay,
+    pub(super) durable: watch::Sender<Position>,
+    pub(super) groups: SyncSender<Group>,
 }
 
 impl Committer {
-    pub(super) fn new(
-        journal: Journal,
-        clock: Arc<CommitClock>,
-        view: Arc<View>,
-        queue: mpsc::Receiver<Task>,
-        applied: watch::Receiver<Position>,
-        durable: watch::Sender<Position>,
-        stopped: watch::Sender<Option<Error>>,
-        groups: SyncSender<Group>,
-    ) -> Self {
-        Committer {
-            journal,
-            clock,
-            queue,
-            overlay: Overlay::new(view),
-            applied,
-            durable,
-            stopped,
-            groups,
-        }
-    }
-
     /// Commits until every sender of the queue is gone.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
@@ -224,9 +202,16 @@ impl Committer {
     }
 
     fn commit_group(&mut self, first: Task) -> Group {
+        // A view that is being made anew is waited for: what a failing one says must not reach the journal.
+        let core = self.core.clone();
+        let _gate = core.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(view) = core.view() {
+            self.overlay.view = view;
+        }
+        let takes_new = core.space.look();
         // Clocks go back; commit times do not, so that a time names one place in the journal.
         let time_ms = self.clock.now_ms();
-        let applied = self.applied.borrow().revision;
+        let applied = core.applied.borrow().revision;
         self.overlay.is_applied(applied);
         let start = self.journal.end();
         let mut state = start.state;
@@ -243,6 +228,9 @@ impl Committer {
             let revision = start.revision + 1 + changes.len() as u64;
             let is_undurable = self.overlay.is_undurable(&batch.expect);
             let result = match self.overlay.holds(&batch.expect) {
+                Ok(true) if batch.creates() && !takes_new => Err(Error::Full {
+                    action: "store anything new".into(),
+                }),
                 Ok(true) => self.overlay.add(state, &batch.writes, revision).map(Some),
                 Ok(false) => Ok(None),
                 Err(error) => Err(error),
@@ -296,35 +284,29 @@ impl Committer {
     }
 
     fn make_durable(&mut self, frame: &Frame) -> Result<(), Error> {
-        if let Some(stopped) = &*self.stopped.borrow() {
+        if let Some(stopped) = &self.core.condition.borrow().stopped {
             return Err(Error::Stopped {
                 reason: stopped.reason(),
             });
         }
-        let appended = self.journal.append(frame);
+        let mut appended = self.journal.append(frame);
+        if let Err(Error::Full { action }) = &appended {
+            self.core.space.met_the_end(action);
+            if self.core.space.release_reserve() {
+                appended = self.journal.append(frame);
+            }
+        }
         match &appended {
             Ok(()) => {
                 self.durable.send_replace(self.journal.end());
             }
             // A sync that failed may have dropped what it could not write: trying again could lie.
             Err(error @ (Error::OutcomeUnknown { .. } | Error::Stopped { .. })) => {
-                stop(&self.stopped, error);
+                self.core.stop(error);
             }
             // Nothing was written: the next group may do better.
             Err(_) => {}
         }
         appended
     }
-}
-
-/// Stops writing, for good.
-pub(super) fn stop(stopped: &watch::Sender<Option<Error>>, error: &Error) {
-    tracing::error!(%error, "writing has stopped: check the disk, then restart the server");
-    stopped.send_if_modified(|stopped| {
-        let first = stopped.is_none();
-        if first {
-            *stopped = Some(error.clone());
-        }
-        first
-    });
 }

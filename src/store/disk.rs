@@ -63,9 +63,8 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// What the disk says.
     fn sync_dir(&self, dir: &Path) -> Result<(), Error>;
 
-    /// What tells the time since the machine started from every other: within it, nothing that was written can have been
-    /// lost. `None` where the system has no such thing.
-    fn boot_id(&self) -> Option<String>;
+    /// The room that is left for this process. `None` where the system does not say.
+    fn room_bytes(&self) -> Option<u64>;
 }
 
 /// An open file.
@@ -221,9 +220,9 @@ impl Disk for RealDisk {
             .map_err(|error| Error::io("sync directory", &dir, &error))
     }
 
-    fn boot_id(&self) -> Option<String> {
-        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(id.trim().to_owned())
+    fn room_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.root).ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
     }
 }
 
@@ -272,5 +271,118 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> Result<(), Error> {
         self.file.sync_data().map_err(self.failed("sync"))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod full {
+    //! A disk that can be full.
+
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    };
+
+    use super::{Disk, DiskFile, Error, Path, RealDisk};
+
+    /// The operating system's, with as much room as a test says.
+    pub(in crate::store) struct FullDisk {
+        disk: RealDisk,
+        is_full: Arc<AtomicBool>,
+        room_bytes: AtomicU64,
+    }
+
+    impl FullDisk {
+        /// The disk under `root`, with room.
+        pub(in crate::store) fn new(root: &Path) -> Self {
+            FullDisk {
+                disk: RealDisk::new(root.to_path_buf()),
+                is_full: Arc::default(),
+                room_bytes: AtomicU64::new(1 << 30),
+            }
+        }
+
+        /// From now on no file can be allocated any room, or each can.
+        pub(in crate::store) fn set_full(&self, is_full: bool) {
+            self.is_full.store(is_full, Ordering::SeqCst);
+        }
+
+        /// From now on it says that there is so much room.
+        pub(in crate::store) fn set_room(&self, bytes: u64) {
+            self.room_bytes.store(bytes, Ordering::SeqCst);
+        }
+    }
+
+    struct FullFile {
+        file: Box<dyn DiskFile>,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Disk for FullDisk {
+        fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+            Ok(Box::new(FullFile {
+                file: self.disk.open(path)?,
+                is_full: self.is_full.clone(),
+            }))
+        }
+
+        fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+            self.disk.open_to_read(path)
+        }
+
+        fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+            self.disk.read(path)
+        }
+
+        fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
+            self.disk.list(dir)
+        }
+
+        fn create_dir(&self, dir: &Path) -> Result<(), Error> {
+            self.disk.create_dir(dir)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+            self.disk.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> Result<(), Error> {
+            self.disk.remove(path)
+        }
+
+        fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
+            self.disk.sync_dir(dir)
+        }
+
+        fn room_bytes(&self) -> Option<u64> {
+            Some(self.room_bytes.load(Ordering::SeqCst))
+        }
+    }
+
+    impl DiskFile for FullFile {
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+            self.file.write_at(offset, bytes)
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+            self.file.read_at(offset, buffer)
+        }
+
+        fn size(&self) -> Result<u64, Error> {
+            self.file.size()
+        }
+
+        fn allocate(&mut self, len: u64) -> Result<(), Error> {
+            if self.is_full.load(Ordering::SeqCst) {
+                return Err(Error::Full {
+                    action: format!("allocate {len} bytes"),
+                });
+            }
+            self.file.allocate(len)
+        }
+
+        fn sync(&mut self) -> Result<(), Error> {
+            self.file.sync()
+        }
     }
 }

@@ -158,11 +158,11 @@ impl Frame {
         (ours && payload_len <= PAYLOAD_BYTES_MAX).then_some(payload_len)
     }
 
-    /// The first revision of the first whole frame in `bytes` that is not before `revision`.
+    /// The place and the first revision of the first whole frame in `bytes` that is not before `revision`.
     ///
     /// Damage may be of any length, so a frame is looked for at every byte. Whoever chose the bytes of a record cannot make
     /// that slow: each candidate is checked in the same small time, however long it says that it is.
-    pub(super) fn find(bytes: &[u8], store: Uuid, revision: u64) -> Option<u64> {
+    pub(super) fn find(bytes: &[u8], store: Uuid, revision: u64) -> Option<(usize, u64)> {
         let last_start = bytes.iter().rposition(|&byte| byte != 0)?;
         let mut sums = None;
         for at in (0..=last_start).filter(|&at| bytes[at] == MAGIC[0]) {
@@ -187,7 +187,7 @@ impl Frame {
                 crc32c::crc32c_append(crc32c::crc32c(store.as_bytes()), &candidate[..CRC_AT]);
             let rest = sums.between(at + CRC_AT + 4, at + len);
             if crc32c::crc32c_combine(start, rest, len - CRC_AT - 4) == crc {
-                return Some(first);
+                return Some((at, first));
             }
         }
         None
@@ -389,8 +389,9 @@ mod tests {
         fn a_frame_is_found_wherever_it_starts(frame in frames(), before: Vec<u8>, after: Vec<u8>) {
             let revision = frame.first_revision;
             let (bytes, _) = frame.encode(Uuid::max(), 7);
+            let at = before.len();
             let all = [before, bytes, after].concat();
-            prop_assert_eq!(Frame::find(&all, Uuid::max(), revision), Some(revision));
+            prop_assert_eq!(Frame::find(&all, Uuid::max(), revision), Some((at, revision)));
             prop_assert_eq!(Frame::find(&all, Uuid::max(), revision + 1), None);
             prop_assert_eq!(Frame::find(&all, Uuid::nil(), revision), None);
         }

@@ -6,9 +6,9 @@
 //! | `FORMAT` | the format's version and the store's id; written last, so that a store is there whole or not |
 //! | `journal/` | the truth since the checkpoint: see `journal.rs` |
 //! | `checkpoint/` | the truth before: see `checkpoint.rs` |
-//! | `view/` | sled: see `view.rs` |
-//! | `view.aside/` | a view that could not be trusted, kept until the journal has replaced it |
-//! | `VIEW` | what the view's files may hold after a crash |
+//! | `view/1/`, … | sled: see `view.rs`; a new number for each that is made |
+//! | `REACHED` | a revision that the store has reached for sure; `LOCK` says it, too |
+//! | `RESERVE` | room for a disk that is full: see `space.rs` |
 //! | `RESTORING` | what is here is of a restore that was not finished, unless there is a `FORMAT` |
 
 use std::{
@@ -29,25 +29,26 @@ use super::{
 const FORMAT: u32 = 2;
 /// What an owner's line in `LOCK` may take: a pid and a time.
 const OWNER_BYTES_MAX: u64 = 256;
+/// What `LOCK` says when nobody has the store open, before the revision.
+const CLOSED_AT: &str = "closed at revision ";
 
 /// The view's directory.
 pub(super) const VIEW_DIR: &str = "view";
 
 const FORMAT_FILE: &str = "FORMAT";
-const VIEW_FILE: &str = "VIEW";
+const REACHED_FILE: &str = "REACHED";
 const LOCK_FILE: &str = "LOCK";
-const VIEW_ASIDE_DIR: &str = "view.aside";
 const RESTORING_FILE: &str = "RESTORING";
 const OURS: [&str; 11] = [
     LOCK_FILE,
     FORMAT_FILE,
     "FORMAT.tmp",
-    VIEW_FILE,
-    "VIEW.tmp",
+    REACHED_FILE,
+    "REACHED.tmp",
     "journal",
     "checkpoint",
     VIEW_DIR,
-    VIEW_ASIDE_DIR,
+    "RESERVE",
     RESTORING_FILE,
     "RESTORING.tmp",
 ];
@@ -55,7 +56,25 @@ const OURS: [&str; 11] = [
 /// Holds the store's lock until it is dropped, or until the process ends in whatever way.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    /// The revision that the last owner says it had reached, when it closed the store.
+    reached: u64,
+}
+
+impl Lock {
+    /// Says that the store is closed at this revision.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn close_at(mut self, revision: u64) -> Result<(), Error> {
+        let said = format!("{CLOSED_AT}{revision}\n");
+        self.file
+            .rewind()
+            .and_then(|()| self.file.write_all(said.as_bytes()))
+            .and_then(|()| self.file.set_len(said.len() as u64))
+            .and_then(|()| self.file.sync_all())
+            .map_err(|error| Error::io("write", Path::new(LOCK_FILE), &error))
+    }
 }
 
 /// Makes the directory if it is missing, refuses one that is not ours, and locks it.
@@ -112,6 +131,10 @@ pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
+    let mut said = String::new();
+    // What is no text is no revision.
+    let _ = (&mut file).take(OWNER_BYTES_MAX).read_to_string(&mut said);
+    let reached = reached_in(&said);
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "process {}", std::process::id()))
@@ -123,7 +146,38 @@ pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
             }
         })
         .map_err(failed)?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file, reached })
+}
+
+/// Sees that nobody writes to the store while it is read, without writing to it.
+///
+/// # Errors
+/// [`Error::Foreign`], [`Error::Locked`].
+pub(super) fn claim_to_read(root: &Path) -> Result<Lock, Error> {
+    refuse_foreign(root)?;
+    let path = root.join(LOCK_FILE);
+    let mut file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
+    let mut said = String::new();
+    // What is no text names nobody and no revision.
+    let _ = (&mut file).take(OWNER_BYTES_MAX).read_to_string(&mut said);
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Lock {
+            file,
+            reached: reached_in(&said),
+        }),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            owner: said.trim().to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
+    }
+}
+
+/// The revision that the last owner says it had reached.
+fn reached_in(said: &str) -> u64 {
+    let reached = said.trim().strip_prefix(CLOSED_AT);
+    reached
+        .and_then(|reached| reached.parse().ok())
+        .unwrap_or(0)
 }
 
 fn refuse_foreign(root: &Path) -> Result<(), Error> {
@@ -187,93 +241,47 @@ pub(super) fn write_format(disk: &dyn Disk, store: Uuid) -> Result<(), Error> {
     replace_file(disk, Path::new(FORMAT_FILE), text.as_bytes())
 }
 
-/// What is known about the view's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ViewState {
-    /// All of it reached the disk when it was closed.
-    Closed,
-    /// It was open in this boot of the machine: the page cache has what the process wrote.
-    OpenInThisBoot,
-    /// The machine may have lost any part of it.
-    Unknown,
-    /// It was seen not to hold what was written.
-    Distrusted,
-}
-
-/// What the last owner said about the view, and a revision that the store has reached for sure.
+/// The revision that the store has reached for sure, as two files tell that are not the journal. Where both and the view are
+/// lost with the journal's tail, nothing tells any more that there was more.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn read_view_state(disk: &dyn Disk) -> Result<(ViewState, u64), Error> {
-    let bytes = disk.read(Path::new(VIEW_FILE))?.unwrap_or_default();
+pub(super) fn read_reached(disk: &dyn Disk, lock: &Lock) -> Result<u64, Error> {
+    let bytes = disk.read(Path::new(REACHED_FILE))?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let said: Vec<_> = text.split_whitespace().collect();
-    let (state, reached) = match said[..] {
-        ["closed", reached] => (ViewState::Closed, reached),
-        ["open", reached, boot] if disk.boot_id().is_some_and(|now| now == boot) => {
-            (ViewState::OpenInThisBoot, reached)
-        }
-        ["open", reached, _] => (ViewState::Unknown, reached),
-        ["distrusted", reached] => (ViewState::Distrusted, reached),
-        _ => return Ok((ViewState::Unknown, 0)),
-    };
-    Ok(reached
-        .parse()
-        .map_or((ViewState::Unknown, 0), |reached| (state, reached)))
+    let reached = text.trim().parse().unwrap_or(0);
+    Ok(lock.reached.max(reached))
 }
 
-/// Says that the view is being written to. Must be durable before it is.
+/// Says that the store has reached this revision. A disk that has no room for that keeps what it said before.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn write_view_open(disk: &dyn Disk, reached: u64) -> Result<(), Error> {
-    let boot = disk.boot_id().unwrap_or_else(|| "unknown".into());
-    write_view(disk, &format!("open {reached} {boot}\n"))
-}
-
-/// Says that all of the view is on disk.
-///
-/// # Errors
-/// What the disk says.
-pub(super) fn write_view_closed(disk: &dyn Disk, reached: u64) -> Result<(), Error> {
-    write_view(disk, &format!("closed {reached}\n"))
-}
-
-/// Says that the view does not hold what was written.
-///
-/// # Errors
-/// What the disk says.
-pub(super) fn write_view_distrusted(disk: &dyn Disk, reached: u64) -> Result<(), Error> {
-    write_view(disk, &format!("distrusted {reached}\n"))
-}
-
-fn write_view(disk: &dyn Disk, text: &str) -> Result<(), Error> {
-    replace_file(disk, Path::new(VIEW_FILE), text.as_bytes())
-}
-
-/// Clears the view's place. Its data stays beside it for as long as the journal may turn out damaged.
-///
-/// # Errors
-/// What the disk says.
-pub(super) fn set_view_aside(disk: &dyn Disk) -> Result<(), Error> {
-    let names = disk.list(Path::new(""))?;
-    let is_there = |dir: &str| names.iter().any(|name| name == dir);
-    if is_there(VIEW_ASIDE_DIR) {
-        // An earlier attempt did not finish: what it had made is worth less than what it set aside.
-        disk.remove(Path::new(VIEW_DIR))
-    } else if is_there(VIEW_DIR) {
-        disk.rename(Path::new(VIEW_DIR), Path::new(VIEW_ASIDE_DIR))
-    } else {
-        Ok(())
+pub(super) fn write_reached(disk: &dyn Disk, revision: u64) -> Result<(), Error> {
+    match replace_file(
+        disk,
+        Path::new(REACHED_FILE),
+        format!("{revision}\n").as_bytes(),
+    ) {
+        Err(Error::Full { .. }) => Ok(()),
+        other => other,
     }
 }
 
-/// Removes what [`set_view_aside`] kept, now that the journal has proved whole.
+/// Checks that the journal, which ends at `end`, has all that the store had reached.
 ///
 /// # Errors
-/// What the disk says.
-pub(super) fn remove_view_set_aside(disk: &dyn Disk) -> Result<(), Error> {
-    disk.remove(Path::new(VIEW_ASIDE_DIR))
+/// [`Error::Corrupt`] telling what is lost.
+pub(super) fn check_reached(reached: u64, end: u64) -> Result<(), Error> {
+    if reached <= end {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        what: format!(
+            "the journal ends at revision {end}, but the store has been at revision {reached}: the changes between \
+             them are lost from the journal"
+        ),
+    })
 }
 
 /// Whether a restore into this directory was begun and not finished.

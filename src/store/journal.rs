@@ -28,6 +28,7 @@ use super::{
     Error,
     disk::{Disk, DiskFile},
     frame::{Frame, HEADER_BYTES as FRAME_HEADER_BYTES, Position, Reader},
+    state_hash::StateHash,
 };
 
 const HEADER_BYTES: usize = 56;
@@ -94,8 +95,8 @@ impl Journal {
         Ok(names.len() > 1 || bytes.iter().skip(HEADER_BYTES).any(|&byte| byte != 0))
     }
 
-    /// Checks the journal behind `base`, where the checkpoint ends, shows `visit` every frame there with its size in
-    /// bytes, cuts a torn tail, and opens it for appending. Needs no new room on the disk.
+    /// Checks the journal behind `base` as [`check`] does, cuts a torn tail, and opens it for appending. Needs no new room on
+    /// the disk.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if a frame that was once synced is damaged or missing; nothing is changed then.
@@ -106,77 +107,25 @@ impl Journal {
         segment_bytes: u64,
         visit: &mut dyn FnMut(&Frame, usize),
     ) -> Result<Journal, Error> {
-        let segments = segments(&*disk)?;
-        let Some(mut next) = first_needed(&*disk, store, &segments, base.revision + 1)? else {
-            // A segment that nothing was appended to is made again; the one before it may be gone, if a checkpoint covers it.
-            if base.revision > 0 && segments.last() == Some(&(base.revision + 1)) {
-                let tail = create_segment(&*disk, store, base, segment_bytes, 0)?;
-                return Ok(Journal {
-                    disk,
-                    store,
-                    tail,
-                    end: base,
-                    last_time_ms: 0,
-                    appended_bytes: 0,
-                    segment_bytes,
-                });
-            }
-            return Err(missing(&segments, base));
-        };
-        let mut position: Option<Position> = None;
-        let mut last_time_ms = 0;
-        let mut unused = Vec::new();
-        let mut last: Option<(Segment, usize, usize)> = None;
-        while let Some(first) = segments.get(next) {
-            next += 1;
-            let Some(segment) = Segment::read(&*disk, segment_path(*first), store)? else {
-                unused.push(segment_path(*first));
-                continue;
-            };
-            let continues =
-                |place: &Position| place.revision != base.revision || place.is_at(&base);
-            let place = position.get_or_insert(segment.start);
-            if !segment.start.is_at(place) {
-                if segment.is_unused() {
-                    unused.push(segment.path);
-                    continue;
-                }
-                return Err(segment.gap(*place));
-            }
-            if !continues(place) {
-                return Err(segment.of_another_history(base));
-            }
-            // The header is what was written last until a frame is.
-            let mut last_bytes = HEADER_BYTES;
-            let stop = segment.walk(place, &mut |frame, bytes, end| {
-                if !continues(end) {
-                    return Err(segment.of_another_history(base));
-                }
-                last_time_ms = last_time_ms.max(frame.time_ms);
-                if end.revision > base.revision {
-                    visit(frame, bytes);
-                }
-                last_bytes = bytes;
-                Ok(())
-            })?;
-            if let Some(later) = Frame::find(&segment.bytes[stop..], store, place.revision + 1) {
-                return Err(segment.damage(stop, *place, later));
-            }
-            last = Some((segment, stop, last_bytes));
-        }
-        let (Some(end), Some((segment, stop, last_bytes))) = (position, last) else {
-            return Err(missing(&segments, base));
-        };
-        if end.revision < base.revision {
-            return Err(missing(&segments, base));
-        }
+        let Checked {
+            end,
+            last_time_ms,
+            unused,
+            tail,
+        } = check(&*disk, store, base, visit)?;
         for path in unused {
             disk.remove(&path)?;
         }
-        let file = disk.open(&segment.path)?;
-        let tail = Tail::reopen(file, &segment.bytes, stop, last_bytes, segment_bytes)?;
-        // The process may have ended before the last segment's name was durable.
-        disk.sync_dir(Path::new(DIR))?;
+        let tail = match tail {
+            Some(tail) => {
+                let file = disk.open(&tail.path)?;
+                let tail = Tail::reopen(file, &tail)?;
+                // The process may have ended before the last segment's name was durable.
+                disk.sync_dir(Path::new(DIR))?;
+                tail
+            }
+            None => create_segment(&*disk, store, base, segment_bytes, 0)?,
+        };
         Ok(Journal {
             disk,
             store,
@@ -201,6 +150,11 @@ impl Journal {
     /// Says that the last commit is at least as late as this.
     pub(super) fn advance_time_to(&mut self, time_ms: u64) {
         self.last_time_ms = self.last_time_ms.max(time_ms);
+    }
+
+    /// Says what the store really holds at the journal's end, where the journal itself says otherwise.
+    pub(super) fn correct_state(&mut self, state: StateHash) {
+        self.end.state = state;
     }
 
     /// Bytes of frames that were appended since it was opened.
@@ -250,42 +204,183 @@ impl Journal {
 }
 
 impl Tail {
-    /// Opens a segment for appending at `offset`, behind which it holds nothing that counts.
-    fn reopen(
-        mut file: Box<dyn DiskFile>,
-        bytes: &[u8],
-        offset: usize,
-        last_bytes: usize,
-        segment_bytes: u64,
-    ) -> Result<Tail, Error> {
+    /// Opens the last segment for appending.
+    fn reopen(mut file: Box<dyn DiskFile>, checked: &CheckedTail) -> Result<Tail, Error> {
+        let CheckedTail {
+            bytes,
+            offset,
+            last_bytes,
+            ..
+        } = checked;
         // What is torn goes at once: were a shorter frame written over it, its rest would be found later. It is written over,
         // not cut off: a full disk may not give back the room that was cut.
-        if let Some(last) = bytes[offset..].iter().rposition(|&byte| byte != 0) {
-            for at in (0..=last).step_by(TORN_STEP_BYTES) {
-                let len = TORN_STEP_BYTES.min(last + 1 - at);
-                file.write_at((offset + at) as u64, &vec![0; len])?;
-            }
+        for at in (0..checked.torn_bytes()).step_by(TORN_STEP_BYTES) {
+            let len = TORN_STEP_BYTES.min(checked.torn_bytes() - at);
+            file.write_at((offset + at) as u64, &vec![0; len])?;
         }
         // A sync that failed may have left what was written last in memory only, where no later sync looks for it: it is
         // written once more.
         let last_at = offset - last_bytes;
-        file.write_at(last_at as u64, &bytes[last_at..offset])?;
-        let mut room_bytes = bytes.len() as u64;
-        if room_bytes < segment_bytes {
-            match file.allocate(segment_bytes) {
-                Ok(()) => room_bytes = segment_bytes,
-                // It is opened all the same, and goes on in another segment once there is room for one.
-                Err(Error::Full { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        file.write_at(last_at as u64, &bytes[last_at..*offset])?;
         file.sync()?;
         Ok(Tail {
             file,
-            offset: offset as u64,
-            room_bytes,
+            offset: *offset as u64,
+            room_bytes: bytes.len() as u64,
         })
     }
+}
+
+/// A journal that was found whole.
+pub(super) struct Checked {
+    /// The place behind its last frame.
+    pub(super) end: Position,
+    /// The latest commit time that was seen.
+    last_time_ms: u64,
+    /// Files that nothing was appended to.
+    unused: Vec<PathBuf>,
+    /// The last segment; `None` if it is still to be made.
+    pub(super) tail: Option<CheckedTail>,
+}
+
+/// The last segment of a journal that was found whole.
+pub(super) struct CheckedTail {
+    pub(super) path: PathBuf,
+    bytes: Vec<u8>,
+    /// Where its last frame ends: behind that it holds nothing that counts.
+    offset: usize,
+    /// The size of its last frame, or of the header where there is none.
+    last_bytes: usize,
+}
+
+impl CheckedTail {
+    /// What a write that did not come to its end has left.
+    pub(super) fn torn_bytes(&self) -> usize {
+        let last = self.bytes[self.offset..]
+            .iter()
+            .rposition(|&byte| byte != 0);
+        last.map_or(0, |last| last + 1)
+    }
+}
+
+/// Checks the journal behind `base`, where the checkpoint ends, and shows `visit` every frame there with its size in bytes.
+/// Changes nothing.
+///
+/// # Errors
+/// [`Error::Corrupt`] if a frame that was once synced is damaged or missing.
+pub(super) fn check(
+    disk: &dyn Disk,
+    store: Uuid,
+    base: Position,
+    visit: &mut dyn FnMut(&Frame, usize),
+) -> Result<Checked, Error> {
+    let segments = segments(disk)?;
+    let Some(mut next) = first_needed(disk, store, &segments, base.revision + 1)? else {
+        // A segment that nothing was appended to is made again; the one before it may be gone, if a checkpoint covers it.
+        if base.revision > 0 && segments.last() == Some(&(base.revision + 1)) {
+            return Ok(Checked {
+                end: base,
+                last_time_ms: 0,
+                unused: Vec::new(),
+                tail: None,
+            });
+        }
+        return Err(missing(&segments, base));
+    };
+    let mut position: Option<Position> = None;
+    let mut last_time_ms = 0;
+    let mut unused = Vec::new();
+    let mut tail = None;
+    while let Some(first) = segments.get(next) {
+        next += 1;
+        let Some(segment) = Segment::read(disk, segment_path(*first), store)? else {
+            unused.push(segment_path(*first));
+            continue;
+        };
+        let continues = |place: &Position| place.revision != base.revision || place.is_at(&base);
+        let place = position.get_or_insert(segment.start);
+        if !segment.start.is_at(place) {
+            if segment.is_unused() {
+                unused.push(segment.path);
+                continue;
+            }
+            return Err(segment.gap(*place));
+        }
+        if !continues(place) {
+            return Err(segment.of_another_history(base));
+        }
+        // The header is what was written last until a frame is.
+        let mut last_bytes = HEADER_BYTES;
+        let offset = segment.walk(place, &mut |frame, bytes, end| {
+            if !continues(end) {
+                return Err(segment.of_another_history(base));
+            }
+            last_time_ms = last_time_ms.max(frame.time_ms);
+            if end.revision > base.revision {
+                visit(frame, bytes);
+            }
+            last_bytes = bytes;
+            Ok(())
+        })?;
+        if let Some((_, later)) = Frame::find(&segment.bytes[offset..], store, place.revision + 1) {
+            return Err(segment.damage(offset, *place, later));
+        }
+        tail = Some(CheckedTail {
+            path: segment.path,
+            bytes: segment.bytes,
+            offset,
+            last_bytes,
+        });
+    }
+    let end = position.filter(|end| end.revision >= base.revision);
+    let end = end.ok_or_else(|| missing(&segments, base))?;
+    Ok(Checked {
+        // The checkpoint was read back when it was made: of the two, its state is the one that was proved.
+        end: if end.revision == base.revision {
+            base
+        } else {
+            end
+        },
+        last_time_ms,
+        unused,
+        tail,
+    })
+}
+
+/// Hands every whole frame behind revision `after` to `visit`, whatever is damaged around them, and says what is missing
+/// between them.
+///
+/// # Errors
+/// What the disk says; what `visit` refuses with.
+pub(super) fn salvage(
+    disk: &dyn Disk,
+    store: Uuid,
+    after: u64,
+    visit: &mut dyn FnMut(&Frame) -> Result<(), Error>,
+) -> Result<Vec<String>, Error> {
+    let mut missing = Vec::new();
+    let mut last = after;
+    for first in segments(disk)? {
+        let bytes = disk.read(&segment_path(first))?.unwrap_or_default();
+        let mut at = 0;
+        while let Some((skipped, _)) = Frame::find(&bytes[at..], store, last + 1) {
+            at += skipped;
+            let Some(found) = Frame::decode(&bytes[at..], store) else {
+                break;
+            };
+            if found.frame.first_revision > last + 1 {
+                missing.push(format!(
+                    "revisions {} to {} are lost",
+                    last + 1,
+                    found.frame.first_revision - 1
+                ));
+            }
+            visit(&found.frame)?;
+            last = found.frame.last_revision();
+            at += found.len;
+        }
+    }
+    Ok(missing)
 }
 
 /// Hands every durable frame that ends after revision `after` and not after `until` to `visit`, while others are being
@@ -342,14 +437,25 @@ pub(super) fn read(
             .map_or(u64::MAX, |next| next - 1)
             .min(until);
         if expected == u64::MAX {
-            if let Some(later) = Frame::find(&segment.bytes[stop..], store, position.revision + 1) {
+            if let Some((_, later)) =
+                Frame::find(&segment.bytes[stop..], store, position.revision + 1)
+            {
                 return Err(segment.damage(stop, *position, later));
             }
         } else if position.revision < expected {
             return Err(segment.damage(stop, *position, expected + 1));
         }
     }
-    Ok(())
+    match position {
+        Some(end) if until == u64::MAX || end.revision >= until => Ok(()),
+        _ => Err(missing(
+            &segments,
+            Position {
+                revision: after,
+                ..Position::default()
+            },
+        )),
+    }
 }
 
 /// Removes the segments of which every change is at or before `revision`, but for the last `keep` full ones.
@@ -457,7 +563,11 @@ fn create_segment(
 ) -> Result<Tail, Error> {
     let path = segment_path(start.revision + 1);
     let least_bytes = HEADER_BYTES as u64 + frame_bytes;
-    let mut room_bytes = segment_bytes.max(least_bytes);
+    // What is reserved for the journal is missing elsewhere: on a disk that is nearly full it takes only a part of the rest.
+    let share = disk.room_bytes().map_or(segment_bytes, |room| room / 4);
+    let mut room_bytes = segment_bytes
+        .min(share.max(SEGMENT_BYTES_MIN))
+        .max(least_bytes);
     let file = loop {
         match reserve(disk, &path, room_bytes) {
             Ok(file) => break Ok(file),
@@ -526,7 +636,9 @@ struct Segment {
 impl Segment {
     /// The segment in a file; `None` where nothing was ever appended to it, not even a header.
     fn read(disk: &dyn Disk, path: PathBuf, store: Uuid) -> Result<Option<Segment>, Error> {
-        let bytes = disk.read(&path)?.unwrap_or_default();
+        let bytes = disk.read(&path)?.ok_or_else(|| Error::Corrupt {
+            what: format!("{} has gone while it was needed", path.display()),
+        })?;
         let start =
             decode_header(&bytes, store).filter(|start| segment_path(start.revision + 1) == path);
         match start {
@@ -608,9 +720,8 @@ impl Segment {
 mod tests {
     use super::*;
     use crate::store::{
-        disk::RealDisk,
+        disk::{self, RealDisk},
         frame::{Change, Write},
-        state_hash::StateHash,
     };
 
     const SEGMENT_BYTES: u64 = 16 << 20;
@@ -772,7 +883,9 @@ mod tests {
     fn a_full_disk_opens_and_goes_on_in_the_room_that_is_reserved() {
         let (dir, disk) = disk();
         written(&disk, 3, 50);
-        let full: Arc<dyn Disk> = Arc::new(Full(RealDisk::new(dir.path().to_path_buf())));
+        let full = disk::full::FullDisk::new(dir.path());
+        full.set_full(true);
+        let full: Arc<dyn Disk> = Arc::new(full);
         assert_eq!(reopened(&full).unwrap(), [1, 2, 3]);
         let mut journal = Journal::open(
             full.clone(),
@@ -788,73 +901,6 @@ mod tests {
         journal.append(&frame(5, 50)).unwrap();
         assert_eq!(full.list(Path::new(DIR)).unwrap().len(), 1);
         assert_eq!(reopened(&full).unwrap(), [1, 2, 3, 4, 5]);
-    }
-
-    /// A disk on which no file can be allocated any room.
-    struct Full(RealDisk);
-
-    struct FullFile(Box<dyn DiskFile>);
-
-    impl Disk for Full {
-        fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
-            Ok(Box::new(FullFile(self.0.open(path)?)))
-        }
-
-        fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
-            self.0.open_to_read(path)
-        }
-
-        fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-            self.0.read(path)
-        }
-
-        fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
-            self.0.list(dir)
-        }
-
-        fn create_dir(&self, dir: &Path) -> Result<(), Error> {
-            self.0.create_dir(dir)
-        }
-
-        fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-            self.0.rename(from, to)
-        }
-
-        fn remove(&self, path: &Path) -> Result<(), Error> {
-            self.0.remove(path)
-        }
-
-        fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-            self.0.sync_dir(dir)
-        }
-
-        fn boot_id(&self) -> Option<String> {
-            self.0.boot_id()
-        }
-    }
-
-    impl DiskFile for FullFile {
-        fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-            self.0.write_at(offset, bytes)
-        }
-
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
-            self.0.read_at(offset, buffer)
-        }
-
-        fn size(&self) -> Result<u64, Error> {
-            self.0.size()
-        }
-
-        fn allocate(&mut self, len: u64) -> Result<(), Error> {
-            Err(Error::Full {
-                action: format!("allocate {len} bytes"),
-            })
-        }
-
-        fn sync(&mut self) -> Result<(), Error> {
-            self.0.sync()
-        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod batch;
 mod checkpoint;
 mod checkpointer;
 mod committer;
+mod core;
 mod disk;
 mod error;
 mod frame;
@@ -18,15 +19,16 @@ mod recovery;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod space;
 mod state_hash;
 mod view;
 
 use std::{
     fmt,
     ops::Bound,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
-        Arc, RwLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc as threads,
     },
@@ -38,17 +40,20 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use self::core::Condition;
 pub use batch::{Batch, Entry, Outcome};
 pub use error::Error;
 pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
 pub use view::Direction;
 
+use self::core::Core;
 use applier::Applier;
-use checkpointer::{Checkpointer, Origin, Work};
-use committer::{CommitClock, Committer, Task};
+use checkpointer::{Checkpointer, Work};
+use committer::{CommitClock, Committer, Overlay, Task};
 use disk::{Disk, RealDisk};
-use home::{Lock, VIEW_DIR};
+use home::Lock;
 use recovery::{Home, Parts};
+use space::Space;
 
 /// Writes that may wait for the committer: a few groups' worth.
 const QUEUE_BATCHES_MAX: usize = 1024;
@@ -70,6 +75,8 @@ pub struct Options {
     pub journal_keep_bytes: u64,
     /// The size of the journal's files, which are allocated as a whole.
     pub journal_segment_bytes: u64,
+    /// Set to give up opening, which may take long: nothing is lost by that.
+    pub cancelled: Arc<AtomicBool>,
 }
 
 impl Default for Options {
@@ -80,6 +87,7 @@ impl Default for Options {
             checkpoint_floor_bytes: 64 << 20,
             journal_keep_bytes: 64 << 20,
             journal_segment_bytes: 16 << 20,
+            cancelled: Arc::default(),
         }
     }
 }
@@ -87,16 +95,13 @@ impl Default for Options {
 /// An open store. Closing it with [`Store::close`] spares the next open a look at the view; just dropping
 /// it, or being killed, loses nothing that was acknowledged.
 pub struct Store {
-    origin: Arc<Origin>,
+    core: Arc<Core>,
     clock: Arc<CommitClock>,
     queue: mpsc::Sender<Task>,
     /// The bytes that may still be queued.
     room: Arc<Semaphore>,
-    stopped: watch::Receiver<Option<Error>>,
-    checkpointer: threads::SyncSender<Work>,
     threads: [JoinHandle<()>; 3],
     lock: Lock,
-    view_dir: PathBuf,
 }
 
 impl fmt::Debug for Store {
@@ -122,25 +127,25 @@ impl Store {
         // Before anything is written, the lock included: another format is not ours to touch.
         home::read_format(&*disk)?;
         let lock = home::claim(root)?;
-        Store::open_on(disk, lock, &root.join(VIEW_DIR), options)
+        Store::open_on(disk, lock, root, options)
     }
 
-    /// Opens the store on a disk that this process alone uses.
+    /// Opens the store on a disk that this process alone uses. The view's directories are in `root`.
     fn open_on(
         disk: Arc<dyn Disk>,
         lock: Lock,
-        view_dir: &Path,
+        root: &Path,
         options: &Options,
     ) -> Result<Store, Error> {
-        let view_dir = view_dir.to_path_buf();
         let home = Home {
-            disk,
-            view_dir: view_dir.clone(),
+            disk: disk.clone(),
+            root: root.to_path_buf(),
             cache_bytes: options.cache_bytes,
             segment_bytes: options.journal_segment_bytes,
+            closing: options.cancelled.clone(),
         };
-        let parts = match home::read_format(&*home.disk)? {
-            Some(id) => home.open(id)?,
+        let parts = match home::read_format(&*disk)? {
+            Some(id) => home.open(id, home::read_reached(&*disk, &lock)?)?,
             None => home.create()?,
         };
         let Parts {
@@ -151,27 +156,27 @@ impl Store {
             uncovered_bytes,
             checkpoint_is_due,
         } = parts;
-        let view = Arc::new(view);
         let (queue, tasks) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let (shown, shown_seen) = watch::channel(journal.end());
+        let (applied, applied_seen) = watch::channel(journal.end());
         let (durable, durable_seen) = watch::channel(journal.end());
-        let (stopped, stopped_seen) = watch::channel(None);
+        let (condition, _) = watch::channel(Condition::default());
         let (groups, group_queue) = threads::sync_channel(GROUPS_IN_FLIGHT_MAX);
         // Room for one: what is asked while it is busy is asked again by the next group.
         let (work, requests) = threads::sync_channel(1);
-        let origin = Arc::new(Origin {
-            disk: home.disk,
-            store: id,
-            view: view.clone(),
-            applied: shown_seen.clone(),
-            durable: durable_seen,
-            segments: RwLock::new(()),
-            closing: AtomicBool::new(false),
-        });
+        let space = Space::new(disk, condition.clone());
+        let core = Arc::new(Core::new(
+            home,
+            id,
+            view,
+            applied_seen,
+            durable_seen,
+            condition,
+            space,
+            work,
+        ));
         let checkpointer = Checkpointer {
-            origin: origin.clone(),
+            core: Arc::downgrade(&core),
             work: requests,
-            stopped: stopped.clone(),
             floor_bytes: options.checkpoint_floor_bytes,
             keep_segments: usize::try_from(
                 options
@@ -180,66 +185,58 @@ impl Store {
             )
             .unwrap_or(usize::MAX),
             last_bytes: checkpoint_bytes,
-            uncovered_bytes: if checkpoint_is_due {
-                u64::MAX / 2
-            } else {
-                uncovered_bytes
-            },
+            uncovered_bytes,
+            is_due: checkpoint_is_due,
         };
         let applier = Applier {
-            view: view.clone(),
+            core: core.clone(),
             groups: group_queue,
-            applied: shown,
-            stopped: stopped.clone(),
-            checkpointer: work.clone(),
+            applied,
         };
         let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
-        let committer = Committer::new(
+        let committer = Committer {
+            overlay: Overlay::new(core.view()?),
+            core: core.clone(),
             journal,
-            clock.clone(),
-            view,
-            tasks,
-            shown_seen,
+            clock: clock.clone(),
+            queue: tasks,
             durable,
-            stopped,
             groups,
-        );
+        };
         let threads = [
             spawn("committer", || committer.run())?,
             spawn("applier", || applier.run())?,
             spawn("checkpointer", || checkpointer.run())?,
         ];
         // There is room for it: nobody else has asked yet.
-        let _ = work.try_send(Work::Look { appended_bytes: 0 });
+        let look = Work::Look { appended_bytes: 0 };
+        let _ = core.checkpointer.try_send(look);
         Ok(Store {
-            origin,
+            core,
             clock,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
-            stopped: stopped_seen,
-            checkpointer: work,
             threads,
             lock,
-            view_dir,
         })
     }
 
     /// What tells this store from every other: made with it, never changed.
     #[must_use]
     pub fn id(&self) -> Uuid {
-        self.origin.store
+        self.core.id
     }
 
     /// The revision that reads show at least.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.origin.applied.borrow().revision
+        self.core.applied.borrow().revision
     }
 
-    /// Follows why writing has stopped: `None` as long as it goes on.
+    /// Follows how the store is.
     #[must_use]
-    pub fn stopped(&self) -> watch::Receiver<Option<Error>> {
-        self.stopped.clone()
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.core.condition.subscribe()
     }
 
     /// The time of a commit that is made now, milliseconds since the Unix epoch. It never goes back, whatever the clock does.
@@ -253,7 +250,8 @@ impl Store {
     /// # Errors
     /// If the view cannot be read, or the value is damaged.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.origin.view.get(key)
+        let view = self.core.view()?;
+        self.core.noticed(&view, view.get(key))
     }
 
     /// The keys within the bounds with what they durably hold, in order. May read from the disk at every
@@ -263,7 +261,16 @@ impl Store {
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         direction: Direction,
     ) -> impl Iterator<Item = Result<Entry, Error>> + use<> {
-        self.origin.view.range(bounds, direction)
+        let core = self.core.clone();
+        let (view, mut missing) = match core.view() {
+            Ok(view) => (Some(view), None),
+            Err(error) => (None, Some(error)),
+        };
+        let mut entries = view.as_ref().map(|view| view.range(bounds, direction));
+        std::iter::from_fn(move || match (&mut entries, &view) {
+            (Some(entries), Some(view)) => entries.next().map(|entry| core.noticed(view, entry)),
+            _ => missing.take().map(Err),
+        })
     }
 
     /// Makes what a batch writes durable as one, after all that was queued before it, if every key holds what it expects.
@@ -300,7 +307,7 @@ impl Store {
     /// What the disk says; [`Error::Corrupt`] if the view does not hold what was written.
     pub async fn checkpoint(&self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
-        let work = self.checkpointer.clone();
+        let work = self.core.checkpointer.clone();
         // The checkpointer may be busy with another one.
         let asked = tokio::task::spawn_blocking(move || work.send(Work::Now(answer))).await;
         asked
@@ -322,7 +329,7 @@ impl Store {
                 (self.0)(bytes)
             }
         }
-        self.origin.write(&mut Put(put)).map(Snapshot::from)
+        self.core.write(&mut Put(put)).map(Snapshot::from)
     }
 
     /// Reads all of the store and compares it with what was written: every value's checksum, and the state hash. Blocks.
@@ -332,55 +339,65 @@ impl Store {
     /// # Errors
     /// [`Error::Corrupt`] naming what is damaged.
     pub fn verify(&self) -> Result<(), Error> {
-        if self.origin.view.state()? != self.origin.applied.borrow().state {
+        let state = self.core.view()?.state(&AtomicBool::new(false))?;
+        if state != self.core.applied.borrow().state {
             return Err(Error::Corrupt {
                 what: "the view does not hold what was written".into(),
             });
         }
-        if let Some(checkpoint) = checkpointer::newest(&*self.origin.disk)? {
+        if let Some(checkpoint) = checkpointer::newest(&*self.core.home.disk)? {
             checkpoint.verify()?;
         }
         Ok(())
     }
 
-    /// Commits what is queued and closes the store, with all of the view on disk.
+    /// Commits what is queued and closes the store.
     ///
     /// # Errors
     /// What sled or the disk says. Nothing that was acknowledged depends on it.
     pub fn close(self) -> Result<(), Error> {
-        self.origin.closing.store(true, Ordering::Relaxed);
-        drop(self.queue);
-        drop(self.checkpointer);
-        for thread in self.threads {
-            thread.join().map_err(|_| Error::Closed)?;
+        let (core, lock) = self.end()?;
+        let end = *core.durable.borrow();
+        let is_well = core.condition.borrow().stopped.is_none();
+        let disk = core.home.disk.clone();
+        let view = Arc::into_inner(core).and_then(Core::into_view);
+        if let Some(view) = view.and_then(Arc::into_inner) {
+            view.close()?;
         }
-        let Origin {
-            disk,
-            view,
-            durable,
-            ..
-        } = Arc::into_inner(self.origin).ok_or(Error::Closed)?;
-        let view = Arc::into_inner(view).ok_or(Error::Closed)?;
-        let (shown, _) = view.shown()?;
-        if shown == durable.borrow().revision && self.stopped.borrow().is_none() {
-            view.close(&self.view_dir)?;
-            home::write_view_closed(&*disk, shown)?;
+        if is_well {
+            home::write_reached(&*disk, end.revision)?;
+            lock.close_at(end.revision)?;
         }
-        drop(self.lock);
         Ok(())
     }
-}
 
-#[cfg(test)]
-impl Store {
-    /// Ends as a process ends that is killed, but waits until its threads are gone.
-    fn abandon(self) {
-        self.origin.closing.store(true, Ordering::Relaxed);
-        drop(self.queue);
-        drop(self.checkpointer);
-        for thread in self.threads {
-            thread.join().expect("a panic would have aborted");
+    /// Ends as a process ends that is killed, but waits until its threads are gone: for tests and measurements.
+    #[doc(hidden)]
+    pub fn abandon(self) {
+        drop(self.end());
+    }
+
+    /// Ends the threads, the committer with all that is queued.
+    fn end(self) -> Result<(Arc<Core>, Lock), Error> {
+        let Store {
+            core,
+            queue,
+            threads,
+            lock,
+            ..
+        } = self;
+        core.closing.store(true, Ordering::Relaxed);
+        drop(queue);
+        let [committer, applier, checkpointer] = threads;
+        for thread in [committer, applier] {
+            thread.join().map_err(|_| Error::Closed)?;
         }
+        // It waits until the checkpointer has noticed that what it makes is not needed any more.
+        core.checkpointer
+            .send(Work::End)
+            .map_err(|_| Error::Closed)?;
+        checkpointer.join().map_err(|_| Error::Closed)?;
+        Ok((core, lock))
     }
 }
 
@@ -412,6 +429,8 @@ impl Drop for AbortOnPanic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use home::VIEW_DIR;
+    use std::path::PathBuf;
     use view::View;
 
     fn open(path: &Path) -> Result<Store, Error> {
@@ -477,7 +496,8 @@ mod tests {
         store.close().unwrap();
 
         // Garbage in the view's place: sled refuses it, or panics.
-        for entry in std::fs::read_dir(path.join(VIEW_DIR)).unwrap() {
+        let views = std::fs::read_dir(path.join(VIEW_DIR)).unwrap();
+        for entry in views.flat_map(|view| std::fs::read_dir(view.unwrap().path()).unwrap()) {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_file() {
                 std::fs::write(entry.path(), [0x5a; 4096]).unwrap();
@@ -746,19 +766,11 @@ mod tests {
         opened(&path).close().unwrap();
     }
 
-    #[tokio::test]
-    async fn a_view_that_lost_something_with_the_machine_is_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store");
-        let store = opened(&path);
-        put(&store, "k1", "one").await;
-        put(&store, "k2", "two").await;
-        store.close().unwrap();
-        // The view as sled may leave it behind: at the last revision, without a write before it.
-        let view = View::open(&path.join(VIEW_DIR), 8 << 20).unwrap();
+    /// What a view says that has lost a key without knowing.
+    fn lose(view: &View, key: &'static str) {
         let (revision, state) = view.shown().unwrap();
         let delete = frame::Write {
-            key: "k1".into(),
+            key: key.into(),
             value: None,
         };
         view.apply(&[frame::Change {
@@ -767,8 +779,19 @@ mod tests {
             state,
         }])
         .unwrap();
-        view.close(&path.join(VIEW_DIR)).unwrap();
-        std::fs::write(path.join("VIEW"), "open 2 another-boot\n").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_view_that_lost_something_with_the_machine_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        put(&store, "k1", "one").await;
+        put(&store, "k2", "two").await;
+        store.close().unwrap();
+        let view = View::open(&path.join(VIEW_DIR).join("1"), 8 << 20).unwrap();
+        lose(&view, "k1");
+        view.close().unwrap();
         assert_eq!(
             content(&opened(&path)),
             pairs(&[("k1", "one"), ("k2", "two")])
@@ -776,35 +799,195 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_checkpoint_of_a_view_that_lost_something_is_refused_and_the_view_made_anew() {
+    async fn a_view_that_turns_out_wrong_is_made_anew_while_the_store_is_open() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let store = opened(&path);
         put(&store, "k1", "one").await;
         put(&store, "k2", "two").await;
-        let (revision, state) = store.origin.view.shown().unwrap();
-        let delete = frame::Write {
-            key: "k1".into(),
-            value: None,
-        };
-        store
-            .origin
-            .view
-            .apply(&[frame::Change {
-                revision,
-                writes: vec![delete],
-                state,
-            }])
-            .unwrap();
+        lose(&store.core.view().unwrap(), "k1");
         assert!(matches!(
             store.checkpoint().await,
             Err(Error::Corrupt { .. })
         ));
-        assert!(store.stopped().borrow().is_some());
+        assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
+        assert!(store.condition().borrow().is_well());
+        store.checkpoint().await.unwrap();
+        put(&store, "k3", "three").await;
         store.close().unwrap();
         assert_eq!(
             content(&opened(&path)),
-            pairs(&[("k1", "one"), ("k2", "two")])
+            pairs(&[("k1", "one"), ("k2", "two"), ("k3", "three")])
         );
+    }
+
+    #[tokio::test]
+    async fn a_value_that_fails_its_checksum_heals_while_others_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = opened(&dir.path().join("store"));
+        put(&store, "k1", "one").await;
+        put(&store, "k2", "two").await;
+        store.core.view().unwrap().damage(b"k1");
+        assert!(matches!(store.get(b"k1"), Err(Error::Corrupt { .. })));
+        assert_eq!(store.get(b"k2").unwrap().unwrap().value, "two");
+        for _ in 0..200 {
+            if let Ok(Some(entry)) = store.get(b"k1") {
+                assert_eq!(entry.value, "one");
+                store.checkpoint().await.unwrap();
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("it did not heal");
+    }
+
+    #[tokio::test]
+    async fn a_journal_whose_sums_were_made_from_a_wrong_view_is_healed_from_its_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        put(&store, "k1", "one").await;
+        put(&store, "k2", "two").await;
+        // Each open makes it wrong again, until a checkpoint has been made of what it really holds.
+        lose(&store.core.view().unwrap(), "k1");
+        put(&store, "k1", "uno").await;
+        store.abandon();
+        let store = opened(&path);
+        assert_eq!(content(&store), pairs(&[("k1", "uno"), ("k2", "two")]));
+        put(&store, "k3", "three").await;
+        store.checkpoint().await.unwrap();
+        store.verify().unwrap();
+        store.close().unwrap();
+        let store = opened(&path);
+        store.verify().unwrap();
+        assert_eq!(
+            content(&store),
+            pairs(&[("k1", "uno"), ("k2", "two"), ("k3", "three")])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_bit_flipped_anywhere_in_the_view_heals_or_is_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        fill(&store, 20).await;
+        put(&store, "k0003", "changed").await;
+        let before = content(&store);
+        store.abandon();
+        let mut seed = 7_u64;
+        for _ in 0..40 {
+            let view = std::fs::read_dir(path.join(VIEW_DIR))
+                .unwrap()
+                .next()
+                .unwrap();
+            let file = view.unwrap().path().join("db");
+            let whole = std::fs::read(&file).unwrap();
+            let end = whole.iter().rposition(|&byte| byte != 0).unwrap();
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = usize::try_from(seed >> 33).unwrap() % end;
+            let mut flipped = whole;
+            flipped[at] ^= 1 << (seed % 8);
+            std::fs::write(&file, flipped).unwrap();
+            let store = opened(&path);
+            assert!(content(&store) == before, "byte {at}");
+            store.abandon();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_store_had_reached_is_told_without_the_view() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        let journal = path.join("journal/00000000000000000001.journal");
+        put(&store, "k", "v").await;
+        let before = std::fs::read(&journal).unwrap();
+        put(&store, "k", "w").await;
+        store.close().unwrap();
+        std::fs::remove_dir_all(path.join(VIEW_DIR)).unwrap();
+        std::fs::write(&journal, before).unwrap();
+        let lost = |file: &str| {
+            let kept = std::fs::read(path.join(file)).unwrap();
+            std::fs::remove_file(path.join(file)).unwrap();
+            assert!(
+                matches!(open(&path), Err(Error::Corrupt { .. })),
+                "without {file}"
+            );
+            std::fs::write(path.join(file), kept).unwrap();
+        };
+        lost("LOCK");
+        std::fs::write(path.join("LOCK"), "closed at revision 2\n").unwrap();
+        lost("REACHED");
+    }
+
+    #[tokio::test]
+    async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let disk = Arc::new(disk::full::FullDisk::new(&path));
+        let options = Options {
+            journal_segment_bytes: 64 << 10,
+            ..Options::default()
+        };
+        let lock = home::claim(&path).unwrap();
+        let store = Store::open_on(disk.clone(), lock, &path, &options).unwrap();
+        put(&store, "k", "v").await;
+        disk.set_full(true);
+        // Too large for what is left of the segment, small enough that others join the group.
+        let deletes = (0..200).map(|_| {
+            let value = vec![7; 70 << 10];
+            store.commit(
+                Batch::new()
+                    .expect("k", Some(1))
+                    .delete("k")
+                    .put("big", value),
+            )
+        });
+        for outcome in futures_util::future::join_all(deletes).await {
+            assert!(matches!(outcome, Err(Error::Full { .. })), "{outcome:?}");
+        }
+        assert!(store.condition().borrow().full.is_some());
+        assert_eq!(content(&store), pairs(&[("k", "v")]));
+        disk.set_full(false);
+        assert_eq!(put(&store, "k", "w").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let disk = Arc::new(disk::full::FullDisk::new(&path));
+        let lock = home::claim(&path).unwrap();
+        let store = Store::open_on(disk.clone(), lock, &path, &Options::default()).unwrap();
+        let create = |key: &'static str| store.commit(Batch::new().expect(key, None).put(key, "v"));
+        assert_eq!(create("k").await, Ok(Outcome::Committed(1)));
+        disk.set_room(16 << 20);
+        assert_eq!(create("l").await, Ok(Outcome::Committed(2)));
+        disk.set_room(1 << 20);
+        let refused = create("m").await;
+        assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+        assert!(store.condition().borrow().full.is_some());
+        assert!(!path.join("RESERVE").exists(), "the reserve is given up");
+        let delete = Batch::new().expect("k", Some(1)).delete("k");
+        assert_eq!(store.commit(delete).await, Ok(Outcome::Committed(3)));
+        let update = Batch::new().expect("l", Some(2)).put("l", "w");
+        assert_eq!(store.commit(update).await, Ok(Outcome::Committed(4)));
+        store.close().unwrap();
+
+        let lock = home::claim(&path).unwrap();
+        let store = Store::open_on(disk.clone(), lock, &path, &Options::default()).unwrap();
+        assert_eq!(content(&store), pairs(&[("l", "w")]));
+        disk.set_room(1 << 30);
+        // Nobody writes, and health shows it all the same.
+        let mut condition = store.condition();
+        let well = condition.wait_for(Condition::is_well);
+        tokio::time::timeout(Duration::from_secs(20), well)
+            .await
+            .unwrap()
+            .unwrap();
+        let create = Batch::new().expect("m", None).put("m", "v");
+        assert_eq!(store.commit(create).await, Ok(Outcome::Committed(5)));
+        assert!(path.join("RESERVE").exists());
     }
 }

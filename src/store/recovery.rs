@@ -3,7 +3,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use uuid::Uuid;
@@ -15,8 +18,9 @@ use super::{
     checkpointer,
     disk::Disk,
     frame::{Frame, Position},
-    home::{self, VIEW_DIR, ViewState},
+    home::{self, VIEW_DIR},
     journal::{self, Journal},
+    space,
     state_hash::StateHash,
     view::View,
 };
@@ -26,12 +30,16 @@ const PROGRESS: u64 = 100_000;
 /// Records that go into the view at once while it is made.
 const LOAD_BATCH: usize = 1000;
 
-/// Where a store's parts are, while they are put together.
+/// Where a store's parts are.
+#[derive(Clone)]
 pub(super) struct Home {
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) view_dir: PathBuf,
+    /// The directory of the store.
+    pub(super) root: PathBuf,
     pub(super) cache_bytes: u64,
     pub(super) segment_bytes: u64,
+    /// Set when what is being opened or made is not needed any more.
+    pub(super) closing: Arc<AtomicBool>,
 }
 
 /// A store's parts, agreeing with each other.
@@ -43,8 +51,17 @@ pub(super) struct Parts {
     pub(super) checkpoint_bytes: u64,
     /// Bytes of the journal behind it.
     pub(super) uncovered_bytes: u64,
-    /// Whether a checkpoint must be made at once, since the last one is damaged.
+    /// Whether a checkpoint must be made at once, since the last one is damaged or the journal's state hash is wrong.
     pub(super) checkpoint_is_due: bool,
+}
+
+/// How a view that was made anew compares with the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// It comes to the state that the journal says.
+    AsWritten,
+    /// It comes to this state, each time: the journal's own sum is wrong, not its changes.
+    Corrected(StateHash),
 }
 
 impl Home {
@@ -72,9 +89,8 @@ impl Home {
             self.segment_bytes,
         )?;
         self.disk.remove(Path::new(VIEW_DIR))?;
-        home::write_view_open(&*self.disk, 0)?;
         home::write_format(&*self.disk, id)?;
-        let view = View::open(&self.view_dir, self.cache_bytes)?;
+        let view = self.open_view(1)?;
         Ok(Parts {
             id,
             view,
@@ -85,18 +101,14 @@ impl Home {
         })
     }
 
-    /// Opens the store of that id.
+    /// Opens the store of that id, which has been at revision `reached` for sure.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming what is lost; what the disk says.
-    pub(super) fn open(&self, id: Uuid) -> Result<Parts, Error> {
+    /// [`Error::Corrupt`] naming what is lost; [`Error::Closed`] if it is not needed any more; what the disk says.
+    pub(super) fn open(&self, id: Uuid, reached: u64) -> Result<Parts, Error> {
         let disk = &*self.disk;
-        let (state, reached) = home::read_view_state(disk)?;
-        // What was closed is so no longer once sled opens it. What is in doubt stays in doubt until it has proved itself.
-        if state == ViewState::Closed {
-            home::write_view_open(disk, reached)?;
-        }
-        let view = self.usable_view(state, reached);
+        space::clear(disk)?;
+        let view = self.claimed_view();
         let checkpoint = checkpointer::newest(disk);
         let base = match (&checkpoint, &view) {
             (Ok(Some(checkpoint)), _) if checkpoint.summary().store == id => {
@@ -130,154 +142,213 @@ impl Home {
                 }
             },
         )?;
-        let end = journal.end();
         if let Ok(Some(checkpoint)) = &checkpoint {
             journal.advance_time_to(checkpoint.last_time_ms()?);
         }
-        // A store says how far it has come when it is closed or opened, even where the view is gone.
-        let reached = reached.max(shown);
-        if reached > end.revision {
-            return Err(Error::Corrupt {
-                what: format!(
-                    "the journal ends at revision {}, but the store has been at revision {reached}: the \
-                     changes between them are lost from the journal",
-                    end.revision
-                ),
-            });
-        }
+        let end = journal.end();
+        home::check_reached(reached.max(shown), end.revision)?;
         let followed = view.and_then(|(view, _, claimed)| {
-            check_view(&view, state, claimed, state_at_shown)?;
+            if state_at_shown != Some(claimed) {
+                return Err(distrust("it is of another time than the journal"));
+            }
+            // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may
+            // have lost any part of it.
+            if view.state(&self.closing)? != claimed {
+                return Err(distrust("it has lost what was written"));
+            }
             self.follow(&view, id, shown, end)?;
             Ok(view)
         });
-        let (view, checkpoint_is_due) = match (followed, checkpoint) {
-            (Ok(view), checkpoint) => (view, checkpoint.is_err()),
+        let mut checkpoint_is_due = checkpoint.is_err();
+        let view = match (followed, checkpoint) {
+            (Ok(view), _) => view,
+            (Err(Error::Closed), _) => return Err(Error::Closed),
             (Err(_), Err(damage)) => return Err(damage),
-            (Err(reason), Ok(checkpoint)) => {
+            (Err(reason), Ok(_)) => {
                 tracing::warn!(%reason, "making the view anew");
-                (self.rebuild(id, checkpoint.as_ref(), base, end)?, false)
+                let (view, made) = self.build_or_make_room(id, end)?;
+                if let Made::Corrected(state) = made {
+                    journal.correct_state(state);
+                    checkpoint_is_due = true;
+                }
+                view
             }
         };
-        home::remove_view_set_aside(disk)?;
-        home::write_view_open(disk, end.revision)?;
-        let checkpoint_bytes = checkpointer::newest(disk)
-            .ok()
-            .flatten()
-            .map_or(0, |c| c.summary().bytes);
+        home::write_reached(disk, end.revision)?;
+        let newest = checkpointer::newest(disk).ok().flatten();
         Ok(Parts {
             id,
             view,
             journal,
-            checkpoint_bytes,
+            checkpoint_bytes: newest.map_or(0, |checkpoint| checkpoint.summary().bytes),
             uncovered_bytes,
             checkpoint_is_due,
         })
     }
 
-    /// The view as it lies there with the revision and state that it claims, if it can only be whole or behind.
+    fn open_view(&self, generation: u64) -> Result<View, Error> {
+        let dir = self.root.join(VIEW_DIR).join(generation.to_string());
+        View::open(&dir, self.cache_bytes)
+    }
+
+    /// The views that are there, oldest first. There are two only while another is made, or if the process ended meanwhile.
+    fn generations(&self) -> Result<Vec<u64>, Error> {
+        let names = self.disk.list(Path::new(VIEW_DIR))?.into_iter();
+        let mut generations: Vec<u64> = names.filter_map(|name| name.parse().ok()).collect();
+        generations.sort_unstable();
+        Ok(generations)
+    }
+
+    /// The view as it lies there, with the revision and state that it claims.
     ///
     /// The error says why it must be made anew.
-    fn usable_view(&self, state: ViewState, reached: u64) -> Result<(View, u64, StateHash), Error> {
-        let names = self.disk.list(Path::new(""))?;
-        if !names.iter().any(|name| name == VIEW_DIR) {
-            return Err(distrust("the view is missing"));
-        }
-        if state == ViewState::Distrusted {
-            return Err(distrust("the view was seen not to hold what was written"));
-        }
-        let view = View::open(&self.view_dir, self.cache_bytes)?;
+    fn claimed_view(&self) -> Result<(View, u64, StateHash), Error> {
+        let Some(oldest) = self.generations()?.first().copied() else {
+            return Err(distrust("it is missing"));
+        };
+        let view = self.open_view(oldest)?;
         let (shown, claimed) = view.shown()?;
-        if state == ViewState::Closed && shown != reached {
-            return Err(distrust("the view is not as it was closed"));
-        }
         Ok((view, shown, claimed))
     }
 
     /// Brings a view that shows `shown` to the journal's end.
     fn follow(&self, view: &View, id: Uuid, shown: u64, end: Position) -> Result<(), Error> {
         journal::read(&*self.disk, id, shown, end.revision, &mut |frame, _| {
-            apply(view, frame)
+            self.apply(view, frame)
         })
     }
 
-    /// Makes the view anew from the checkpoint, which ends at `base`, and the journal.
-    fn rebuild(
+    /// Makes a view from the checkpoint and the journal up to `end`, beside the one that is there, which goes once nothing of it
+    /// can be missed.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the checkpoint or the journal is
+    /// damaged.
+    pub(super) fn build(&self, id: Uuid, end: Position) -> Result<(View, Made), Error> {
+        let before = self.generations()?;
+        let next = before.last().map_or(1, |last| last + 1);
+        let built = self.build_once(id, end, next).and_then(|(view, state)| {
+            if state == end.state {
+                return Ok((view, next, Made::AsWritten));
+            }
+            // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
+            // sums in the journal were made from a damaged view.
+            let (view, again) = self.build_once(id, end, next + 1)?;
+            if again != state {
+                return Err(distrust("what sled was given is not what it holds"));
+            }
+            tracing::error!(
+                revision = end.revision,
+                "the journal's changes are whole, but not the sums beside them: correcting these"
+            );
+            Ok((view, next + 1, Made::Corrected(state)))
+        });
+        let kept = built.as_ref().ok().map(|(_, kept, _)| *kept);
+        for generation in self.generations()? {
+            let outdated = kept.map_or(generation >= next, |kept| generation != kept);
+            if outdated {
+                self.disk
+                    .remove(&Path::new(VIEW_DIR).join(generation.to_string()))?;
+            }
+        }
+        built.map(|(view, _, made)| (view, made))
+    }
+
+    fn build_or_make_room(&self, id: Uuid, end: Position) -> Result<(View, Made), Error> {
+        match self.build(id, end) {
+            Err(Error::Full { .. }) => {
+                tracing::warn!(
+                    "there is no room for two views: removing the one that failed first"
+                );
+                self.discard_views()?;
+                self.build(id, end)
+            }
+            other => other,
+        }
+    }
+
+    fn build_once(
         &self,
         id: Uuid,
-        checkpoint: Option<&Checkpoint>,
-        base: Position,
         end: Position,
-    ) -> Result<View, Error> {
-        if let Some(checkpoint) = checkpoint {
+        generation: u64,
+    ) -> Result<(View, StateHash), Error> {
+        let checkpoint = checkpointer::newest(&*self.disk)?;
+        let view = self.open_view(generation)?;
+        let mut base = 0;
+        if let Some(checkpoint) = &checkpoint {
             checkpoint.verify()?;
+            self.load(&view, checkpoint)?;
+            let Position {
+                revision, state, ..
+            } = checkpoint.summary().end;
+            view.made(revision, state)?;
+            base = revision;
         }
-        home::set_view_aside(&*self.disk)?;
-        let view = View::open(&self.view_dir, self.cache_bytes)?;
-        if let Some(checkpoint) = checkpoint {
-            load(&view, checkpoint)?;
-            view.made(base.revision, base.state)?;
+        self.follow(&view, id, base, end)?;
+        let state = view.state(&self.closing)?;
+        view.made(end.revision, state)?;
+        Ok((view, state))
+    }
+
+    /// Removes every view: another can be made from the checkpoint and the journal.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn discard_views(&self) -> Result<(), Error> {
+        self.disk.remove(Path::new(VIEW_DIR))
+    }
+
+    fn load(&self, view: &View, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let all = checkpoint.summary().records;
+        let mut loaded = 0;
+        let mut batch: Vec<Entry> = Vec::with_capacity(LOAD_BATCH);
+        checkpoint.records(&mut |entry| {
+            batch.push(entry);
+            loaded += 1;
+            if batch.len() == LOAD_BATCH {
+                self.go_on()?;
+                view.load(&batch)?;
+                batch.clear();
+            }
+            if loaded % PROGRESS == 0 {
+                tracing::info!(
+                    records = loaded,
+                    of = all,
+                    "loading the checkpoint into the view"
+                );
+            }
+            Ok(())
+        })?;
+        view.load(&batch)?;
+        checkpoint.frames(&mut |frame| self.apply(view, frame))
+    }
+
+    fn apply(&self, view: &View, frame: &Frame) -> Result<(), Error> {
+        self.go_on()?;
+        view.apply(&frame.changes)?;
+        if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {
+            tracing::info!(
+                revision = frame.last_revision(),
+                "bringing the view up to the journal"
+            );
         }
-        self.follow(&view, id, base.revision, end)?;
-        Ok(view)
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::Closed`] if what is being made is not needed any more.
+    fn go_on(&self) -> Result<(), Error> {
+        if self.closing.load(Ordering::Relaxed) {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn distrust(reason: &str) -> Error {
     Error::Corrupt {
-        what: reason.into(),
+        what: format!("the view cannot be trusted: {reason}"),
     }
-}
-
-/// Whether a view holds what it claims, and the journal says so too.
-fn check_view(
-    view: &View,
-    state: ViewState,
-    claimed: StateHash,
-    in_journal: Option<StateHash>,
-) -> Result<(), Error> {
-    if in_journal != Some(claimed) {
-        return Err(distrust("the view is of another time than the journal"));
-    }
-    // A crash of the machine may have left any part of it out.
-    if state == ViewState::Unknown && view.state()? != claimed {
-        return Err(distrust(
-            "the machine went down, and the view has lost what was written",
-        ));
-    }
-    Ok(())
-}
-
-fn load(view: &View, checkpoint: &Checkpoint) -> Result<(), Error> {
-    let all = checkpoint.summary().records;
-    let mut loaded = 0;
-    let mut batch: Vec<Entry> = Vec::with_capacity(LOAD_BATCH);
-    checkpoint.records(&mut |entry| {
-        batch.push(entry);
-        loaded += 1;
-        if batch.len() == LOAD_BATCH {
-            view.load(&batch)?;
-            batch.clear();
-        }
-        if loaded % PROGRESS == 0 {
-            tracing::info!(
-                records = loaded,
-                of = all,
-                "loading the checkpoint into the view"
-            );
-        }
-        Ok(())
-    })?;
-    view.load(&batch)?;
-    checkpoint.frames(&mut |frame| apply(view, frame))
-}
-
-fn apply(view: &View, frame: &Frame) -> Result<(), Error> {
-    view.apply(&frame.changes)?;
-    if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {
-        tracing::info!(
-            revision = frame.last_revision(),
-            "bringing the view up to the journal"
-        );
-    }
-    Ok(())
 }

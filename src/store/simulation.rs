@@ -17,6 +17,7 @@ use std::{
 use super::{
     disk::DiskFile,
     frame::{Change, Write},
+    home::VIEW_DIR,
     view::View,
     *,
 };
@@ -32,7 +33,6 @@ const LIVES: usize = 4;
 const STEPS_MAX: u64 = 14;
 /// More operations than a life has, so that some end by themselves.
 const OPERATIONS_MAX: u64 = 120;
-const VIEW_ASIDE_DIR: &str = "view.aside";
 
 /// Random numbers that a seed repeats (splitmix64).
 #[derive(Clone)]
@@ -125,7 +125,6 @@ struct Platter {
 struct FakeDisk {
     platter: Arc<Mutex<Platter>>,
     root: PathBuf,
-    boot: String,
     /// Operations until the power goes.
     left: Arc<AtomicU64>,
     off: Arc<AtomicBool>,
@@ -192,7 +191,7 @@ impl FakeDisk {
     }
 
     fn is_real(path: &Path) -> bool {
-        path == Path::new(VIEW_DIR) || path == Path::new(VIEW_ASIDE_DIR)
+        path.starts_with(VIEW_DIR)
     }
 }
 
@@ -259,11 +258,12 @@ impl Disk for FakeDisk {
         let mut names: Vec<_> = inside
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .collect();
-        if dir == Path::new("") {
-            let real = [VIEW_DIR, VIEW_ASIDE_DIR]
+        if Self::is_real(dir) {
+            let real = fs::read_dir(self.root.join(dir))
                 .into_iter()
-                .filter(|name| self.root.join(name).is_dir());
-            names.extend(real.map(str::to_owned));
+                .flatten()
+                .flatten();
+            names.extend(real.map(|entry| entry.file_name().to_string_lossy().into_owned()));
         }
         names.sort();
         Ok(names)
@@ -330,8 +330,8 @@ impl Disk for FakeDisk {
         Ok(())
     }
 
-    fn boot_id(&self) -> Option<String> {
-        Some(self.boot.clone())
+    fn room_bytes(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -526,8 +526,6 @@ struct Simulation {
     /// What was being written when the power went, in the order in which it was queued.
     in_doubt: Vec<Writes>,
     left_out: LeftOut,
-    /// How often the machine has started.
-    boot: u64,
 }
 
 impl Simulation {
@@ -540,7 +538,6 @@ impl Simulation {
             model: Model::new(),
             in_doubt: Vec::new(),
             left_out,
-            boot: 0,
         }
     }
 
@@ -564,7 +561,6 @@ impl Simulation {
         FakeDisk {
             platter: Arc::new(Mutex::new(self.platter.clone())),
             root: self.root.path().to_owned(),
-            boot: format!("boot-{}", self.boot),
             left: Arc::new(AtomicU64::new(operations)),
             off: Arc::new(AtomicBool::new(false)),
             fault: Arc::new(Fault {
@@ -582,14 +578,10 @@ impl Simulation {
             checkpoint_floor_bytes: u64::MAX / 2,
             journal_keep_bytes: 0,
             journal_segment_bytes: 32 << 10,
+            ..Options::default()
         };
         let lock = home::claim(self.root.path())?;
-        Store::open_on(
-            disk.clone(),
-            lock,
-            &self.root.path().join(VIEW_DIR),
-            &options,
-        )
+        Store::open_on(disk.clone(), lock, self.root.path(), &options)
     }
 
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
@@ -618,7 +610,6 @@ impl Simulation {
             self.platter = before;
             return Ok(());
         }
-        self.boot += 1;
         self.platter = before.after_cut(&mut self.dice);
         self.damage_view(older_view)
     }
@@ -650,11 +641,10 @@ impl Simulation {
             ));
         }
         self.model = content;
-        let claimed = store.origin.applied.borrow().state;
-        let state = store
-            .origin
-            .view
-            .state()
+        let claimed = store.core.applied.borrow().state;
+        let view = store.core.view().map_err(|error| error.to_string())?;
+        let state = view
+            .state(&AtomicBool::new(false))
             .map_err(|error| error.to_string())?;
         if state == claimed {
             Ok(())
@@ -675,7 +665,7 @@ impl Simulation {
                 0 => drop(runtime.block_on(store.checkpoint())),
                 1 => {
                     let copy = self.copies.path().join(format!("{step}"));
-                    copy_dir(&self.root.path().join(VIEW_DIR), &copy);
+                    copy_dir(&self.views(), &copy);
                     older_view = Some(copy);
                 }
                 _ => {
@@ -706,17 +696,14 @@ impl Simulation {
         Ok(older_view)
     }
 
+    fn views(&self) -> PathBuf {
+        self.root.path().join(VIEW_DIR)
+    }
+
     /// Does to the view what a crash of the machine may do to what sled never synced.
     fn damage_view(&mut self, older: Option<PathBuf>) -> Result<(), String> {
-        let view = self.root.path().join(VIEW_DIR);
-        let closed = self.platter.names.get(Path::new("VIEW")).copied().flatten();
-        let closed = closed.is_some_and(|id| self.platter.files[id].now.starts_with(b"closed"));
-        // Closed means that all of it was synced.
-        let fate = if closed || !view.is_dir() {
-            0
-        } else {
-            self.dice.below(5)
-        };
+        let view = self.views();
+        let fate = if view.is_dir() { self.dice.below(5) } else { 0 };
         match (fate, older) {
             (1, _) => drop(fs::remove_dir_all(&view)),
             (2, Some(older)) => {
@@ -724,10 +711,9 @@ impl Simulation {
                 fs::rename(older, &view).map_err(|error| error.to_string())?;
             }
             (3, _) => {
-                for entry in fs::read_dir(&view)
-                    .map_err(|error| error.to_string())?
-                    .flatten()
-                {
+                let views = fs::read_dir(&view).map_err(|error| error.to_string())?;
+                let entries = views.flatten().flat_map(|view| fs::read_dir(view.path()));
+                for entry in entries.flatten().flatten() {
                     if entry.path().is_file() {
                         let garbage: Vec<u8> = (0..512)
                             .flat_map(|_| self.dice.next().to_le_bytes())
@@ -736,7 +722,12 @@ impl Simulation {
                     }
                 }
             }
-            (4, _) => self.apply_half(&view),
+            (4, _) => {
+                let views = fs::read_dir(&view).map_err(|error| error.to_string())?;
+                for view in views.flatten() {
+                    self.apply_half(&view.path());
+                }
+            }
             _ => {}
         }
         Ok(())

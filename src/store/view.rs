@@ -5,11 +5,15 @@
 //! hash there; it is written in the same atomic batch as the changes that bring the view there.
 
 use std::{
-    fs::{self, File},
     io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use bytes::Bytes;
@@ -27,9 +31,11 @@ const SHOWN_KEY: &[u8] = b"\0shown";
 const CRC_BYTES: usize = 4;
 /// The checksum and the revision, before the value.
 const HEAD_BYTES: usize = CRC_BYTES + 8;
-/// A leaf, which holds up to 16 values of 64 KiB, must fit in a segment: a larger one goes to a file of its
-/// own, which sled never syncs.
+/// A leaf, which holds up to 16 values, goes to a file of its own if it is larger than a quarter of a segment: with values of
+/// 60 KiB that is every leaf, with the usual ones of 1 to 2 KiB none.
 const SEGMENT_BYTES: usize = 2 << 20;
+/// Entries that are read at once while the whole view is.
+const STATE_STEP: usize = 1000;
 /// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in
 /// memory, and buffers stand beside them.
 const CACHE_OVERHEAD: f64 = 1.6;
@@ -102,21 +108,69 @@ impl View {
     /// What the view really holds, key by key.
     ///
     /// # Errors
-    /// If sled fails or panics, or a value is damaged.
-    pub(super) fn state(&self) -> Result<StateHash, Error> {
-        let sum = || {
-            let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
-            self.range(all, Direction::Forward)
-                .try_fold(StateHash::default(), |sum, entry| {
-                    let entry = entry?;
-                    Ok(sum.with(&entry.key, &entry.value, entry.revision))
+    /// If sled fails or panics, or a value is damaged; [`Error::Closed`] once `closing` is set.
+    pub(super) fn state(&self, closing: &AtomicBool) -> Result<StateHash, Error> {
+        let unread = Mutex::new((Bytes::from_static(SHOWN_KEY), None));
+        let from = |direction| {
+            let sum = || self.sum_towards_the_other(direction, &unread, closing);
+            catch_unwind(AssertUnwindSafe(sum)).unwrap_or_else(|_| {
+                Err(Error::Corrupt {
+                    what: "sled panicked while reading the view".into(),
                 })
-        };
-        catch_unwind(AssertUnwindSafe(sum)).unwrap_or_else(|_| {
-            Err(Error::Corrupt {
-                what: "sled panicked while reading the view".into(),
             })
-        })
+        };
+        let (forward, backward) = thread::scope(|scope| {
+            let backward = scope.spawn(|| from(Direction::Backward));
+            (from(Direction::Forward), backward.join())
+        });
+        let backward = backward.expect("panics are caught within");
+        Ok(forward?.plus(backward?))
+    }
+
+    /// The sum over what is read from one end, until it meets what another thread reads from the other end. `unread` lies
+    /// between a key that was read and one that was, if there is one yet.
+    fn sum_towards_the_other(
+        &self,
+        direction: Direction,
+        unread: &Mutex<(Bytes, Option<Bytes>)>,
+        closing: &AtomicBool,
+    ) -> Result<StateHash, Error> {
+        let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
+        let mut entries = self.range(all, direction);
+        let mut sum = StateHash::default();
+        loop {
+            let mut step = Vec::with_capacity(STATE_STEP);
+            for entry in entries.by_ref().take(STATE_STEP) {
+                step.push(entry?);
+            }
+            if closing.load(Ordering::Relaxed) {
+                return Err(Error::Closed);
+            }
+            let Some(last) = step.last().map(|entry| entry.key.clone()) else {
+                return Ok(sum);
+            };
+            let met = {
+                let (low, high) = &mut *unread.lock().unwrap_or_else(PoisonError::into_inner);
+                let read = step.len();
+                step.retain(|Entry { key, .. }| {
+                    *key > *low && high.as_ref().is_none_or(|high| key < high)
+                });
+                let met = step.len() < read;
+                match direction {
+                    Direction::Forward => *low = last.max(low.clone()),
+                    Direction::Backward => {
+                        *high = Some(high.take().map_or(last.clone(), |high| last.min(high)));
+                    }
+                }
+                met
+            };
+            for entry in step {
+                sum = sum.with(&entry.key, &entry.value, entry.revision);
+            }
+            if met {
+                return Ok(sum);
+            }
+        }
     }
 
     /// What a key holds.
@@ -168,8 +222,14 @@ impl View {
             }
         }
         put_shown(&mut batch, last.revision, last.state);
-        self.db
-            .apply_batch(batch)
+        self.write(batch)
+    }
+
+    fn write(&self, batch: sled::Batch) -> Result<(), Error> {
+        catch_unwind(AssertUnwindSafe(|| self.db.apply_batch(batch)))
+            .map_err(|_| Error::Corrupt {
+                what: "sled panicked while writing the view".into(),
+            })?
             .map_err(|error| sled_failed("write the view", &error))
     }
 
@@ -185,9 +245,7 @@ impl View {
                 stored(&entry.key, &entry.value, entry.revision),
             );
         }
-        self.db
-            .apply_batch(batch)
-            .map_err(|error| sled_failed("write the view", &error))
+        self.write(batch)
     }
 
     /// Says that all was loaded that the store held at a revision.
@@ -197,22 +255,30 @@ impl View {
     pub(super) fn made(&self, revision: u64, state: StateHash) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
         put_shown(&mut batch, revision, state);
-        self.db
-            .apply_batch(batch)
-            .map_err(|error| sled_failed("write the view", &error))
+        self.write(batch)
     }
 
-    /// Closes the view with all of it on disk.
+    /// Closes the view with all of it written. Whether it reached the disk, the next open finds out by itself: sled's flush
+    /// never calls fsync on Linux.
     ///
     /// # Errors
-    /// If sled or the disk fails.
-    pub(super) fn close(self, dir: &Path) -> Result<(), Error> {
-        self.db
-            .flush()
-            .map_err(|error| sled_failed("flush the view", &error))?;
-        drop(self.db);
-        // sled's flush never calls fsync on Linux.
-        sync_tree(dir).map_err(|error| Error::io("sync", dir, &error))
+    /// If sled fails.
+    pub(super) fn close(self) -> Result<(), Error> {
+        let flushed = self.db.flush();
+        flushed
+            .map(drop)
+            .map_err(|error| sled_failed("flush the view", &error))
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// Flips a bit of what sled holds under a key.
+    pub(super) fn damage(&self, key: &[u8]) {
+        let stored = self.db.get(key).expect("sled reads").expect("it is there");
+        let mut damaged = stored.to_vec();
+        *damaged.last_mut().expect("it has a checksum") ^= 1;
+        self.db.insert(key, damaged).expect("sled writes");
     }
 }
 
@@ -220,18 +286,6 @@ fn put_shown(batch: &mut sled::Batch, revision: u64, state: StateHash) {
     let mut shown = revision.to_le_bytes().to_vec();
     shown.extend_from_slice(&state.to_le_bytes());
     batch.insert(SHOWN_KEY, stored(SHOWN_KEY, &shown, revision));
-}
-
-fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
-        } else {
-            File::open(entry.path())?.sync_all()?;
-        }
-    }
-    File::open(dir)?.sync_all()
 }
 
 fn sled_failed(action: &str, error: &sled::Error) -> Error {

@@ -1,0 +1,71 @@
+//! What it takes to open a store: closed, killed, and with its view to be made anew.
+//!
+//! `cargo bench --bench reopen`. `ICEBOX_RECORDS` says how many backups of about 1.2 KB there are (100,000).
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use icebox::{
+    catalog::Catalog,
+    proto::{Backup, BackupMetadata},
+    resource::Valid,
+    store::{Options, Store},
+};
+
+fn main() {
+    let records = std::env::var("ICEBOX_RECORDS").ok();
+    let records: usize = records.map_or(100_000, |records| records.parse().expect("a number"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let store = Arc::new(Store::open(&path, &Options::default()).expect("a store"));
+    let start = Instant::now();
+    runtime.block_on(fill(&Catalog::new(store.clone()), records));
+    let rate = records as f64 / start.elapsed().as_secs_f64();
+    println!("{records} backups, created at {rate:.0}/s");
+    Arc::into_inner(store)
+        .expect("nobody else")
+        .close()
+        .expect("it closes");
+    println!("closed: {:.2} s", seconds_to_open(&path));
+    println!("killed: {:.2} s", seconds_to_open(&path));
+    std::fs::remove_dir_all(path.join("view")).expect("there is a view");
+    println!("view made anew: {:.2} s", seconds_to_open(&path));
+}
+
+/// Opens the store and drops it as a process does that is killed.
+fn seconds_to_open(path: &Path) -> f64 {
+    let start = Instant::now();
+    let store = Store::open(path, &Options::default()).expect("it opens");
+    let elapsed = start.elapsed().as_secs_f64();
+    store.abandon();
+    elapsed
+}
+
+async fn fill(catalog: &Catalog, records: usize) {
+    for first in (0..records).step_by(512) {
+        let creates = (first..records.min(first + 512)).map(|n| catalog.create(backup(n)));
+        for created in futures_util::future::join_all(creates).await {
+            created.expect("created");
+        }
+    }
+}
+
+fn backup(n: usize) -> Valid<Backup> {
+    // Names that are spread over the whole list, as those of many hosts are.
+    let name = format!(
+        "host-{:06}",
+        (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44
+    );
+    let metadata = BackupMetadata {
+        backup_name: name,
+        container: "c".into(),
+        hostname: "h".into(),
+        path_to_backup: "/var/lib/data/".repeat(80),
+        ..BackupMetadata::default()
+    };
+    let backup = Backup {
+        backup_metadata: Some(metadata),
+        ..Backup::default()
+    };
+    Valid::new("bench", Some(backup)).expect("a valid backup")
+}

@@ -1,0 +1,127 @@
+//! Room on the disk: when nothing new is taken any more, and the reserve that deletes and updates then live on.
+//!
+//! sled and the file system need some room even for writes that free it, and a store that has met the end of the disk
+//! is harder to bring back than one that stopped before. So creates are refused while little is left, and a file that
+//! holds a reserve is given up when even deletes find no room.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{Error, core::Condition, disk::Disk};
+
+/// Below so much room nothing new is taken: sled writes behind what is acknowledged, a few buffers of 2 MiB.
+const ROOM_BYTES_MIN: u64 = 8 << 20;
+/// What must be there in addition before new things are taken again.
+const ROOM_BYTES_MARGIN: u64 = 2 << 20;
+/// What is given up when even deletes find no room.
+const RESERVE_BYTES: u64 = 8 << 20;
+/// Room below which the reserve is given up.
+const RESERVE_IS_NEEDED_BYTES: u64 = 4 << 20;
+const RESERVE_FILE: &str = "RESERVE";
+
+/// The room on a store's disk, watched.
+pub(super) struct Space {
+    disk: Arc<dyn Disk>,
+    condition: watch::Sender<Condition>,
+    /// Whether the reserve is there.
+    reserve: Mutex<bool>,
+}
+
+impl Space {
+    /// The room on `disk`, with a reserve if there is room for one.
+    pub(super) fn new(disk: Arc<dyn Disk>, condition: watch::Sender<Condition>) -> Self {
+        let space = Space {
+            disk,
+            condition,
+            reserve: Mutex::new(false),
+        };
+        space.look();
+        space
+    }
+
+    /// Looks how much room there is, and says whether new things are taken.
+    pub(super) fn look(&self) -> bool {
+        let Some(room) = self.disk.room_bytes() else {
+            return true;
+        };
+        let is_full = self.is_full();
+        let least = ROOM_BYTES_MIN + if is_full { ROOM_BYTES_MARGIN } else { 0 };
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let to_spare = room >= least + if *reserve { 0 } else { RESERVE_BYTES };
+        if to_spare && !*reserve {
+            *reserve = self.make_reserve().is_ok();
+        }
+        drop(reserve);
+        let enough = room >= least;
+        if enough {
+            self.has_room();
+        } else {
+            self.met_the_end(&format!("{} KiB are left", room >> 10));
+            if room < RESERVE_IS_NEEDED_BYTES {
+                self.release_reserve();
+            }
+        }
+        enough
+    }
+
+    /// Whether nothing new is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.condition.borrow().full.is_some()
+    }
+
+    /// Says that the disk has refused room.
+    pub(super) fn met_the_end(&self, why: &str) {
+        self.condition.send_if_modified(|condition| {
+            let first = condition.full.is_none();
+            if first {
+                tracing::warn!(why, "the disk is full: nothing new is taken until there is room; delete something or enlarge it");
+                condition.full = Some(why.to_owned());
+            }
+            first
+        });
+    }
+
+    fn has_room(&self) {
+        self.condition.send_if_modified(|condition| {
+            let was_full = condition.full.take().is_some();
+            if was_full {
+                tracing::info!("there is room on the disk again");
+            }
+            was_full
+        });
+    }
+
+    /// Gives the reserve's room to whoever needs it; says whether there was one.
+    pub(super) fn release_reserve(&self) -> bool {
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*reserve {
+            return false;
+        }
+        *reserve = false;
+        tracing::warn!("giving up the reserve on the disk");
+        self.disk.remove(Path::new(RESERVE_FILE)).is_ok()
+    }
+
+    fn make_reserve(&self) -> Result<(), Error> {
+        let path = Path::new(RESERVE_FILE);
+        let mut file = self.disk.open(path)?;
+        let reserved = file.allocate(RESERVE_BYTES);
+        if reserved.is_err() {
+            // What was reserved of it is of no use.
+            let _ = self.disk.remove(path);
+        }
+        reserved
+    }
+}
+
+/// Removes the reserve of a store that is being opened, so that it finds room.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn clear(disk: &dyn Disk) -> Result<(), Error> {
+    disk.remove(Path::new(RESERVE_FILE))
+}
