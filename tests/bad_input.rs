@@ -934,6 +934,7 @@ async fn a_request_of_2_mib_is_refused_unread() {
         ..job("a")
     };
     let status = server.create_job(huge).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(harness::reason_of(&status), "REQUEST_TOO_LARGE");
     assert_eq!(server.revision().await, before);
 }

@@ -1,5 +1,7 @@
 //! What a person sees who runs the command.
 
+#![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
+
 mod child;
 
 use std::{
@@ -260,4 +262,91 @@ fn a_snapshot_of_a_running_server_is_restored_to_the_same_catalog() {
         said.contains("damaged") && !dir.path().join("other").exists(),
         "{said}"
     );
+}
+
+/// Every file below a directory with its content.
+fn files_in(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_in(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn verify_says_what_is_damaged_and_what_heals_it_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let server = ChildServer::start(&store);
+    printed(
+        &server,
+        &["import", &format!("{DATA}/backups-list.json")],
+        "",
+    );
+    let other = ChildServer::start(&dir.path().join("other"));
+    assert!(server.terminate().success());
+    let path = store.to_str().unwrap();
+    let whole = files_in(&store);
+    let said = printed(&other, &["verify", path], "");
+    assert!(
+        said.contains("is whole: revision 3, 2 backups, 1 jobs"),
+        "{said}"
+    );
+    assert_eq!(files_in(&store), whole, "it only reads");
+
+    // In the middle of each record, wherever sled has put it.
+    let view = store.join("view/1/db");
+    let mut damaged = whole[&view].clone();
+    for at in 0..damaged.len() - 12 {
+        if &damaged[at..at + 12] == b"backup-node1" {
+            damaged[at] ^= 1;
+        }
+    }
+    std::fs::write(&view, &damaged).unwrap();
+    let output = icebox(&other, &["verify", path], "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the next start makes it anew"), "{said}");
+    assert_eq!(std::fs::read(&view).unwrap(), damaged, "it only reads");
+    std::fs::write(&view, &whole[&view]).unwrap();
+
+    std::fs::rename(store.join("FORMAT"), dir.path().join("FORMAT")).unwrap();
+    let said = refused(&other, 1, &["verify", path], "");
+    assert!(said.contains("FORMAT is missing"), "{said}");
+    std::fs::rename(dir.path().join("FORMAT"), store.join("FORMAT")).unwrap();
+
+    // The first of two frames: what is behind it is still there.
+    let journal = store.join("journal/00000000000000000001.journal");
+    let mut damaged = whole[&journal].clone();
+    damaged[100] ^= 1;
+    std::fs::write(&journal, &damaged).unwrap();
+    std::fs::remove_dir_all(store.join("view")).unwrap();
+    let output = icebox(&other, &["verify", path], "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("nothing heals it") && said.contains("icebox export --store"),
+        "{said}"
+    );
+    let export = [
+        "export",
+        "backups",
+        "--store",
+        path,
+        "--project",
+        "-",
+        "-o",
+        "jsonl",
+    ];
+    let output = icebox(&other, &export, "");
+    let left = String::from_utf8(output.stdout).unwrap();
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert!(warned.contains("damaged"), "{warned}");
+    assert!((1..=2).contains(&left.lines().count()), "{left}");
+    assert!(left.contains("freezer_mysql_backup"), "{left}");
 }

@@ -582,3 +582,55 @@ async fn a_filtered_walk_finds_the_few_that_match_and_by_marker_no_page_is_empty
     assert_eq!(by_marker, ["004999", "009999"]);
     assert_eq!(by_token, by_marker);
 }
+
+#[tokio::test]
+async fn a_walk_by_marker_goes_on_where_it_saw_an_item_that_was_renamed_since() {
+    let server = Server::start().await;
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        ids.push(
+            server
+                .create_job(job(&format!("j{n}")))
+                .await
+                .unwrap()
+                .job_id,
+        );
+    }
+    let first = list(&server, in_project(3)).await.unwrap();
+    assert_eq!(keys(&first).last().unwrap().1, ids[2]);
+    let renamed = Job {
+        description: "zzz".into(),
+        ..job_update(&ids[2])
+    };
+    server.update_job(renamed, &["description"]).await.unwrap();
+    let mut seen = Vec::new();
+    let mut marker = ids[2].clone();
+    for _ in turns() {
+        let request = ListJobsRequest {
+            marker,
+            ..in_project(3)
+        };
+        let page = keys(&list(&server, request).await.unwrap());
+        let Some((_, last)) = page.last().cloned() else {
+            break;
+        };
+        seen.extend(page.into_iter().map(|(name, _)| name));
+        marker = last;
+    }
+    assert_eq!(seen, ["j3", "j4", "j5", "zzz"]);
+}
+
+#[tokio::test]
+async fn a_marker_that_was_deleted_is_told_the_way_out() {
+    let server = Server::start().await;
+    let id = server.create_job(job("j")).await.unwrap().job_id;
+    list(&server, in_project(1)).await.unwrap();
+    server.delete_job(PROJECT, &id).await.unwrap();
+    let request = ListJobsRequest {
+        marker: id,
+        ..in_project(1)
+    };
+    let status = list(&server, request).await.unwrap_err();
+    assert_eq!(bad_fields(&status), ["marker"]);
+    assert!(status.message().contains("page_token"), "{status:?}");
+}

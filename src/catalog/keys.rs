@@ -11,6 +11,8 @@
 
 use std::ops::Bound;
 
+use uuid::Uuid;
+
 use crate::resource::{Names, ProjectId, Resource, ResourceId};
 
 const RECORD: u8 = b'r';
@@ -45,11 +47,32 @@ pub(super) fn locator<R: Resource>(project: &str, id: ResourceId) -> Vec<u8> {
     key
 }
 
+/// The first two bytes of all records of a kind.
+pub(super) fn kind_of_records<R: Resource>() -> [u8; 2] {
+    [RECORD, R::KIND.tag]
+}
+
 /// What the locators of one id start with, whatever project it is in.
 pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
     let mut key = vec![LOCATOR, R::KIND.tag];
     key.extend_from_slice(id.as_bytes());
     key
+}
+
+/// The locators of ids that start with these hex digits, and a few more where their number is odd.
+pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let mut start = locators_of_kind::<R>();
+    let digits = prefix.as_bytes().chunks_exact(2);
+    start.extend(
+        digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()),
+    );
+    starting_with(start)
+}
+
+/// The id in a locator.
+pub(super) fn id_of_locator(key: &[u8]) -> Option<String> {
+    let id = Uuid::from_slice(key.get(2..2 + ID_BYTES)?).ok()?;
+    Some(id.simple().to_string())
 }
 
 /// What all records of a kind start with.
@@ -70,6 +93,16 @@ pub(super) fn project_of_locator(key: &[u8]) -> Option<&str> {
 /// The part of a record's key that tells its place among those of its kind.
 pub(super) fn place(key: &[u8]) -> &[u8] {
     &key[2.min(key.len())..]
+}
+
+/// The locator of the record at a place.
+pub(super) fn locator_at<R: Resource>(place: &[u8]) -> Vec<u8> {
+    let project = place
+        .split(|&byte| byte == SEPARATOR)
+        .next()
+        .unwrap_or_default();
+    let id = &place[place.len().saturating_sub(ID_BYTES)..];
+    [&[LOCATOR, R::KIND.tag], id, project].concat()
 }
 
 /// The record's key of a place.
@@ -165,6 +198,15 @@ mod tests {
             &range,
             &record::<Job>("p2", "n", id('0'))
         ));
+    }
+
+    #[test]
+    fn a_place_leads_to_its_locator() {
+        let record = record::<Job>("p", "name", id('7'));
+        assert_eq!(
+            locator_at::<Job>(place(&record)),
+            locator::<Job>("p", id('7'))
+        );
     }
 
     #[test]

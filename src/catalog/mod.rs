@@ -6,6 +6,7 @@
 mod error;
 mod keys;
 mod page;
+mod seen;
 mod token;
 mod verify;
 
@@ -21,11 +22,12 @@ use tokio::sync::Mutex;
 pub use error::Error;
 pub use keys::Scope;
 pub use page::{After, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Query};
-pub use verify::verify;
+pub use verify::{Verified, for_each, verify};
 
 use crate::{
+    proto::{Backup, Job},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
-    store::{self, Batch, Entry, Outcome, Store},
+    store::{self, Batch, Direction, Entry, Outcome, Read, Store},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
@@ -42,6 +44,24 @@ pub struct Catalog {
     /// Changes of one resource in this process come one after another, so that none of them loses every race.
     changing: Arc<[Mutex<()>]>,
     hasher: RandomState,
+    seen: Arc<seen::Seen>,
+}
+
+/// How a store is, and what it holds.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The store's id.
+    pub store: String,
+    /// The revision of the last change.
+    pub revision: u64,
+    /// What is not as it should be.
+    pub condition: store::Condition,
+    /// Backups of all projects.
+    pub backups: u64,
+    /// Jobs of all projects.
+    pub jobs: u64,
+    /// What it takes on the disk.
+    pub usage: store::Usage,
 }
 
 /// A stored resource with the entries that it was read from.
@@ -59,6 +79,7 @@ impl Catalog {
             store,
             changing: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
+            seen: Arc::default(),
         }
     }
 
@@ -201,6 +222,52 @@ impl Catalog {
             }
         }
         Err(store::Error::Busy.into())
+    }
+
+    /// The ids of a project's resources of this kind that start with these hex digits, `limit` of them at the most.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn ids_starting_with<R: Resource>(
+        &self,
+        project: ProjectId,
+        prefix: String,
+        limit: usize,
+    ) -> Result<Vec<String>, Error> {
+        self.read(move |store| {
+            let mut ids = Vec::new();
+            for entry in store.range(keys::locators_of_prefix::<R>(&prefix), Direction::Forward) {
+                let key = entry?.key;
+                if keys::project_of_locator(&key) != Some(project.as_str()) {
+                    continue;
+                }
+                let id = keys::id_of_locator(&key).filter(|id| id.starts_with(&prefix));
+                ids.extend(id);
+                if ids.len() >= limit {
+                    break;
+                }
+            }
+            Ok(ids)
+        })
+        .await
+    }
+
+    /// How the store is, and what it holds.
+    ///
+    /// # Errors
+    /// If the server is shutting down.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.read(|store| {
+            Ok(Status {
+                store: store.id().simple().to_string(),
+                revision: store.revision(),
+                condition: store.condition().borrow().clone(),
+                backups: store.count(keys::kind_of_records::<Backup>()),
+                jobs: store.count(keys::kind_of_records::<Job>()),
+                usage: store.usage(),
+            })
+        })
+        .await
     }
 
     /// Writes a snapshot of the whole store, while writes go on. Blocks.

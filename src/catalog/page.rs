@@ -4,11 +4,11 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::{Catalog, Error, Scope, keys, token};
+use super::{Catalog, Error, Scope, keys, seen::Seen, token};
 use crate::{
     proto::{Page, Record},
     resource::{Filter, Resource, ResourceId, Violations},
-    store::{self, Direction, Entry},
+    store::{self, Direction, Entry, Read},
 };
 
 /// Items in a page, at the most.
@@ -55,6 +55,8 @@ struct Scan<R: Resource> {
     bytes: usize,
     /// The place of the last item looked at.
     place: Option<Bytes>,
+    /// The place of the last item in the page.
+    last: Option<Bytes>,
     end: End,
 }
 
@@ -74,14 +76,20 @@ impl Catalog {
     pub async fn list<R: Resource>(&self, query: Query<R>) -> Result<Page<R>, Error> {
         // Read first: what is written while the page is read may be in it, what was before must be.
         let revision = self.store.revision();
+        let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
-        let mut scan = self.read(move |store| Scan::start(store, query)).await?;
+        let mut scan = self
+            .read(move |store| Scan::start(store, &seen, query))
+            .await?;
         let mut steps = 0;
         while scan.end == End::NotYet
             && (steps < STEPS_MAX || (scan.records.is_empty() && !may_be_empty))
         {
             scan = self.read(move |store| scan.step(store)).await?;
             steps += 1;
+        }
+        if let Some(last) = scan.last.take() {
+            self.seen.put(keys::locator_at::<R>(&last), last);
         }
         let next_page_token = match (scan.end, &scan.place) {
             (End::ListDone, _) | (_, None) => String::new(),
@@ -97,10 +105,10 @@ impl Catalog {
 }
 
 impl<R: Resource> Scan<R> {
-    fn start(store: &store::Store, query: Query<R>) -> Result<Self, Error> {
+    fn start(store: &store::Store, seen: &Seen, query: Query<R>) -> Result<Self, Error> {
         let place = match &query.after {
             After::Nothing => None,
-            After::Marker(id) => Some(place_of_marker::<R>(store, &query.scope, *id)?),
+            After::Marker(id) => Some(place_of_marker::<R>(store, seen, &query.scope, *id)?),
             After::Token(text) => Some(token::read(store.id(), &query.scope, &query.filter, text)?),
         };
         let range = keys::records::<R>(&query.scope, query.filter.names(), place.as_deref());
@@ -110,6 +118,7 @@ impl<R: Resource> Scan<R> {
             records: Vec::new(),
             bytes: 0,
             place: None,
+            last: None,
             end: End::NotYet,
         })
     }
@@ -146,6 +155,7 @@ impl<R: Resource> Scan<R> {
                 }
                 self.bytes += bytes;
                 self.records.push(Record::stamped(record, revision));
+                self.last = Some(key.slice_ref(keys::place(&key)));
             }
             self.place = Some(key.slice_ref(keys::place(&key)));
         }
@@ -159,23 +169,23 @@ impl<R: Resource> Scan<R> {
 /// The place of the resource with the marker's id.
 fn place_of_marker<R: Resource>(
     store: &store::Store,
+    seen: &Seen,
     scope: &Scope,
     id: ResourceId,
 ) -> Result<Vec<u8>, Error> {
     let refuse = |reason: String| Error::Invalid(Violations::one("marker", reason));
     let unknown = || {
         refuse(format!(
-            "is not the {} of a {} in this list: {id}",
+            "is not the {} of a {} in this list, or no longer: {id}; page_token goes on where an item was deleted",
             R::KIND.id_field,
             R::KIND.field
         ))
     };
-    let (project, name) = match scope {
+    let (locator, name) = match scope {
         Scope::Project(project) => {
-            let name = store
-                .get(&keys::locator::<R>(project.as_str(), id))?
-                .ok_or_else(unknown)?;
-            (project.as_str().to_owned(), name.value)
+            let locator = keys::locator::<R>(project.as_str(), id);
+            let name = store.get(&locator)?.ok_or_else(unknown)?;
+            (locator, name.value)
         }
         Scope::AllProjects => {
             let mut found = store.range(
@@ -188,16 +198,16 @@ fn place_of_marker<R: Resource>(
             if found.next().is_some() {
                 return Err(refuse("is in more than one project: use page_token".into()));
             }
-            (
-                keys::project_of_locator(&key)
-                    .ok_or_else(|| undecodable(&key))?
-                    .to_owned(),
-                name,
-            )
+            (key.to_vec(), name)
         }
     };
+    // It may have been renamed since: the walk goes on where it saw it.
+    if let Some(place) = seen.get(&locator) {
+        return Ok(place.to_vec());
+    }
+    let project = keys::project_of_locator(&locator).ok_or_else(|| undecodable(&locator))?;
     let name = std::str::from_utf8(&name).map_err(|_| undecodable(id.as_bytes()))?;
-    Ok(keys::place(&keys::record::<R>(&project, name, id)).to_vec())
+    Ok(keys::place(&keys::record::<R>(project, name, id)).to_vec())
 }
 
 /// A record whose checksum holds, and that is none.

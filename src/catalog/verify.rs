@@ -1,10 +1,10 @@
-//! That records and locators agree, both ways.
+//! Reading all of a catalog: that records and locators agree, both ways, and what a scope holds.
 
-use super::keys;
+use super::{Scope, keys};
 use crate::{
     proto::{Backup, Job},
-    resource::{Resource, ResourceId},
-    store::{Direction, Entry, Error, Store},
+    resource::{Names, Resource, ResourceId, Stamps},
+    store::{Direction, Entry, Error, Read},
 };
 
 /// What a verified store holds.
@@ -21,15 +21,14 @@ pub struct Verified {
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming the key that is wrong.
-pub fn verify(store: &Store) -> Result<Verified, Error> {
-    store.verify()?;
+pub fn verify(store: &impl Read) -> Result<Verified, Error> {
     Ok(Verified {
         backups: verify_kind::<Backup>(store)?,
         jobs: verify_kind::<Job>(store)?,
     })
 }
 
-fn verify_kind<R: Resource>(store: &Store) -> Result<u64, Error> {
+fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
     let wrong = |key: &[u8], what: &str| Error::Corrupt {
         what: format!(
             "the {} under key {} {what}",
@@ -71,4 +70,32 @@ fn verify_kind<R: Resource>(store: &Store) -> Result<u64, Error> {
             what: format!("{locators} ids lead to {records} {}s", R::KIND.field),
         })
     }
+}
+
+/// Hands every resource of a scope to `visit`, in order.
+///
+/// # Errors
+/// If a record cannot be read; what `visit` refuses with.
+pub fn for_each<R: Resource, E: From<Error>>(
+    read: &impl Read,
+    scope: &Scope,
+    mut visit: impl FnMut(R) -> Result<(), E>,
+) -> Result<(), E> {
+    let all = keys::records::<R>(scope, Names::StartingWith(""), None);
+    for entry in read.range(all, Direction::Forward) {
+        let entry = entry?;
+        let mut resource = R::decode(entry.value).map_err(|_| Error::Corrupt {
+            what: format!(
+                "what is stored under key {} cannot be read",
+                entry.key.escape_ascii()
+            ),
+        })?;
+        let stamps = resource.stamps();
+        resource.set_stamps(Stamps {
+            revision: entry.revision,
+            ..stamps
+        });
+        visit(resource)?;
+    }
+    Ok(())
 }

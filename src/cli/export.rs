@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process,
 };
@@ -11,13 +12,18 @@ use clap::ValueEnum;
 use serde_json::Value;
 use tonic::transport::Channel;
 
-use super::{Connection, Error};
+use super::{Connection, Error, output::Printable};
 use crate::{
+    catalog::{self, Scope},
     proto::{
         ListBackupsRequest, ListJobsRequest, backup_service_client::BackupServiceClient,
         job_service_client::JobServiceClient,
     },
-    resource::freezer_json::{self, Form},
+    resource::{
+        ProjectId,
+        freezer_json::{self, Form},
+    },
+    store::{self, Examined},
 };
 
 /// The most that a server gives at once.
@@ -29,7 +35,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 #[command(after_help = "\
 Examples:
   icebox export --project 752d8bd43d654e7a840bbfda77ce41af --out catalog.json
-  icebox export jobs --project - --format jsonl | grep backup-node1
+  icebox export jobs --project - -o jsonl | grep backup-node1
   icebox export backups --project p | jq -r '.backups[].backup_metadata.backup_name'
 
 A FILE is replaced when everything has been written to its end, and not before.")]
@@ -37,12 +43,15 @@ pub(super) struct Args {
     /// Just these; both without it.
     #[arg(value_enum)]
     what: Option<What>,
-    /// How they are written.
-    #[arg(long, value_enum, default_value_t = Format::Json)]
+    /// How they are written
+    #[arg(long = "output", short, alias = "format", value_enum, default_value_t = Format::Json)]
     format: Format,
-    /// Where to; standard output without it.
+    /// Where to; standard output without it, or if it is -
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// The directory of a store that no server runs on: what can be read of it is written, however damaged it is
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -69,6 +78,12 @@ enum Failure {
     Read(Error),
     /// The documents could not be written.
     Write(io::Error),
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Failure::Read(Error::Failed(error.to_string()))
+    }
 }
 
 impl From<io::Error> for Failure {
@@ -104,16 +119,17 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
                 .into(),
         ));
     };
-    let channel = args.connection.connect().await?;
-    let result = match &args.out {
-        Some(path) if is_replaceable(path) => export_to_file(&channel, &args, &project, path).await,
+    let from = match &args.store {
+        Some(store) => Source::Store(Box::new(examine(store)?)),
+        None => Source::Server(args.connection.connect().await?),
+    };
+    let result = match args.out.as_deref().filter(|out| out.as_os_str() != "-") {
+        Some(path) if is_replaceable(path) => export_to_file(&from, &args, &project, path).await,
         Some(path) => match File::options().write(true).open(path) {
-            Ok(file) => export(&channel, &args, &project, file).await.map(drop),
+            Ok(file) => export(&from, &args, &project, file).await.map(drop),
             Err(error) => Err(error.into()),
         },
-        None => export(&channel, &args, &project, io::stdout())
-            .await
-            .map(drop),
+        None => export(&from, &args, &project, io::stdout()).await.map(drop),
     };
     match result {
         Ok(()) => Ok(()),
@@ -132,6 +148,23 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
+/// Where documents come from.
+enum Source {
+    Server(Channel),
+    /// The directory of a store.
+    Store(Box<Examined>),
+}
+
+/// Opens a store to be read, and tells what is damaged in it.
+fn examine(store: &Path) -> Result<Examined, Error> {
+    let failed = |error: store::Error| Error::Failed(format!("{}: {error}", store.display()));
+    let examined = store::examine(store).map_err(failed)?;
+    for finding in &examined.findings {
+        eprintln!("icebox: {}: {}", store.display(), Printable(&finding.what));
+    }
+    Ok(examined)
+}
+
 /// Whether a new file may take this place: a pipe or a device must stay what it is.
 fn is_replaceable(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |metadata| metadata.is_file())
@@ -140,7 +173,7 @@ fn is_replaceable(path: &Path) -> bool {
 /// Writes beside the file and takes its place at the end, so that neither an error nor a crash leaves
 /// half a catalog under its name.
 async fn export_to_file(
-    channel: &Channel,
+    from: &Source,
     args: &Args,
     project: &str,
     path: &Path,
@@ -154,8 +187,15 @@ async fn export_to_file(
     temporary_name.push(format!(".{}.part", process::id()));
     let temporary = path.with_file_name(temporary_name);
 
-    let file = File::create(&temporary)?;
-    let result = match export(channel, args, project, file).await {
+    // All of a project's backups are in it.
+    let mut new = File::options();
+    let file = new
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    let result = match export(from, args, project, file).await {
         Ok(file) => put_in_place(&file, &temporary, &path).map_err(Failure::Write),
         Err(failure) => Err(failure),
     };
@@ -177,25 +217,42 @@ fn put_in_place(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Writes what was asked for, a page at a time, and gives `to` back.
-async fn export<W: Write>(
-    channel: &Channel,
-    args: &Args,
-    project: &str,
-    to: W,
-) -> Result<W, Failure> {
+async fn export<W: Write>(from: &Source, args: &Args, project: &str, to: W) -> Result<W, Failure> {
     let mut documents = Documents::new(BufWriter::with_capacity(BUFFER_BYTES, to), args.format);
     if args.what != Some(What::Jobs) {
         documents.begin("backups")?;
-        export_backups(channel, project, &mut documents).await?;
+        match from {
+            Source::Server(channel) => export_backups(channel, project, &mut documents).await?,
+            Source::Store(store) => catalog::for_each(&**store, &scope(project)?, |backup| {
+                Ok::<_, Failure>(
+                    documents.add(&freezer_json::write_backup(&backup, Form::Document))?,
+                )
+            })?,
+        }
     }
     if args.what != Some(What::Backups) {
         documents.begin("jobs")?;
-        export_jobs(channel, project, &mut documents).await?;
+        match from {
+            Source::Server(channel) => export_jobs(channel, project, &mut documents).await?,
+            Source::Store(store) => catalog::for_each(&**store, &scope(project)?, |job| {
+                Ok::<_, Failure>(documents.add(&freezer_json::write_job(&job, Form::Document))?)
+            })?,
+        }
     }
     documents
         .finish()?
         .into_inner()
         .map_err(|error| error.into_error().into())
+}
+
+fn scope(project: &str) -> Result<Scope, Failure> {
+    if project == "-" {
+        return Ok(Scope::AllProjects);
+    }
+    let project = ProjectId::parse("--project", project);
+    project
+        .map(Scope::Project)
+        .map_err(|violations| Failure::Read(violations.into()))
 }
 
 async fn export_backups<W: Write>(
@@ -381,7 +438,7 @@ mod tests {
         }
     }
 
-    async fn serve(catalog: Catalog) -> Channel {
+    async fn serve(catalog: Catalog) -> Source {
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
         let service = BackupServiceServer::from_arc(Arc::new(catalog));
@@ -390,11 +447,8 @@ mod tests {
                 .add_service(service)
                 .serve_with_incoming(incoming),
         );
-        Channel::from_shared(format!("http://{address}"))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap()
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+        Source::Server(channel.connect().await.unwrap())
     }
 
     #[derive(Parser)]
@@ -425,12 +479,12 @@ mod tests {
     #[tokio::test]
     async fn every_page_is_exported_and_reads_back_the_same() {
         let backups: Vec<Backup> = (0..5).map(backup).collect();
-        let channel = serve(Catalog(backups.clone())).await;
+        let source = serve(Catalog(backups.clone())).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("catalog.json");
         fs::write(&path, "old").unwrap();
         assert!(
-            export_to_file(&channel, &args("backups"), "p", &path)
+            export_to_file(&source, &args("backups"), "p", &path)
                 .await
                 .is_ok()
         );
@@ -447,21 +501,21 @@ mod tests {
         });
         assert_eq!(read.collect::<Vec<_>>(), sent.collect::<Vec<_>>());
 
-        let lines = export(&channel, &args("backups --format jsonl"), "p", Vec::new()).await;
+        let lines = export(&source, &args("backups --format jsonl"), "p", Vec::new()).await;
         let lines = String::from_utf8(lines.ok().unwrap()).unwrap();
         assert_eq!(lines.lines().count(), 5);
     }
 
     #[tokio::test]
     async fn a_failed_export_leaves_the_file_as_it_was() {
-        let channel = serve(Catalog(vec![backup(1)])).await;
+        let source = serve(Catalog(vec![backup(1)])).await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("catalog.json");
         fs::write(&path, "old").unwrap();
         // The server has no jobs to list: it fails after the backups have been written.
         for (line, project) in [("backups", "q"), ("", "p")] {
             assert!(
-                export_to_file(&channel, &args(line), project, &path)
+                export_to_file(&source, &args(line), project, &path)
                     .await
                     .is_err()
             );

@@ -111,6 +111,6 @@ fn log_to_stderr() {
     if std::io::stderr().is_terminal() {
         log.init();
     } else {
-        log.json().init();
+        log.json().with_span_list(false).init();
     }
 }

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use super::Error;
 use crate::{
     catalog,
-    store::{self, Options, Store},
+    store::{self, Finding},
 };
 
 /// Check a snapshot, or the store of a server that is not running
 ///
 /// Reads everything: every checksum, the order, the journal, the view against the journal, every id
-/// against its record, and whether all of it comes to what was written. A view that is damaged is made
-/// anew first, as it is when a server starts.
+/// against its record, and whether all of it comes to what was written. It only reads, so that the store may lie on a read-only
+/// medium; the view is copied to $TMPDIR for that.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox verify icebox-2026-11-24.snapshot
   icebox verify /var/lib/icebox
 
-Exit status: 0 when it is whole, 1 when not; what is wrong is said.")]
+Exit status: 0 when it is whole, 1 when not; what is wrong is said, and what would heal it.")]
 pub(super) struct Args {
     /// A snapshot, or a store's directory
     #[arg(value_name = "FILE|STORE")]
@@ -39,16 +39,17 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         );
         return Ok(());
     }
-    if !args.path.join("FORMAT").exists() {
-        return Err(Error::Failed(format!("{shown} holds no store")));
+    let examined = store::examine(&args.path).map_err(failed)?;
+    for Finding { what, cure } in &examined.findings {
+        println!("{shown}: {what}; {cure}");
     }
-    let store = Store::open(&args.path, &Options::default()).map_err(failed)?;
-    let verified = catalog::verify(&store).map_err(failed)?;
+    let verified = catalog::verify(&examined).map_err(failed)?;
+    if !examined.findings.is_empty() {
+        return Err(Error::Failed(format!("{shown} is damaged")));
+    }
     println!(
         "{shown} is whole: revision {}, {} backups, {} jobs",
-        store.revision(),
-        verified.backups,
-        verified.jobs
+        examined.revision, verified.backups, verified.jobs
     );
-    store.close().map_err(failed)
+    Ok(())
 }

@@ -4,6 +4,7 @@ mod listener;
 mod request_log;
 
 use std::{
+    collections::HashMap,
     future::Future,
     io,
     path::PathBuf,
@@ -13,12 +14,13 @@ use std::{
 
 use tokio::sync::oneshot;
 use tonic::{
-    Code,
+    Code, Status,
     body::Body,
     server::NamedService,
     transport::{Server, server::Router},
 };
 use tonic_health::ServingStatus;
+use tonic_types::{ErrorDetails, StatusExt};
 use tower::{
     layer::util::{Identity, Stack},
     util::MapResponseLayer,
@@ -246,6 +248,7 @@ type Settle = fn(http::Response<Body>) -> http::Response<Body>;
 /// What every answer gets on its way out.
 fn settle(mut response: http::Response<Body>) -> http::Response<Body> {
     blame_the_request(&mut response);
+    explain_the_size(&mut response);
     // hyper dates every answer that has no date, and panics where the clock says what no date can.
     if let Some(date) = clock::http_date_instead() {
         let date = http::HeaderValue::from_static(date);
@@ -257,9 +260,26 @@ fn settle(mut response: http::Response<Body>) -> http::Response<Body> {
 /// tonic answers INTERNAL, and no service here does, when it cannot read a request's message: nested beyond
 /// prost's limit, not UTF-8, not protobuf. Sending it again would not help: the caller is at fault.
 fn blame_the_request(response: &mut http::Response<Body>) {
-    let header = response.headers_mut().get_mut(tonic::Status::GRPC_STATUS);
+    let header = response.headers_mut().get_mut(Status::GRPC_STATUS);
     if let Some(code) = header.filter(|code| Code::from_bytes(code.as_bytes()) == Code::Internal) {
         *code = http::HeaderValue::from(Code::InvalidArgument as i32);
+    }
+}
+
+/// tonic answers `OUT_OF_RANGE`, and no service here does, when a message is larger than a request may be: it gets the details
+/// that every other error has, and the code that other servers give.
+fn explain_the_size(response: &mut http::Response<Body>) {
+    let headers = response.headers_mut();
+    let code = headers
+        .get(Status::GRPC_STATUS)
+        .map(|code| Code::from_bytes(code.as_bytes()));
+    if code == Some(Code::OutOfRange) {
+        let message =
+            format!("the request is larger than {REQUEST_BYTES_MAX} bytes: send less at once");
+        let details = ErrorDetails::with_error_info("REQUEST_TOO_LARGE", "icebox", HashMap::new());
+        let status = Status::with_error_details(Code::ResourceExhausted, message, details);
+        // The message is plain text: it fits into a header.
+        let _ = status.add_header(headers);
     }
 }
 

@@ -1,20 +1,31 @@
 //! `freezer.v2.MaintenanceService`: what an operator does to the store as a whole.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use prost_types::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
     catalog::{Catalog, Error},
+    clock,
     proto::{
-        DownloadSnapshotRequest, DownloadSnapshotResponse,
+        Backup, DownloadSnapshotRequest, DownloadSnapshotResponse, GetStatusRequest,
+        GetStatusResponse, Job, ResolveIdRequest, ResolveIdResponse,
         maintenance_service_server::MaintenanceService,
     },
-    store,
+    resource::{ProjectId, Violations},
+    store::{self, Condition},
 };
 
+/// Ids that one prefix is resolved to: enough to see that it names more than one.
+const IDS_MAX: usize = 10;
 /// Chunks of 1 MiB that wait for a reader.
 const CHUNKS_MAX: usize = 4;
 /// How long a reader may take for the next chunk: the journal cannot shrink while a snapshot is made.
@@ -26,6 +37,7 @@ pub struct Maintenance {
     catalog: Catalog,
     /// One snapshot at a time: each reads all of the store.
     snapshots: Arc<Semaphore>,
+    start_time: Timestamp,
 }
 
 impl Maintenance {
@@ -35,25 +47,40 @@ impl Maintenance {
         Maintenance {
             catalog,
             snapshots: Arc::new(Semaphore::new(1)),
+            start_time: timestamp(clock::now_ms()),
         }
+    }
+}
+
+/// The chunks of a snapshot, and the right to make one, which goes when the reader has gone.
+#[derive(Debug)]
+pub struct Chunks {
+    chunks: ReceiverStream<Result<DownloadSnapshotResponse, Status>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Stream for Chunks {
+    type Item = Result<DownloadSnapshotResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.chunks).poll_next(cx)
     }
 }
 
 #[tonic::async_trait]
 impl MaintenanceService for Maintenance {
-    type DownloadSnapshotStream = ReceiverStream<Result<DownloadSnapshotResponse, Status>>;
+    type DownloadSnapshotStream = Chunks;
 
     async fn download_snapshot(
         &self,
         _request: Request<DownloadSnapshotRequest>,
-    ) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
+    ) -> Result<Response<Chunks>, Status> {
         let permit = self.snapshots.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Error::SnapshotInProgress)?;
         let (chunks, stream) = mpsc::channel(CHUNKS_MAX);
         let catalog = self.catalog.clone();
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
-            let _permit = permit;
             let made = catalog.snapshot(|chunk| {
                 let send =
                     chunks.send_timeout(Ok(DownloadSnapshotResponse { chunk }), READER_PATIENCE);
@@ -64,6 +91,81 @@ impl MaintenanceService for Maintenance {
                 let _ = chunks.try_send(Err(error.into()));
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(Chunks {
+            chunks: ReceiverStream::new(stream),
+            _permit: permit,
+        }))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        let status = self.catalog.status().await?;
+        let Condition {
+            stopped,
+            full,
+            view,
+        } = status.condition;
+        let problems = [
+            stopped.map(|error| format!("writing has stopped until a restart: {error}")),
+            full.map(|why| format!("the disk is full, nothing new is taken: {why}")),
+            view.map(|why| format!("the view is being made anew, writes wait: {why}")),
+        ];
+        let usage = status.usage;
+        Ok(Response::new(GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            store_id: status.store,
+            revision: status.revision,
+            problems: problems.into_iter().flatten().collect(),
+            backup_count: status.backups,
+            job_count: status.jobs,
+            journal_bytes: usage.journal_bytes,
+            checkpoint_bytes: usage.checkpoint_bytes,
+            view_bytes: usage.view_bytes,
+            available_bytes: usage.room_bytes,
+            start_time: Some(self.start_time),
+            checkpoint_time: usage.checkpoint.map(|made| timestamp(made.time_ms)),
+            checkpoint_revision: usage.checkpoint.map_or(0, |made| made.revision),
+        }))
+    }
+
+    async fn resolve_id(
+        &self,
+        request: Request<ResolveIdRequest>,
+    ) -> Result<Response<ResolveIdResponse>, Status> {
+        let ResolveIdRequest {
+            project_id,
+            kind,
+            id_prefix,
+        } = request.into_inner();
+        let mut violations = Violations::new();
+        let project = violations.collect(ProjectId::parse("project_id", &project_id));
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if !(1..=32).contains(&id_prefix.len()) || !id_prefix.bytes().all(is_hex) {
+            violations.add("id_prefix", "must be 1 to 32 lowercase hex digits");
+        }
+        if !matches!(kind.as_str(), "backup" | "job") {
+            violations.add("kind", "must be backup or job");
+        }
+        let project = violations.or(project)?.expect("there is no violation");
+        let catalog = &self.catalog;
+        let ids = if kind == "backup" {
+            catalog
+                .ids_starting_with::<Backup>(project, id_prefix, IDS_MAX)
+                .await?
+        } else {
+            catalog
+                .ids_starting_with::<Job>(project, id_prefix, IDS_MAX)
+                .await?
+        };
+        Ok(Response::new(ResolveIdResponse { ids }))
+    }
+}
+
+fn timestamp(time_ms: u64) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(time_ms / 1000).expect("u64::MAX / 1000 fits"),
+        nanos: i32::try_from(time_ms % 1000).expect("below 1000") * 1_000_000,
     }
 }

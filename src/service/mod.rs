@@ -8,7 +8,7 @@ mod status;
 
 pub use backup_service::Backups;
 pub use job_service::Jobs;
-pub use maintenance_service::Maintenance;
+pub use maintenance_service::{Chunks, Maintenance};
 
 use tonic::{Response, metadata::MetadataValue};
 

@@ -25,6 +25,7 @@ use super::{
     frame::{Change, Frame, Position, Write, encoded_len},
     journal::Journal,
     state_hash::StateHash,
+    tally::Tally,
     view::View,
 };
 use crate::clock;
@@ -72,6 +73,9 @@ pub(super) struct Overlay {
     groups: VecDeque<(u64, Vec<Bytes>)>,
     /// Writes of the group in the making.
     group: HashMap<Bytes, Written>,
+    /// How the number of keys changes with these: keys that come, and keys that go.
+    came: Vec<Bytes>,
+    gone: Vec<Bytes>,
 }
 
 impl Overlay {
@@ -81,6 +85,8 @@ impl Overlay {
             in_flight: HashMap::new(),
             groups: VecDeque::new(),
             group: HashMap::new(),
+            came: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -131,6 +137,11 @@ impl Overlay {
             let old = earlier.map_or(old, |write| {
                 write.value.clone().map(|value| (value, revision))
             });
+            match (&old, value) {
+                (None, Some(_)) => self.came.push(key.clone()),
+                (Some(_), None) => self.gone.push(key.clone()),
+                _ => {}
+            }
             if let Some((old, old_revision)) = old {
                 state = state.without(key, &old, old_revision);
             }
@@ -146,7 +157,9 @@ impl Overlay {
     }
 
     /// The group in the making is durable, up to this revision.
-    fn is_durable(&mut self, revision: u64) {
+    fn is_durable(&mut self, revision: u64, tally: &mut Tally) {
+        self.came.drain(..).for_each(|key| tally.add(&key));
+        self.gone.drain(..).for_each(|key| tally.remove(&key));
         self.groups
             .push_back((revision, self.group.keys().cloned().collect()));
         self.in_flight.extend(
@@ -154,6 +167,13 @@ impl Overlay {
                 .drain()
                 .map(|(key, value)| (key, (value, revision))),
         );
+    }
+
+    /// The group in the making was not written.
+    fn forget_group(&mut self) {
+        self.group.clear();
+        self.came.clear();
+        self.gone.clear();
     }
 
     /// Forgets what the view has.
@@ -270,8 +290,12 @@ impl Committer {
             .as_ref()
             .map_or(Ok(()), |frame| self.make_durable(frame));
         match &outcome {
-            Ok(()) => self.overlay.is_durable(self.journal.end().revision),
-            Err(_) => self.overlay.group.clear(),
+            Ok(()) => {
+                let mut tally = core.tally.lock().unwrap_or_else(PoisonError::into_inner);
+                let end = self.journal.end().revision;
+                self.overlay.is_durable(end, &mut tally);
+            }
+            Err(_) => self.overlay.forget_group(),
         }
         Group {
             frame,

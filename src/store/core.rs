@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
@@ -21,6 +21,7 @@ use super::{
     frame::Position,
     recovery::{Home, Made},
     space::Space,
+    tally::Tally,
     view::View,
 };
 use crate::clock;
@@ -61,6 +62,8 @@ pub(super) struct Core {
     pub(super) durable: watch::Receiver<Position>,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) space: Space,
+    /// The keys that there are, those included that are on their way to be shown.
+    pub(super) tally: Mutex<Tally>,
     pub(super) checkpointer: SyncSender<Work>,
     /// Held to read while the journal's old segments are needed, to write while they are removed.
     pub(super) segments: RwLock<()>,
@@ -78,6 +81,7 @@ impl Core {
         durable: watch::Receiver<Position>,
         condition: watch::Sender<Condition>,
         space: Space,
+        tally: Tally,
         checkpointer: SyncSender<Work>,
     ) -> Self {
         let closing = home.closing.clone();
@@ -90,6 +94,7 @@ impl Core {
             durable,
             condition,
             space,
+            tally: Mutex::new(tally),
             checkpointer,
             segments: RwLock::new(()),
             closing,
@@ -162,8 +167,8 @@ impl Core {
                 return Err(Error::Closed);
             }
             let end = *self.durable.borrow();
-            let made = self.home.build(self.id, end).and_then(|(made, compared)| {
-                if let Made::Corrected(_) = compared {
+            let made = self.home.build(self.id, end).and_then(|built| {
+                if let Made::Corrected(_) = built.made {
                     return Err(Error::Corrupt {
                         what: "the journal says another state than its changes come to: restart to have it corrected"
                             .into(),
@@ -171,7 +176,7 @@ impl Core {
                 }
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 // Readers that are under way keep the old one until they are done.
-                *view = Some(Arc::new(made));
+                *view = Some(Arc::new(built.view));
                 Ok(())
             });
             match made {
@@ -230,10 +235,10 @@ impl Core {
         }
     }
 
-    /// The newest checkpoint's size in bytes, 0 without one.
-    pub(super) fn checkpoint_bytes(&self) -> u64 {
+    /// The newest checkpoint, if there is one.
+    pub(super) fn newest_checkpoint(&self) -> Option<Summary> {
         let newest = checkpointer::newest(&*self.home.disk).ok().flatten();
-        newest.map_or(0, |checkpoint| checkpoint.summary().bytes)
+        newest.map(|checkpoint| checkpoint.summary())
     }
 }
 

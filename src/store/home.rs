@@ -13,7 +13,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{Read, Seek, Write as _},
+    io::{self, Read, Seek, Write as _},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
@@ -58,7 +58,7 @@ const OURS: [&str; 11] = [
 pub(super) struct Lock {
     file: File,
     /// The revision that the last owner says it had reached, when it closed the store.
-    reached: u64,
+    pub(super) reached: u64,
 }
 
 impl Lock {
@@ -149,22 +149,25 @@ pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
     Ok(Lock { file, reached })
 }
 
-/// Sees that nobody writes to the store while it is read, without writing to it.
+/// Sees that nobody writes to the store while it is read, for as long as the file is kept that is returned, without writing to
+/// it; and the revision that the last owner says it had reached.
 ///
 /// # Errors
 /// [`Error::Foreign`], [`Error::Locked`].
-pub(super) fn claim_to_read(root: &Path) -> Result<Lock, Error> {
+pub(super) fn claim_to_read(root: &Path) -> Result<(Option<File>, u64), Error> {
     refuse_foreign(root)?;
     let path = root.join(LOCK_FILE);
-    let mut file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        // Nobody has ever written to it: it is a copy.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, 0)),
+        Err(error) => return Err(Error::io("open", &path, &error)),
+    };
     let mut said = String::new();
     // What is no text names nobody and no revision.
     let _ = (&mut file).take(OWNER_BYTES_MAX).read_to_string(&mut said);
     match file.try_lock_shared() {
-        Ok(()) => Ok(Lock {
-            file,
-            reached: reached_in(&said),
-        }),
+        Ok(()) => Ok((Some(file), reached_in(&said))),
         Err(TryLockError::WouldBlock) => Err(Error::Locked {
             owner: said.trim().to_owned(),
         }),
@@ -232,6 +235,14 @@ pub(super) fn read_format(disk: &dyn Disk) -> Result<Option<Uuid>, Error> {
     }
 }
 
+/// What is wrong with a store that has no `FORMAT`.
+pub(super) fn format_is_missing() -> Error {
+    Error::Corrupt {
+        what: "FORMAT is missing, so the journal beside it cannot be checked: restore that file"
+            .into(),
+    }
+}
+
 /// Declares the store made. Everything else of a new store must be durable before.
 ///
 /// # Errors
@@ -246,11 +257,11 @@ pub(super) fn write_format(disk: &dyn Disk, store: Uuid) -> Result<(), Error> {
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn read_reached(disk: &dyn Disk, lock: &Lock) -> Result<u64, Error> {
+pub(super) fn read_reached(disk: &dyn Disk, said_in_lock: u64) -> Result<u64, Error> {
     let bytes = disk.read(Path::new(REACHED_FILE))?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let reached = text.trim().parse().unwrap_or(0);
-    Ok(lock.reached.max(reached))
+    Ok(said_in_lock.max(reached))
 }
 
 /// Says that the store has reached this revision. A disk that has no room for that keeps what it said before.

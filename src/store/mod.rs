@@ -1,7 +1,7 @@
 //! A durable, ordered key-value store with revisions: the journal is the truth, sled its ordered view.
 //!
-//! The seam is small, so that another ordered store could stand behind it: [`Store::get`],
-//! [`Store::range`], [`Store::commit`] and [`Store::revision`]. `ARCHITECTURE.md` tells why sled alone
+//! The seam is small, so that another ordered store could stand behind it: [`Read::get`],
+//! [`Read::range`], [`Store::commit`] and [`Store::revision`]. `ARCHITECTURE.md` tells why sled alone
 //! cannot keep an acknowledged write.
 
 mod applier;
@@ -12,6 +12,7 @@ mod committer;
 mod core;
 mod disk;
 mod error;
+mod examine;
 mod frame;
 mod home;
 mod journal;
@@ -21,14 +22,16 @@ mod simulation;
 mod snapshot;
 mod space;
 mod state_hash;
+mod tally;
 mod view;
 
 use std::{
     fmt,
     ops::Bound,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc as threads,
     },
@@ -43,6 +46,7 @@ use uuid::Uuid;
 pub use self::core::Condition;
 pub use batch::{Batch, Entry, Outcome};
 pub use error::Error;
+pub use examine::{Examined, Finding, examine};
 pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
 pub use view::Direction;
 
@@ -104,6 +108,47 @@ pub struct Store {
     lock: Lock,
 }
 
+/// What holds keys in order: a store that is open, or one that is only looked at.
+pub trait Read {
+    /// What a key durably holds. May read from the disk: not for an async thread.
+    ///
+    /// # Errors
+    /// If the view cannot be read, or the value is damaged.
+    fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error>;
+
+    /// The keys within the bounds with what they durably hold, in order. May read from the disk at every
+    /// step: not for an async thread. What is written meanwhile may or may not be seen, each key once.
+    fn range(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<Entry, Error>>;
+}
+
+impl Read for Store {
+    fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        let view = self.core.view()?;
+        self.core.noticed(&view, view.get(key))
+    }
+
+    fn range(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<Entry, Error>> {
+        let core = self.core.clone();
+        let (view, mut missing) = match core.view() {
+            Ok(view) => (Some(view), None),
+            Err(error) => (None, Some(error)),
+        };
+        let mut entries = view.as_ref().map(|view| view.range(bounds, direction));
+        std::iter::from_fn(move || match (&mut entries, &view) {
+            (Some(entries), Some(view)) => entries.next().map(|entry| core.noticed(view, entry)),
+            _ => missing.take().map(Err),
+        })
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
@@ -145,7 +190,7 @@ impl Store {
             closing: options.cancelled.clone(),
         };
         let parts = match home::read_format(&*disk)? {
-            Some(id) => home.open(id, home::read_reached(&*disk, &lock)?)?,
+            Some(id) => home.open(id, home::read_reached(&*disk, lock.reached)?)?,
             None => home.create()?,
         };
         let Parts {
@@ -154,10 +199,11 @@ impl Store {
             journal,
             checkpoint_bytes,
             uncovered_bytes,
+            tally,
             checkpoint_is_due,
         } = parts;
         let (queue, tasks) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let (applied, applied_seen) = watch::channel(journal.end());
+        let (shown, shown_seen) = watch::channel(journal.end());
         let (durable, durable_seen) = watch::channel(journal.end());
         let (condition, _) = watch::channel(Condition::default());
         let (groups, group_queue) = threads::sync_channel(GROUPS_IN_FLIGHT_MAX);
@@ -168,10 +214,11 @@ impl Store {
             home,
             id,
             view,
-            applied_seen,
+            shown_seen,
             durable_seen,
             condition,
             space,
+            tally,
             work,
         ));
         let checkpointer = Checkpointer {
@@ -191,7 +238,7 @@ impl Store {
         let applier = Applier {
             core: core.clone(),
             groups: group_queue,
-            applied,
+            applied: shown,
         };
         let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
         let committer = Committer {
@@ -209,8 +256,8 @@ impl Store {
             spawn("checkpointer", || checkpointer.run())?,
         ];
         // There is room for it: nobody else has asked yet.
-        let look = Work::Look { appended_bytes: 0 };
-        let _ = core.checkpointer.try_send(look);
+        let first = Work::Look { appended_bytes: 0 };
+        let _ = core.checkpointer.try_send(first);
         Ok(Store {
             core,
             clock,
@@ -245,32 +292,29 @@ impl Store {
         self.clock.now_ms()
     }
 
-    /// What a key durably holds. May read from the disk: not for an async thread.
-    ///
-    /// # Errors
-    /// If the view cannot be read, or the value is damaged.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        let view = self.core.view()?;
-        self.core.noticed(&view, view.get(key))
+    /// How many keys start with these two bytes.
+    #[must_use]
+    pub fn count(&self, kind: [u8; 2]) -> u64 {
+        let tally = self
+            .core
+            .tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        tally.count(kind)
     }
 
-    /// The keys within the bounds with what they durably hold, in order. May read from the disk at every
-    /// step: not for an async thread. What is written meanwhile may or may not be seen, each key once.
-    pub fn range(
-        &self,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        direction: Direction,
-    ) -> impl Iterator<Item = Result<Entry, Error>> + use<> {
-        let core = self.core.clone();
-        let (view, mut missing) = match core.view() {
-            Ok(view) => (Some(view), None),
-            Err(error) => (None, Some(error)),
-        };
-        let mut entries = view.as_ref().map(|view| view.range(bounds, direction));
-        std::iter::from_fn(move || match (&mut entries, &view) {
-            (Some(entries), Some(view)) => entries.next().map(|entry| core.noticed(view, entry)),
-            _ => missing.take().map(Err),
-        })
+    /// What it takes on the disk, and how far its last checkpoint is. Reads directories: not for an async thread.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let Home { disk, root, .. } = &self.core.home;
+        let checkpoint = self.core.newest_checkpoint();
+        Usage {
+            journal_bytes: bytes_in(&root.join("journal")),
+            checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes),
+            view_bytes: bytes_in(&root.join("view")),
+            room_bytes: disk.room_bytes(),
+            checkpoint: checkpoint.map(Snapshot::from),
+        }
     }
 
     /// Makes what a batch writes durable as one, after all that was queued before it, if every key holds what it expects.
@@ -332,25 +376,6 @@ impl Store {
         self.core.write(&mut Put(put)).map(Snapshot::from)
     }
 
-    /// Reads all of the store and compares it with what was written: every value's checksum, and the state hash. Blocks.
-    ///
-    /// Only for a store that is not being written to.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] naming what is damaged.
-    pub fn verify(&self) -> Result<(), Error> {
-        let state = self.core.view()?.state(&AtomicBool::new(false))?;
-        if state != self.core.applied.borrow().state {
-            return Err(Error::Corrupt {
-                what: "the view does not hold what was written".into(),
-            });
-        }
-        if let Some(checkpoint) = checkpointer::newest(&*self.core.home.disk)? {
-            checkpoint.verify()?;
-        }
-        Ok(())
-    }
-
     /// Commits what is queued and closes the store.
     ///
     /// # Errors
@@ -367,6 +392,31 @@ impl Store {
         if is_well {
             home::write_reached(&*disk, end.revision)?;
             lock.close_at(end.revision)?;
+        }
+        Ok(())
+    }
+
+    /// Reads all of the store and compares it with what was written: every value's checksum, and the state hash. Blocks.
+    ///
+    /// Only for a store that is not being written to.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming what is damaged.
+    #[cfg(test)]
+    pub(crate) fn verify(&self) -> Result<(), Error> {
+        let (state, tally) = self.core.view()?.state(&AtomicBool::new(false))?;
+        assert_eq!(
+            tally,
+            *self.core.tally.lock().unwrap(),
+            "the count is right"
+        );
+        if state != self.core.applied.borrow().state {
+            return Err(Error::Corrupt {
+                what: "the view does not hold what was written".into(),
+            });
+        }
+        if let Some(checkpoint) = checkpointer::newest(&*self.core.home.disk)? {
+            checkpoint.verify()?;
         }
         Ok(())
     }
@@ -399,6 +449,32 @@ impl Store {
         checkpointer.join().map_err(|_| Error::Closed)?;
         Ok((core, lock))
     }
+}
+
+/// What a store takes on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the journal.
+    pub journal_bytes: u64,
+    /// Of the newest checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Of the view.
+    pub view_bytes: u64,
+    /// What is left on the disk, where the system says.
+    pub room_bytes: Option<u64>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<Snapshot>,
+}
+
+/// What the files below a directory take on the disk. What cannot be looked at counts nothing.
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 /// Starts one of the store's threads. A store in which one has panicked would accept what nobody does.

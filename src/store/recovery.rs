@@ -22,6 +22,7 @@ use super::{
     journal::{self, Journal},
     space,
     state_hash::StateHash,
+    tally::Tally,
     view::View,
 };
 
@@ -51,8 +52,16 @@ pub(super) struct Parts {
     pub(super) checkpoint_bytes: u64,
     /// Bytes of the journal behind it.
     pub(super) uncovered_bytes: u64,
+    pub(super) tally: Tally,
     /// Whether a checkpoint must be made at once, since the last one is damaged or the journal's state hash is wrong.
     pub(super) checkpoint_is_due: bool,
+}
+
+/// A view that was made anew.
+pub(super) struct Built {
+    pub(super) view: View,
+    pub(super) tally: Tally,
+    pub(super) made: Made,
 }
 
 /// How a view that was made anew compares with the journal.
@@ -76,10 +85,7 @@ impl Home {
             });
         }
         if Journal::holds_changes(&*self.disk)? || checkpointer::newest(&*self.disk)?.is_some() {
-            return Err(Error::Corrupt {
-                what: "FORMAT is missing, so the journal beside it cannot be checked: restore that file"
-                    .into(),
-            });
+            return Err(home::format_is_missing());
         }
         let id = Uuid::new_v4();
         let journal = Journal::create(
@@ -97,6 +103,7 @@ impl Home {
             journal,
             checkpoint_bytes: 0,
             uncovered_bytes: 0,
+            tally: Tally::default(),
             checkpoint_is_due: false,
         })
     }
@@ -151,27 +158,28 @@ impl Home {
             if state_at_shown != Some(claimed) {
                 return Err(distrust("it is of another time than the journal"));
             }
+            self.follow(&view, id, shown, end)?;
             // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may
             // have lost any part of it.
-            if view.state(&self.closing)? != claimed {
+            let (state, tally) = view.state(&self.closing)?;
+            if state != end.state {
                 return Err(distrust("it has lost what was written"));
             }
-            self.follow(&view, id, shown, end)?;
-            Ok(view)
+            Ok((view, tally))
         });
         let mut checkpoint_is_due = checkpoint.is_err();
-        let view = match (followed, checkpoint) {
-            (Ok(view), _) => view,
+        let (view, tally) = match (followed, checkpoint) {
+            (Ok(followed), _) => followed,
             (Err(Error::Closed), _) => return Err(Error::Closed),
             (Err(_), Err(damage)) => return Err(damage),
             (Err(reason), Ok(_)) => {
                 tracing::warn!(%reason, "making the view anew");
-                let (view, made) = self.build_or_make_room(id, end)?;
+                let Built { view, tally, made } = self.build_or_make_room(id, end)?;
                 if let Made::Corrected(state) = made {
                     journal.correct_state(state);
                     checkpoint_is_due = true;
                 }
-                view
+                (view, tally)
             }
         };
         home::write_reached(disk, end.revision)?;
@@ -182,6 +190,7 @@ impl Home {
             journal,
             checkpoint_bytes: newest.map_or(0, |checkpoint| checkpoint.summary().bytes),
             uncovered_bytes,
+            tally,
             checkpoint_is_due,
         })
     }
@@ -212,7 +221,13 @@ impl Home {
     }
 
     /// Brings a view that shows `shown` to the journal's end.
-    fn follow(&self, view: &View, id: Uuid, shown: u64, end: Position) -> Result<(), Error> {
+    pub(super) fn follow(
+        &self,
+        view: &View,
+        id: Uuid,
+        shown: u64,
+        end: Position,
+    ) -> Result<(), Error> {
         journal::read(&*self.disk, id, shown, end.revision, &mut |frame, _| {
             self.apply(view, frame)
         })
@@ -224,16 +239,17 @@ impl Home {
     /// # Errors
     /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the checkpoint or the journal is
     /// damaged.
-    pub(super) fn build(&self, id: Uuid, end: Position) -> Result<(View, Made), Error> {
+    pub(super) fn build(&self, id: Uuid, end: Position) -> Result<Built, Error> {
         let before = self.generations()?;
         let next = before.last().map_or(1, |last| last + 1);
-        let built = self.build_once(id, end, next).and_then(|(view, state)| {
+        let built = self.build_once(id, end, next).and_then(|(view, state, tally)| {
             if state == end.state {
-                return Ok((view, next, Made::AsWritten));
+                let made = Made::AsWritten;
+                return Ok((next, Built { view, tally, made }));
             }
             // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
             // sums in the journal were made from a damaged view.
-            let (view, again) = self.build_once(id, end, next + 1)?;
+            let (view, again, tally) = self.build_once(id, end, next + 1)?;
             if again != state {
                 return Err(distrust("what sled was given is not what it holds"));
             }
@@ -241,9 +257,10 @@ impl Home {
                 revision = end.revision,
                 "the journal's changes are whole, but not the sums beside them: correcting these"
             );
-            Ok((view, next + 1, Made::Corrected(state)))
+            let made = Made::Corrected(state);
+            Ok((next + 1, Built { view, tally, made }))
         });
-        let kept = built.as_ref().ok().map(|(_, kept, _)| *kept);
+        let kept = built.as_ref().ok().map(|(kept, _)| *kept);
         for generation in self.generations()? {
             let outdated = kept.map_or(generation >= next, |kept| generation != kept);
             if outdated {
@@ -251,10 +268,10 @@ impl Home {
                     .remove(&Path::new(VIEW_DIR).join(generation.to_string()))?;
             }
         }
-        built.map(|(view, _, made)| (view, made))
+        built.map(|(_, built)| built)
     }
 
-    fn build_or_make_room(&self, id: Uuid, end: Position) -> Result<(View, Made), Error> {
+    fn build_or_make_room(&self, id: Uuid, end: Position) -> Result<Built, Error> {
         match self.build(id, end) {
             Err(Error::Full { .. }) => {
                 tracing::warn!(
@@ -272,7 +289,7 @@ impl Home {
         id: Uuid,
         end: Position,
         generation: u64,
-    ) -> Result<(View, StateHash), Error> {
+    ) -> Result<(View, StateHash, Tally), Error> {
         let checkpoint = checkpointer::newest(&*self.disk)?;
         let view = self.open_view(generation)?;
         let mut base = 0;
@@ -286,9 +303,32 @@ impl Home {
             base = revision;
         }
         self.follow(&view, id, base, end)?;
-        let state = view.state(&self.closing)?;
+        let (state, tally) = view.state(&self.closing)?;
         view.made(end.revision, state)?;
-        Ok((view, state))
+        Ok((view, state, tally))
+    }
+
+    /// Makes a view of all that can still be read of the checkpoint and the journal, whatever is damaged around it. Says at
+    /// which revision it ends, and what is missing.
+    ///
+    /// # Errors
+    /// What sled or the disk says.
+    pub(super) fn salvage(
+        &self,
+        id: Uuid,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<(View, u64, Vec<String>), Error> {
+        let view = self.open_view(1)?;
+        let mut last = 0;
+        if let Some(checkpoint) = checkpoint {
+            self.load(&view, checkpoint)?;
+            last = checkpoint.summary().end.revision;
+        }
+        let missing = journal::salvage(&*self.disk, id, last, &mut |frame| {
+            last = frame.last_revision();
+            self.apply(&view, frame)
+        })?;
+        Ok((view, last, missing))
     }
 
     /// Removes every view: another can be made from the checkpoint and the journal.

@@ -643,7 +643,7 @@ impl Simulation {
         self.model = content;
         let claimed = store.core.applied.borrow().state;
         let view = store.core.view().map_err(|error| error.to_string())?;
-        let state = view
+        let (state, _) = view
             .state(&AtomicBool::new(false))
             .map_err(|error| error.to_string())?;
         if state == claimed {

@@ -243,7 +243,7 @@ mod tests {
     use std::ops::Bound;
 
     use super::*;
-    use crate::store::{Batch, Direction, Entry, Options, Store};
+    use crate::store::{Batch, Direction, Entry, Options, Read, Store};
 
     async fn put(store: &Store, key: String, value: &'static str) {
         store.commit(Batch::new().put(key, value)).await.unwrap();

@@ -24,6 +24,7 @@ use super::{
     batch::Entry,
     frame::{Change, Reader, Write},
     state_hash::StateHash,
+    tally::Tally,
 };
 
 /// Sorts before every key of the catalog, which start with a letter.
@@ -105,11 +106,11 @@ impl View {
         }
     }
 
-    /// What the view really holds, key by key.
+    /// What the view really holds, key by key, and how many keys there are.
     ///
     /// # Errors
     /// If sled fails or panics, or a value is damaged; [`Error::Closed`] once `closing` is set.
-    pub(super) fn state(&self, closing: &AtomicBool) -> Result<StateHash, Error> {
+    pub(super) fn state(&self, closing: &AtomicBool) -> Result<(StateHash, Tally), Error> {
         let unread = Mutex::new((Bytes::from_static(SHOWN_KEY), None));
         let from = |direction| {
             let sum = || self.sum_towards_the_other(direction, &unread, closing);
@@ -124,7 +125,9 @@ impl View {
             (from(Direction::Forward), backward.join())
         });
         let backward = backward.expect("panics are caught within");
-        Ok(forward?.plus(backward?))
+        let ((state, mut tally), (other_state, other_tally)) = (forward?, backward?);
+        tally.merge(&other_tally);
+        Ok((state.plus(other_state), tally))
     }
 
     /// The sum over what is read from one end, until it meets what another thread reads from the other end. `unread` lies
@@ -134,10 +137,11 @@ impl View {
         direction: Direction,
         unread: &Mutex<(Bytes, Option<Bytes>)>,
         closing: &AtomicBool,
-    ) -> Result<StateHash, Error> {
+    ) -> Result<(StateHash, Tally), Error> {
         let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
         let mut entries = self.range(all, direction);
         let mut sum = StateHash::default();
+        let mut tally = Tally::default();
         loop {
             let mut step = Vec::with_capacity(STATE_STEP);
             for entry in entries.by_ref().take(STATE_STEP) {
@@ -147,7 +151,7 @@ impl View {
                 return Err(Error::Closed);
             }
             let Some(last) = step.last().map(|entry| entry.key.clone()) else {
-                return Ok(sum);
+                return Ok((sum, tally));
             };
             let met = {
                 let (low, high) = &mut *unread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,9 +170,10 @@ impl View {
             };
             for entry in step {
                 sum = sum.with(&entry.key, &entry.value, entry.revision);
+                tally.add(&entry.key);
             }
             if met {
-                return Ok(sum);
+                return Ok((sum, tally));
             }
         }
     }

@@ -1,0 +1,67 @@
+//! Where items were last seen at the end of a page, so that a walk by marker goes on from there though the item has been
+//! renamed meanwhile.
+//!
+//! A marker names an item, and a walk means the place where it saw it. The server remembers the last item of each page that
+//! it gives, for as long as there are not too many others. Where two walks have seen an item at different places, or the
+//! server has started anew, it cannot be known, and the item's present place counts; a page token always knows.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+
+/// Items whose place is remembered: some MiB, and more than there are walks under way.
+const PLACES_MAX: usize = 16_384;
+
+/// The places, by the key of the item's locator.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Mutex<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    places: HashMap<Vec<u8>, Bytes>,
+    /// The keys in the order in which they came: the first goes first.
+    order: VecDeque<Vec<u8>>,
+}
+
+impl Seen {
+    /// The item of this locator was the last of a page, at this place.
+    pub(super) fn put(&self, locator: Vec<u8>, place: Bytes) {
+        let Places { places, order } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.insert(locator.clone(), place).is_none() {
+            order.push_back(locator);
+        }
+        if order.len() > PLACES_MAX
+            && let Some(oldest) = order.pop_front()
+        {
+            places.remove(&oldest);
+        }
+    }
+
+    /// Where the item of this locator was seen.
+    pub(super) fn get(&self, locator: &[u8]) -> Option<Bytes> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.places.get(locator).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_place_counts_and_the_oldest_item_is_forgotten() {
+        let seen = Seen::default();
+        let key = |n: usize| n.to_le_bytes().to_vec();
+        seen.put(key(0), Bytes::from_static(b"a"));
+        seen.put(key(0), Bytes::from_static(b"b"));
+        assert_eq!(seen.get(&key(0)), Some(Bytes::from_static(b"b")));
+        for n in 1..=PLACES_MAX {
+            seen.put(key(n), Bytes::from_static(b"c"));
+        }
+        assert_eq!(seen.get(&key(0)), None);
+        assert!(seen.get(&key(1)).is_some());
+    }
+}

@@ -1,0 +1,223 @@
+//! A store that is only looked at: what is damaged, what would heal it, and what it still holds. Nothing is written to it, so
+//! that it may lie on a read-only medium.
+
+use std::{
+    fs, io,
+    ops::Bound,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use tempfile::TempDir;
+
+use super::{
+    Error, Read,
+    batch::Entry,
+    checkpoint::Checkpoint,
+    checkpointer,
+    disk::{Disk, RealDisk},
+    frame::Position,
+    home::{self, VIEW_DIR},
+    journal,
+    recovery::Home,
+    view::{Direction, View},
+};
+
+/// Memory for the view that is looked at.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which file, where in it, and what is lost.
+    pub what: String,
+    /// What would heal it.
+    pub cure: &'static str,
+}
+
+/// What a store holds, read without touching it.
+pub struct Examined {
+    /// What is damaged.
+    pub findings: Vec<Finding>,
+    /// The revision that what it holds is of.
+    pub revision: u64,
+    view: View,
+    /// Where the view is that is read: a copy, or one made for this.
+    _scratch: TempDir,
+}
+
+impl std::fmt::Debug for Examined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Examined")
+            .field("findings", &self.findings)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Read for Examined {
+    fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.view.get(key)
+    }
+
+    fn range(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<Entry, Error>> {
+        self.view.range(bounds, direction)
+    }
+}
+
+const REMAKE: &str = "the next start makes it anew from the checkpoint and the journal";
+const RESTORE: &str =
+    "nothing heals it: restore a snapshot, or write what is left with `icebox export --store`";
+
+/// Looks at the store in `root` while no server runs on it. The view is copied to the system's directory for temporary files,
+/// since sled opens nothing without writing to it.
+///
+/// # Errors
+/// [`Error::Locked`], [`Error::Foreign`], [`Error::NewerFormat`]; [`Error::Corrupt`] where `FORMAT` is missing; what the disk
+/// says. Damage is among the findings, and no error.
+pub fn examine(root: &Path) -> Result<Examined, Error> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
+    let Some(id) = home::read_format(&*disk)? else {
+        return Err(if journal::Journal::holds_changes(&*disk)? {
+            home::format_is_missing()
+        } else {
+            Error::Foreign {
+                reason: "there is none".into(),
+            }
+        });
+    };
+    let (_lock, reached) = home::claim_to_read(root)?;
+    let scratch =
+        TempDir::new().map_err(|error| Error::io("create", &std::env::temp_dir(), &error))?;
+    let mut findings = Vec::new();
+    let mut found = |what: String, cure| findings.push(Finding { what, cure });
+
+    let checkpoint = checkpointer::newest(&*disk).and_then(|checkpoint| {
+        checkpoint.iter().try_for_each(Checkpoint::verify)?;
+        Ok(checkpoint.filter(|checkpoint| checkpoint.summary().store == id))
+    });
+    let view = copied_view(root, scratch.path());
+    let base = match &checkpoint {
+        Ok(Some(checkpoint)) => Ok(checkpoint.summary().end),
+        Ok(None) => Ok(Position::default()),
+        Err(damage) => {
+            let cure = if view.is_ok() {
+                "the next start makes another from the view"
+            } else {
+                RESTORE
+            };
+            found(damage.to_string(), cure);
+            journal::start(&*disk, id)
+        }
+    };
+    let shown = view.as_ref().map_or(0, |(_, shown)| *shown);
+    let mut state_at_shown = None;
+    let checked = base.clone().and_then(|base| {
+        if base.revision == shown {
+            state_at_shown = Some(base.state);
+        }
+        let checked = journal::check(&*disk, id, base, &mut |frame, _| {
+            if frame.last_revision() == shown {
+                state_at_shown = Some(frame.state());
+            }
+        })?;
+        let reached = home::read_reached(&*disk, reached)?.max(shown);
+        home::check_reached(reached, checked.end.revision)?;
+        Ok(checked)
+    });
+    if let Ok(checked) = &checked
+        && let Some(tail) = checked.tail.as_ref().filter(|tail| tail.torn_bytes() > 0)
+    {
+        tracing::info!(
+            file = %tail.path.display(),
+            bytes = tail.torn_bytes(),
+            "a write was under way when the process ended: the next start cuts it off"
+        );
+    }
+    let view = view.and_then(|(view, shown)| {
+        let (state, _) = view.state(&AtomicBool::new(false))?;
+        let claimed = view.shown()?.1;
+        if state != claimed || checked.is_ok() && state_at_shown != Some(state) {
+            return Err(Error::Corrupt {
+                what: format!("{VIEW_DIR} does not hold what was written"),
+            });
+        }
+        Ok((view, shown))
+    });
+    match (&checked, &view) {
+        (Err(damage), _) => found(damage.to_string(), RESTORE),
+        // A store that was restored and never opened has none yet, and somebody may have thrown it away.
+        (Ok(_), Err(damage)) if root.join(VIEW_DIR).exists() => found(damage.to_string(), REMAKE),
+        (Ok(_), _) => {}
+    }
+    let home = Home {
+        disk: disk.clone(),
+        root: scratch.path().to_path_buf(),
+        cache_bytes: CACHE_BYTES,
+        segment_bytes: 0,
+        closing: Arc::default(),
+    };
+    let (view, revision) = match (view, checked, checkpoint) {
+        // It is behind the journal after a kill, and is brought there.
+        (Ok((view, shown)), Ok(checked), _) => {
+            home.follow(&view, id, shown, checked.end)?;
+            (view, checked.end.revision)
+        }
+        (Ok((view, shown)), Err(_), _) => (view, shown),
+        (Err(_), Ok(checked), Ok(_)) => (home.build(id, checked.end)?.view, checked.end.revision),
+        (Err(_), _, checkpoint) => {
+            let (view, revision, missing) = home.salvage(id, checkpoint.ok().flatten().as_ref())?;
+            for what in missing {
+                found(what, RESTORE);
+            }
+            (view, revision)
+        }
+    };
+    Ok(Examined {
+        findings,
+        revision,
+        view,
+        _scratch: scratch,
+    })
+}
+
+/// A copy of the store's view, opened, and the revision that it shows.
+fn copied_view(root: &Path, scratch: &Path) -> Result<(View, u64), Error> {
+    let views = root.join(VIEW_DIR);
+    let missing = || Error::Corrupt {
+        what: format!("{VIEW_DIR} is missing"),
+    };
+    let names = fs::read_dir(&views).map_err(|_| missing())?;
+    let oldest = names
+        .filter_map(|name| name.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .min()
+        .ok_or_else(missing)?;
+    let copy = scratch.join("copy");
+    copy_tree(&views.join(oldest.to_string()), &copy)
+        .map_err(|error| Error::io("copy", &views, &error))?;
+    let view = View::open(&copy, CACHE_BYTES)?;
+    let (shown, _) = view.shown()?;
+    Ok((view, shown))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            // Not `fs::copy`, which makes the copy of a read-only file read-only.
+            io::copy(
+                &mut fs::File::open(entry.path())?,
+                &mut fs::File::create(target)?,
+            )?;
+        }
+    }
+    Ok(())
+}
