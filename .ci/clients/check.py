@@ -56,9 +56,7 @@ class Server:
             [ICEBOX, "serve", "--listen", listen, "--store", str(store)], stderr=subprocess.PIPE, text=True
         )
         atexit.register(self.process.kill)
-        first_line = self.process.stderr.readline().strip()
-        assert first_line.startswith("icebox: listening on "), first_line
-        self.address = first_line.removeprefix("icebox: listening on ")
+        self.address = json.loads(self.process.stderr.readline())["fields"]["address"]
 
     def channel(self):
         if self.address.startswith("unix:"):
@@ -260,11 +258,11 @@ def other_standard_clients_are_served(server):
 
 def freezers_documents_go_through_and_back(server, directory):
     files = [str(SAMPLES / name) for name in ("backups-list.json", "jobs-list.json", "job-create.json")]
-    said, _ = icebox(server, "import", "--project", "demo", *files)
-    assert "imported 2 backups and 2 jobs; 0 refused" in said, said
+    said, _ = icebox(server, "import", "--into-project", "demo", *files)
+    assert "imported 2 backups and 2 jobs; 0 updated, 0 unchanged, 0 refused" in said, said
     exported, _ = icebox(server, "export", "--project", "-")
     revision = revision_of(server)
-    icebox(server, "import", "--project", "demo", *files)
+    icebox(server, "import", "--into-project", "demo", *files)
     icebox(server, "import", "-", stdin=exported)
     assert revision_of(server) == revision, "importing again changes nothing"
     assert icebox(server, "export", "--project", "-")[0] == exported

@@ -4,6 +4,7 @@ Every `console` block is run in one shell, and what it prints must be what READM
 the server makes up differ from run to run, and only they may.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -43,8 +44,8 @@ def main():
             [binaries / "icebox", "serve", "--store", f"{directory}/icebox.db"], stderr=subprocess.PIPE, text=True
         )
         try:
-            first_line = server.stderr.readline().strip()
-            assert first_line == "icebox: listening on 127.0.0.1:50051", first_line
+            first_line = json.loads(server.stderr.readline())
+            assert first_line["fields"]["address"] == "127.0.0.1:50051", first_line
             failed = run(steps(readme), binaries)
         finally:
             server.terminate()

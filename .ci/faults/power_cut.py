@@ -7,6 +7,7 @@ on syncs that do nothing, and must lose something.
 """
 
 import fcntl
+import json
 import os
 import pathlib
 import random
@@ -78,7 +79,7 @@ class Server:
             text=True,
             env=environment,
         )
-        self.address = self.process.stderr.readline().strip().removeprefix("icebox: listening on ")
+        self.address = json.loads(self.process.stderr.readline())["fields"]["address"]
 
     def stub(self):
         # One connection a caller: they share none of each other's fate.

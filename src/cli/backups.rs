@@ -2,30 +2,37 @@
 
 use clap::Subcommand;
 use jiff::{Timestamp, civil};
+use prost_types::FieldMask;
 use serde_json::Value;
 use tonic::transport::Channel;
 
 use super::{
-    Connection, Error, document,
+    Connection, Error,
+    change::{Fields, confirm},
+    connection::Placing,
+    document,
     each::each,
-    output::{Format, Row, print_one, time},
-    paging::{Paging, Place, print_pages},
+    ids,
+    output::{Format, Listing, Row, Singles, print_one, time},
+    paging::{Paging, Place, for_each, print_pages},
 };
 use crate::{
     proto::{
         Backup, BackupFilter, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest,
-        ListBackupsRequest, backup_service_client::BackupServiceClient,
+        ListBackupsRequest, ListBackupsResponse, UpdateBackupRequest,
+        backup_service_client::BackupServiceClient,
     },
     resource::freezer_json::{self, Form},
 };
 
-/// List, show, record and delete backups
+/// List, show, record, change and delete backups
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox backups list --project demo
   icebox backups list --project demo --client node1 --after 2026-01-01 --output jsonl
   icebox backups get --project demo 96a5946a6e994a38a3d1008fbc6f3406
   icebox backups create --project demo backup.json
+  icebox backups update --project demo 96a5946a --set status=error
   icebox backups delete --project demo 96a5946a6e994a38a3d1008fbc6f3406")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -37,6 +44,7 @@ enum Command {
     List(List),
     Get(Get),
     Create(Create),
+    Update(Update),
     Delete(Delete),
 }
 
@@ -49,9 +57,8 @@ struct List {
     paging: Paging,
     #[command(flatten)]
     filter: Filter,
-    /// How to print
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(clap::Args)]
@@ -100,7 +107,7 @@ struct Filter {
 struct Get {
     #[command(flatten)]
     connection: Connection,
-    /// The backups' IDs
+    /// The backups' IDs, or as much of each as names one
     #[arg(required = true, value_name = "BACKUP_ID")]
     ids: Vec<String>,
     /// How to print
@@ -113,6 +120,8 @@ struct Get {
 struct Create {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    placing: Placing,
     /// A backup, or bare metadata, as JSON; - reads standard input
     file: String,
     /// How to print what was stored
@@ -120,17 +129,51 @@ struct Create {
     output: Format,
 }
 
-/// Delete backups from the catalog (not from their storage)
+/// Change a backup's status or metadata
 #[derive(clap::Args)]
-struct Delete {
+#[command(
+    after_help = "Without --mask, every field that the document sets is changed, and no other. Metadata is merged; its name stays.
+
+Examples:
+  icebox backups update BACKUP_ID --set status=available
+  icebox backups update BACKUP_ID --set backup_metadata.log_file=/var/log/freezer.log
+  echo '{\"status\": \"error\"}' | icebox backups update BACKUP_ID --file -"
+)]
+struct Update {
     #[command(flatten)]
     connection: Connection,
-    /// The backups' IDs
-    #[arg(required = true, value_name = "BACKUP_ID")]
-    ids: Vec<String>,
+    /// The backup's ID, or as much of it as names one
+    #[arg(value_name = "BACKUP_ID")]
+    id: String,
+    #[command(flatten)]
+    fields: Fields,
     /// Only if the backup is still at this revision
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
+    /// How to print what was stored
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// Delete backups from the catalog (not from their storage), by their IDs or by what they are
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox backups delete BACKUP_ID BACKUP_ID
+  icebox backups delete --client node1 --before 2025-01-01")]
+struct Delete {
+    #[command(flatten)]
+    connection: Connection,
+    /// The backups' IDs, or as much of each as names one
+    #[arg(value_name = "BACKUP_ID")]
+    ids: Vec<String>,
+    /// Only if the backup is still at this revision
+    #[arg(long, value_name = "N", requires = "ids")]
+    revision: Option<u64>,
+    /// Do not ask before those are deleted that a filter chooses
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Error> {
@@ -138,94 +181,137 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         Command::List(args) => list(args).await,
         Command::Get(args) => get(args).await,
         Command::Create(args) => create(args).await,
+        Command::Update(args) => update(args).await,
         Command::Delete(args) => delete(args).await,
     }
 }
 
-async fn client(connection: &Connection) -> Result<BackupServiceClient<Channel>, Error> {
-    Ok(BackupServiceClient::new(connection.connect().await?))
+/// A connection, and the project that the command is about.
+struct Backups {
+    channel: Channel,
+    client: BackupServiceClient<Channel>,
+    project_id: String,
+}
+
+impl Backups {
+    async fn connect(connection: &Connection) -> Result<Backups, Error> {
+        let project_id = connection.project()?;
+        let channel = connection.connect().await?;
+        Ok(Backups {
+            client: BackupServiceClient::new(channel.clone()),
+            channel,
+            project_id,
+        })
+    }
+
+    async fn resolve(&self, typed: &str) -> Result<String, Error> {
+        ids::resolve(&self.channel, &self.project_id, "backup", typed).await
+    }
+
+    async fn page(
+        &self,
+        place: Place,
+        filter: &BackupFilter,
+    ) -> Result<ListBackupsResponse, Error> {
+        let Place {
+            limit,
+            marker,
+            page_token,
+        } = place;
+        let request = ListBackupsRequest {
+            project_id: self.project_id.clone(),
+            limit,
+            marker,
+            page_token,
+            filter: Some(filter.clone()),
+        };
+        Ok(self
+            .client
+            .clone()
+            .list_backups(request)
+            .await?
+            .into_inner())
+    }
 }
 
 async fn list(args: List) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
+    let backups = Backups::connect(&args.connection).await?;
     let filter = BackupFilter::from(args.filter);
-    print_pages::<Backup>(
-        args.paging,
-        args.output,
-        project_id == "-",
-        "backup",
-        async |place| {
-            let Place {
-                limit,
-                marker,
-                page_token,
-            } = place;
-            let request = ListBackupsRequest {
-                project_id: project_id.clone(),
-                limit,
-                marker,
-                page_token,
-                filter: Some(filter.clone()),
-            };
-            Ok(client.list_backups(request).await?.into_inner())
-        },
-    )
-    .await
+    let all_projects = backups.project_id == "-";
+    let page = async |place| backups.page(place, &filter).await;
+    print_pages::<Backup>(args.paging, &args.listing, all_projects, "backup", page).await
 }
 
 async fn get(args: Get) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
-    each(&args.ids, async |backup_id| {
+    let mut backups = Backups::connect(&args.connection).await?;
+    let mut singles = Singles::new(args.output);
+    each(&args.ids, async |typed| {
         let request = GetBackupRequest {
-            project_id: project_id.clone(),
-            backup_id,
+            project_id: backups.project_id.clone(),
+            backup_id: backups.resolve(&typed).await?,
         };
-        let backup = client
-            .get_backup(request)
-            .await?
-            .into_inner()
-            .backup
-            .unwrap_or_default();
-        print_one(&backup, args.output)
+        let answer = backups.client.get_backup(request).await?.into_inner();
+        singles.print(&answer.backup.unwrap_or_default())
     })
     .await
 }
 
 async fn create(args: Create) -> Result<(), Error> {
-    let backup = document::read(&args.file, freezer_json::read_backup)?;
-    let project_id = if backup.project_id.is_empty() {
-        args.connection.project()?
-    } else {
-        ""
-    }
-    .to_owned();
-    let mut client = client(&args.connection).await?;
+    let mut backup = document::read(&args.file, freezer_json::read_backup)?;
+    let meant = args.connection.project_if_named()?;
+    let placed = args.placing.place_backup(&mut backup, meant.as_deref());
+    placed.map_err(Error::Usage)?;
+    let mut client = BackupServiceClient::new(args.connection.connect().await?);
     let request = CreateBackupRequest {
-        project_id,
+        project_id: String::new(),
         backup: Some(backup),
     };
-    let backup = client
-        .create_backup(request)
-        .await?
-        .into_inner()
-        .backup
-        .unwrap_or_default();
-    print_one(&backup, args.output)
+    let answer = client.create_backup(request).await?.into_inner();
+    print_one(&answer.backup.unwrap_or_default(), args.output)
+}
+
+async fn update(args: Update) -> Result<(), Error> {
+    let (mut backup, paths) = args.fields.read(freezer_json::read_backup)?;
+    let mut backups = Backups::connect(&args.connection).await?;
+    backup.backup_id = backups.resolve(&args.id).await?;
+    let request = UpdateBackupRequest {
+        project_id: backups.project_id,
+        backup: Some(backup),
+        update_mask: Some(FieldMask { paths }),
+        expected_revision: args.revision,
+    };
+    let answer = backups.client.update_backup(request).await?.into_inner();
+    print_one(&answer.backup.unwrap_or_default(), args.output)
 }
 
 async fn delete(args: Delete) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
-    each(&args.ids, async |backup_id| {
-        let project_id = project_id.clone();
+    let mut backups = Backups::connect(&args.connection).await?;
+    let filter = BackupFilter::from(args.filter);
+    let mut chosen = args.ids;
+    match (chosen.is_empty(), filter == BackupFilter::default()) {
+        (false, true) => {}
+        (true, false) => {
+            let page = async |place| backups.page(place, &filter).await;
+            let take = |backup: Backup| {
+                chosen.push(backup.backup_id);
+                Ok(())
+            };
+            for_each(Paging::default(), "backup", page, take).await?;
+            confirm(chosen.len(), "backup", args.yes)?;
+        }
+        _ => {
+            return Err(Error::Usage(
+                "which backups? Name their IDs, or a filter".into(),
+            ));
+        }
+    }
+    each(&chosen, async |typed| {
         let request = DeleteBackupRequest {
-            project_id,
-            backup_id,
+            project_id: backups.project_id.clone(),
+            backup_id: backups.resolve(&typed).await?,
             expected_revision: args.revision,
         };
-        client.delete_backup(request).await?;
+        backups.client.delete_backup(request).await?;
         Ok(())
     })
     .await
@@ -260,6 +346,12 @@ impl Row for Backup {
         "TAKEN",
         "STATUS",
     ];
+
+    const SPARE_COLUMNS: &'static [&'static str] = &["LEVEL", "CLIENT", "HOSTNAME", "TAKEN"];
+
+    fn id(&self) -> &str {
+        &self.backup_id
+    }
 
     fn cells(&self) -> Vec<String> {
         let metadata = self.backup_metadata.clone().unwrap_or_default();

@@ -6,7 +6,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use super::Error;
+use super::{
+    Error,
+    context::{Config, Context},
+};
+use crate::proto::{Backup, Job};
 
 /// How long to wait for a server to take the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,20 +19,21 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A page of 3 MiB then arrives without waiting for the window: gRPC's default of 64 KiB halves the rate.
 const WINDOW_BYTES: u32 = 4 << 20;
 
+/// Where a server is when nobody says otherwise.
+const SERVER_DEFAULT: &str = "127.0.0.1:50051";
+
 /// Where the server is and whose records are meant.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Connection {
-    /// The server: host:port, http://host:port, https://host:port or unix:PATH
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "ICEBOX_SERVER",
-        default_value = "127.0.0.1:50051"
-    )]
-    pub server: String,
-    /// The project whose records are meant; "-", where records are listed, is every project
+    /// The server: host:port, http://host:port, https://host:port or unix:PATH (default: the context's, or 127.0.0.1:50051)
+    #[arg(long, value_name = "ADDR", env = "ICEBOX_SERVER")]
+    server: Option<String>,
+    /// The project whose records are meant; "-", where records are listed, is every project (default: the context's)
     #[arg(long, value_name = "ID", env = "ICEBOX_PROJECT")]
-    pub project: Option<String>,
+    project: Option<String>,
+    /// Which context's server and project to take; see `icebox context`
+    #[arg(long, value_name = "NAME", env = "ICEBOX_CONTEXT")]
+    context: Option<String>,
 }
 
 /// An address, understood.
@@ -66,18 +71,36 @@ fn parse(server: &str) -> Result<Address, Error> {
 }
 
 impl Connection {
+    /// The context that is named, or the one in use.
+    fn context(&self) -> Result<Context, Error> {
+        Config::read()?.context(self.context.as_deref().filter(|name| !name.is_empty()))
+    }
+
+    /// The server's address.
+    fn server(&self) -> Result<String, Error> {
+        // An environment variable that is set to nothing names nothing.
+        if let Some(server) = self.server.as_ref().filter(|server| !server.is_empty()) {
+            return Ok(server.clone());
+        }
+        Ok(self
+            .context()?
+            .server
+            .unwrap_or_else(|| SERVER_DEFAULT.to_owned()))
+    }
+
     /// Connects to the server.
     ///
     /// # Errors
     /// If the address cannot be understood or nobody answers there.
     pub async fn connect(&self) -> Result<Channel, Error> {
-        let address = parse(&self.server)?;
+        let server = self.server()?;
+        let address = parse(&server)?;
         // A Unix socket has no authority, but HTTP/2 wants one.
         let uri = match &address {
             Address::Tcp(uri) => uri.clone(),
             Address::Unix(_) => "http://localhost".to_owned(),
         };
-        let usage = |error| Error::Usage(format!("--server {}: {error}", self.server));
+        let usage = |error| Error::Usage(format!("--server {server}: {error}"));
         let mut endpoint = Endpoint::from_shared(uri)
             .map_err(usage)?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -85,7 +108,7 @@ impl Connection {
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
-        let secure = self.server.starts_with("https://");
+        let secure = server.starts_with("https://");
         if secure {
             endpoint = endpoint
                 .tls_config(ClientTlsConfig::new().with_native_roots())
@@ -104,11 +127,10 @@ impl Connection {
         connected.map_err(|error| {
             let cause = root_cause(&error);
             Error::Failed(if secure {
-                format!("no trusted server answers at {} ({cause}): trust its issuer on this machine", self.server)
+                format!("no trusted server answers at {server} ({cause}): trust its issuer on this machine")
             } else {
                 format!(
-                    "no server answers at {} ({cause}): start one with `icebox serve`, or name another with --server",
-                    self.server
+                    "no server answers at {server} ({cause}): start one with `icebox serve`, or name another with --server"
                 )
             })
         })
@@ -118,14 +140,88 @@ impl Connection {
     ///
     /// # Errors
     /// If none is named.
-    pub fn project(&self) -> Result<&str, Error> {
-        // An environment variable that is set to nothing names nothing.
-        self.project
-            .as_deref()
-            .filter(|project| !project.is_empty())
-            .ok_or_else(|| {
-                Error::Usage("which project? Name it with --project, or set ICEBOX_PROJECT".into())
-            })
+    pub fn project(&self) -> Result<String, Error> {
+        self.project_if_named()?.ok_or_else(|| {
+            Error::Usage("which project? Name it with --project, or set ICEBOX_PROJECT".into())
+        })
+    }
+
+    /// The project that the command is about, if one is named.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read.
+    pub fn project_if_named(&self) -> Result<Option<String>, Error> {
+        match self.project.as_ref().filter(|project| !project.is_empty()) {
+            Some(project) => Ok(Some(project.clone())),
+            None => Ok(self.context()?.project),
+        }
+    }
+}
+
+/// Into which project a document is put that may name one itself.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(super) struct Placing {
+    /// Put it into this project, whichever the document names
+    #[arg(long, value_name = "ID")]
+    into_project: Option<String>,
+}
+
+impl Placing {
+    #[cfg(test)]
+    pub(super) fn into(project: &str) -> Self {
+        Placing {
+            into_project: Some(project.to_owned()),
+        }
+    }
+
+    /// Puts a backup into its project.
+    ///
+    /// # Errors
+    /// As of [`Placing::project`].
+    pub(super) fn place_backup(
+        &self,
+        backup: &mut Backup,
+        meant: Option<&str>,
+    ) -> Result<(), String> {
+        backup.project_id = self.project(&backup.project_id, meant)?;
+        Ok(())
+    }
+
+    /// Puts a job into its project, and with it those of its actions that name one.
+    ///
+    /// # Errors
+    /// As of [`Placing::project`].
+    pub(super) fn place_job(&self, job: &mut Job, meant: Option<&str>) -> Result<(), String> {
+        job.project_id = self.project(&job.project_id, meant)?;
+        if let Some(into) = &self.into_project {
+            let actions = job.job_actions.iter_mut();
+            for action in actions.filter_map(|action| action.freezer_action.as_mut()) {
+                if !action.project_id.is_empty() {
+                    action.project_id.clone_from(into);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The project for a document that names `own`, or none if that is empty, where the command is about `meant`.
+    ///
+    /// # Errors
+    /// If they disagree, or none is named.
+    fn project(&self, own: &str, meant: Option<&str>) -> Result<String, String> {
+        let meant = meant.filter(|project| *project != "-");
+        match (&self.into_project, own, meant) {
+            (Some(into), _, _) => Ok(into.clone()),
+            (None, "", Some(meant)) => Ok(meant.to_owned()),
+            (None, "", None) => Err(
+                "project_id is missing: name the project with --project or ICEBOX_PROJECT".into(),
+            ),
+            (None, own, Some(meant)) if own != meant => Err(format!(
+                "the document names project {own}, and the command {meant}: say --into-project {meant} to put it \
+                 there all the same, or --project {own}"
+            )),
+            (None, own, _) => Ok(own.to_owned()),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(value_enum)]
     what: Option<What>,
     /// How they are written
-    #[arg(long = "output", short, alias = "format", value_enum, default_value_t = Format::Json)]
+    #[arg(long = "output", short = 'o', alias = "format", value_enum, default_value_t = Format::Json)]
     format: Format,
     /// Where to; standard output without it, or if it is -
     #[arg(long, value_name = "FILE")]
@@ -107,12 +107,7 @@ impl From<prost::DecodeError> for Failure {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Error> {
-    let Some(project) = args
-        .connection
-        .project
-        .clone()
-        .filter(|project| !project.is_empty())
-    else {
+    let Some(project) = args.connection.project_if_named()? else {
         return Err(Error::Usage(
             "whose records? Name a project with --project or ICEBOX_PROJECT; --project - exports every \
              project's"

@@ -16,21 +16,27 @@ use std::{
 
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use prost_types::FieldMask;
 use serde_json::Value;
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use self::documents::{Event, Expected, read_documents};
-use super::{Connection, Error};
+use super::{Connection, Error, connection::Placing, ids, output::Printable};
 use crate::{
     proto::{
-        CreateBackupRequest, CreateJobRequest, backup_service_client::BackupServiceClient,
+        Backup, CreateBackupRequest, CreateJobRequest, GetBackupRequest, GetJobRequest, Job,
+        UpdateBackupRequest, UpdateJobRequest, backup_service_client::BackupServiceClient,
         job_service_client::JobServiceClient,
     },
-    resource::freezer_json::{self, Document, Read},
+    resource::{
+        Resource, Stamps, Valid,
+        freezer_json::{self, Document, Read},
+    },
+    service::UNCHANGED_METADATA,
 };
 
 /// Calls on their way at one time: enough that the server commits in groups, few enough that memory
@@ -42,8 +48,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS_MAX: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// Notes printed; the others are counted.
+/// Notes printed, and refusals; the others are counted.
 const NOTES_MAX: u64 = 20;
+const REFUSALS_MAX: u64 = 20;
 /// What is shown of a record's name.
 const NAME_CHARS_MAX: usize = 100;
 
@@ -58,36 +65,64 @@ const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5f0e_93b1_6a0c_4f0e_9d7b_31c6_1ceb_
 ///
 /// Ids are kept, and a document without one gets an id made from its content, so that an import may
 /// be repeated: nothing is created twice. What is refused is reported, and the rest is imported.
+///
+/// What is there already and differs is refused, or updated with --overwrite: so a catalog follows a
+/// running Freezer by importing its documents again and again.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   icebox import backups.json jobs.json
   icebox import --project 752d8bd43d654e7a840bbfda77ce41af catalog.jsonl
-  icebox export --server old:50051 --project p --format jsonl | icebox import -
+  icebox import --dry-run --into-project demo catalog.jsonl
+  icebox export --server old:50051 --project p -o jsonl | icebox import --overwrite -
 
 Exit status: 0 when everything was imported, 1 when something was refused or unreadable.")]
 pub(super) struct Args {
     /// Files to read; - is standard input.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    /// Update what is there already and differs
+    #[arg(long)]
+    overwrite: bool,
+    /// Say what would become of each document, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Say only what is refused
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    placing: Placing,
     #[command(flatten)]
     connection: Connection,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Error> {
-    let channel = args.connection.connect().await?;
-    // "-" means every project in a list; no document can be in it.
-    let project = args
-        .connection
-        .project
-        .filter(|project| !project.is_empty() && project != "-");
-    let report = Report::new(progress_bar(&args.files));
+    let target = Target {
+        channel: args.connection.connect().await?,
+        project: args.connection.project_if_named()?,
+        placing: args.placing,
+        overwrite: args.overwrite,
+        dry_run: args.dry_run,
+    };
+    let mut report = Report::new(progress_bar(&args.files));
+    report.is_quiet = args.quiet;
+    report.is_dry = args.dry_run;
 
     let (sender, receiver) = mpsc::channel(CALLS_MAX);
     // Not one of the runtime's threads: those are waited for at the end, and this one may be waiting
     // for a standard input that never ends.
     thread::spawn(move || read_files(&args.files, &sender));
-    import(&channel, project.as_deref(), receiver, report).await
+    import(&target, receiver, report).await
+}
+
+/// Where documents go, and what becomes of those that are there.
+struct Target {
+    channel: Channel,
+    /// The project that the command is about. "-" means every project in a list; no document can be in it.
+    project: Option<String>,
+    placing: Placing,
+    overwrite: bool,
+    dry_run: bool,
 }
 
 /// Something read, and where.
@@ -183,8 +218,7 @@ struct Outcome {
 }
 
 enum End {
-    Backup,
-    Job,
+    Done(Kind, Done),
     OnlyNotes,
     Refused {
         record: String,
@@ -195,15 +229,29 @@ enum End {
     Lost(Status),
 }
 
+/// What became of a document that was not refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Stored,
+    Updated,
+    Unchanged,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Backup,
+    Job,
+}
+
 async fn import(
-    channel: &Channel,
-    project: Option<&str>,
+    target: &Target,
     items: mpsc::Receiver<Item>,
     mut report: Report,
 ) -> Result<(), Error> {
     let outcomes = ReceiverStream::new(items)
-        .map(|item| import_item(channel, project, item))
-        .buffer_unordered(CALLS_MAX);
+        .map(|item| import_item(target, item))
+        // In the order of the files, so that what is said can be compared with them.
+        .buffered(CALLS_MAX);
     let mut outcomes = std::pin::pin!(outcomes);
     while let Some(outcome) = outcomes.next().await {
         if let Some(status) = report.take(outcome) {
@@ -225,7 +273,7 @@ async fn import(
     report.verdict()
 }
 
-async fn import_item(channel: &Channel, project: Option<&str>, item: Item) -> Outcome {
+async fn import_item(target: &Target, item: Item) -> Outcome {
     let (notes, end) = match item.content {
         Content::Note(note) => (vec![note], End::OnlyNotes),
         Content::Broken(reason) => (Vec::new(), End::Broken(reason)),
@@ -238,16 +286,19 @@ async fn import_item(channel: &Channel, project: Option<&str>, item: Item) -> Ou
                 Some(name) => format!("{place} ({name})"),
                 None => place,
             };
-            match prepare(&value, expected, project) {
+            match prepare(&value, expected, target) {
                 Err(reason) => (Vec::new(), End::Refused { record, reason }),
                 Ok(Read { document, notes }) => {
                     let notes = notes
                         .iter()
                         .map(|note| format!("{record}: {note}"))
                         .collect();
-                    let end = match create(channel, &document).await {
-                        Ok(()) if matches!(document, Document::Job(_)) => End::Job,
-                        Ok(()) => End::Backup,
+                    let kind = match &document {
+                        Document::Backup(_) => Kind::Backup,
+                        Document::Job(_) => Kind::Job,
+                    };
+                    let end = match store(target, &document).await {
+                        Ok(done) => End::Done(kind, done),
                         Err(status) if stops_everything(&status) => End::Lost(status),
                         Err(status) => End::Refused {
                             record,
@@ -268,7 +319,7 @@ async fn import_item(channel: &Channel, project: Option<&str>, item: Item) -> Ou
 }
 
 /// The record that a document describes, with a project and an id.
-fn prepare(value: &Value, expected: Expected, project: Option<&str>) -> Result<Read, String> {
+fn prepare(value: &Value, expected: Expected, target: &Target) -> Result<Read, String> {
     let read = match expected {
         Expected::Any => freezer_json::read_document(value),
         Expected::Backup => freezer_json::read_backup(value).map(|(backup, notes)| Read {
@@ -281,15 +332,18 @@ fn prepare(value: &Value, expected: Expected, project: Option<&str>) -> Result<R
         }),
     };
     let mut read = read.map_err(|violations| violations.to_string())?;
+    let meant = target.project.as_deref();
     let (own_project, id) = match &mut read.document {
-        Document::Backup(backup) => (&mut backup.project_id, &mut backup.backup_id),
-        Document::Job(job) => (&mut job.project_id, &mut job.job_id),
+        Document::Backup(backup) => {
+            target.placing.place_backup(backup, meant)?;
+            (&backup.project_id, &mut backup.backup_id)
+        }
+        Document::Job(job) => {
+            target.placing.place_job(job, meant)?;
+            (&job.project_id, &mut job.job_id)
+        }
     };
-    if own_project.is_empty() {
-        project
-            .ok_or("project_id is missing: name the project with --project or ICEBOX_PROJECT")?
-            .clone_into(own_project);
-    }
+    *id = ids::normalized(id);
     if id.is_empty() {
         // The same document gets the same id each time, or repeating an import would create it again.
         // Other spellings of it (key order, white space) are the same document.
@@ -341,13 +395,17 @@ fn name_of(value: &Value) -> Option<String> {
     .map(|name| name.chars().take(NAME_CHARS_MAX).collect())
 }
 
-/// Creates the record, again and again if the server does not answer: a create with an id may be
+/// Stores the record, or says what would become of it, again and again if the server does not answer: each of the calls may be
 /// repeated.
-async fn create(channel: &Channel, document: &Document) -> Result<(), Status> {
+async fn store(target: &Target, document: &Document) -> Result<Done, Status> {
     let mut wait = FIRST_WAIT;
     let mut attempts = 1;
     loop {
-        match create_once(channel, document).await {
+        let result = match document {
+            Document::Backup(backup) => store_once(target, backup.clone()).await,
+            Document::Job(job) => store_once(target, job.clone()).await,
+        };
+        match result {
             Err(status) if passes(&status) && attempts < ATTEMPTS_MAX => {
                 sleep(wait).await;
                 wait = (wait * 2).min(WAIT_MAX);
@@ -358,30 +416,126 @@ async fn create(channel: &Channel, document: &Document) -> Result<(), Status> {
     }
 }
 
-async fn create_once(channel: &Channel, document: &Document) -> Result<(), Status> {
-    match document {
-        Document::Backup(backup) => {
-            let mut request = Request::new(CreateBackupRequest {
-                project_id: backup.project_id.clone(),
-                backup: Some(backup.clone()),
-            });
-            request.set_timeout(CALL_TIMEOUT);
-            BackupServiceClient::new(channel.clone())
-                .create_backup(request)
-                .await
-                .map(|_| ())
+async fn store_once<R: Imported>(target: &Target, resource: R) -> Result<Done, Status> {
+    let channel = &target.channel;
+    if target.dry_run {
+        let checked = Valid::new("", Some(resource))
+            .map_err(Status::from)?
+            .into_inner();
+        return match R::get(channel, &checked).await {
+            Err(status) if status.code() == Code::NotFound => Ok(Done::Stored),
+            Err(status) => Err(status),
+            Ok(mut stored) => {
+                stored.set_stamps(Stamps::default());
+                if stored == checked {
+                    Ok(Done::Unchanged)
+                } else if target.overwrite {
+                    Ok(Done::Updated)
+                } else {
+                    Err(Status::already_exists(
+                        "it is there already and differs: --overwrite updates it",
+                    ))
+                }
+            }
+        };
+    }
+    match R::create(channel, resource.clone()).await {
+        Err(status) if status.code() == Code::AlreadyExists && target.overwrite => {
+            R::update(channel, resource).await.map(|()| Done::Updated)
         }
-        Document::Job(job) => {
-            let mut request = Request::new(CreateJobRequest {
-                project_id: job.project_id.clone(),
-                job: Some(job.clone()),
-            });
-            request.set_timeout(CALL_TIMEOUT);
-            JobServiceClient::new(channel.clone())
-                .create_job(request)
-                .await
-                .map(|_| ())
-        }
+        result => result,
+    }
+}
+
+/// A resource that documents describe, and the calls that store it.
+trait Imported: Resource {
+    async fn create(channel: &Channel, resource: Self) -> Result<Done, Status>;
+    async fn get(channel: &Channel, resource: &Self) -> Result<Self, Status>;
+    async fn update(channel: &Channel, resource: Self) -> Result<(), Status>;
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Every field, those cleared that the document does not set.
+fn everything() -> FieldMask {
+    FieldMask {
+        paths: vec!["*".into()],
+    }
+}
+
+fn done<T>(response: &Response<T>) -> Done {
+    if response.metadata().contains_key(UNCHANGED_METADATA) {
+        Done::Unchanged
+    } else {
+        Done::Stored
+    }
+}
+
+impl Imported for Backup {
+    async fn create(channel: &Channel, backup: Backup) -> Result<Done, Status> {
+        let request = CreateBackupRequest {
+            project_id: String::new(),
+            backup: Some(backup),
+        };
+        let mut client = BackupServiceClient::new(channel.clone());
+        Ok(done(&client.create_backup(timed(request)).await?))
+    }
+
+    async fn get(channel: &Channel, backup: &Backup) -> Result<Backup, Status> {
+        let request = GetBackupRequest {
+            project_id: backup.project_id.clone(),
+            backup_id: backup.backup_id.clone(),
+        };
+        let mut client = BackupServiceClient::new(channel.clone());
+        let answer = client.get_backup(timed(request)).await?.into_inner();
+        Ok(answer.backup.unwrap_or_default())
+    }
+
+    async fn update(channel: &Channel, backup: Backup) -> Result<(), Status> {
+        let request = UpdateBackupRequest {
+            project_id: String::new(),
+            backup: Some(backup),
+            update_mask: Some(everything()),
+            expected_revision: None,
+        };
+        let mut client = BackupServiceClient::new(channel.clone());
+        client.update_backup(timed(request)).await.map(drop)
+    }
+}
+
+impl Imported for Job {
+    async fn create(channel: &Channel, job: Job) -> Result<Done, Status> {
+        let request = CreateJobRequest {
+            project_id: String::new(),
+            job: Some(job),
+        };
+        let mut client = JobServiceClient::new(channel.clone());
+        Ok(done(&client.create_job(timed(request)).await?))
+    }
+
+    async fn get(channel: &Channel, job: &Job) -> Result<Job, Status> {
+        let request = GetJobRequest {
+            project_id: job.project_id.clone(),
+            job_id: job.job_id.clone(),
+        };
+        let mut client = JobServiceClient::new(channel.clone());
+        let answer = client.get_job(timed(request)).await?.into_inner();
+        Ok(answer.job.unwrap_or_default())
+    }
+
+    async fn update(channel: &Channel, job: Job) -> Result<(), Status> {
+        let request = UpdateJobRequest {
+            project_id: String::new(),
+            job: Some(job),
+            update_mask: Some(everything()),
+            expected_revision: None,
+        };
+        let mut client = JobServiceClient::new(channel.clone());
+        client.update_job(timed(request)).await.map(drop)
     }
 }
 
@@ -427,8 +581,12 @@ fn reason_of(status: &Status) -> String {
 /// What is told while importing, and counted for the end.
 struct Report {
     bar: ProgressBar,
+    is_quiet: bool,
+    is_dry: bool,
     backups: u64,
     jobs: u64,
+    updated: u64,
+    unchanged: u64,
     refused: u64,
     broken_files: u64,
     notes: u64,
@@ -438,8 +596,12 @@ impl Report {
     fn new(bar: ProgressBar) -> Report {
         Report {
             bar,
+            is_quiet: false,
+            is_dry: false,
             backups: 0,
             jobs: 0,
+            updated: 0,
+            unchanged: 0,
             refused: 0,
             broken_files: 0,
             notes: 0,
@@ -456,17 +618,21 @@ impl Report {
         } = outcome;
         for note in notes {
             self.notes += 1;
-            if self.notes <= NOTES_MAX {
+            if self.notes <= NOTES_MAX && !self.is_quiet {
                 self.tell(&format!("note: {file}: {note}"));
             }
         }
         match end {
-            End::Backup => self.backups += 1,
-            End::Job => self.jobs += 1,
+            End::Done(_, Done::Updated) => self.updated += 1,
+            End::Done(_, Done::Unchanged) => self.unchanged += 1,
+            End::Done(Kind::Backup, Done::Stored) => self.backups += 1,
+            End::Done(Kind::Job, Done::Stored) => self.jobs += 1,
             End::OnlyNotes => {}
             End::Refused { record, reason } => {
                 self.refused += 1;
-                self.tell(&format!("{file}: {record}: {reason}"));
+                if self.refused <= REFUSALS_MAX {
+                    self.tell(&format!("{file}: {record}: {reason}"));
+                }
             }
             End::Broken(reason) => {
                 self.broken_files += 1;
@@ -485,23 +651,38 @@ impl Report {
     }
 
     fn records(&self) -> u64 {
-        self.backups + self.jobs + self.refused
+        self.backups + self.jobs + self.updated + self.unchanged + self.refused
     }
 
     /// Prints the summary. Gives the number of records that were imported or refused.
     fn finish(&self) -> u64 {
-        if self.notes > NOTES_MAX {
+        if self.notes > NOTES_MAX && !self.is_quiet {
             self.tell(&format!("note: and {} more", self.notes - NOTES_MAX));
         }
+        if self.refused > REFUSALS_MAX {
+            self.tell(&format!(
+                "and {} more were refused",
+                self.refused - REFUSALS_MAX
+            ));
+        }
         self.bar.finish_and_clear();
-        // A summary that nobody reads is not worth failing for.
-        let _ = writeln!(
-            io::stdout(),
-            "imported {} and {}; {} refused",
-            Count(self.backups, "backup"),
-            Count(self.jobs, "job"),
-            self.refused
-        );
+        if !self.is_quiet {
+            // A summary that nobody reads is not worth failing for.
+            let _ = writeln!(
+                io::stdout(),
+                "{} {} and {}; {} updated, {} unchanged, {} refused",
+                if self.is_dry {
+                    "would import"
+                } else {
+                    "imported"
+                },
+                Count(self.backups, "backup"),
+                Count(self.jobs, "job"),
+                self.updated,
+                self.unchanged,
+                self.refused
+            );
+        }
         self.records()
     }
 
@@ -529,19 +710,12 @@ impl Report {
     }
 
     fn tell(&self, line: &str) {
-        let line = printable(line);
+        let line = Printable(line);
         self.bar.suspend(|| {
             // Without a standard error there is nobody to tell.
             let _ = writeln!(io::stderr(), "{line}");
         });
     }
-}
-
-/// A document's keys and names go to the terminal: none of them may steer it.
-fn printable(line: &str) -> String {
-    line.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 struct Count(u64, &'static str);
@@ -591,19 +765,30 @@ mod tests {
     };
 
     use serde_json::json;
-    use tonic::{Response, transport::server::TcpIncoming};
+    use tonic::transport::server::TcpIncoming;
     use tonic_types::ErrorDetails;
 
     use super::*;
     use crate::proto::{
-        CreateBackupResponse, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest,
-        GetBackupResponse, ListBackupsRequest, ListBackupsResponse, UpdateBackupRequest,
-        UpdateBackupResponse, WatchBackupsRequest, WatchBackupsResponse,
+        CreateBackupResponse, DeleteBackupRequest, DeleteBackupResponse, GetBackupResponse,
+        ListBackupsRequest, ListBackupsResponse, UpdateBackupResponse, WatchBackupsRequest,
+        WatchBackupsResponse,
         backup_service_server::{BackupService, BackupServiceServer},
     };
 
+    /// A target that nothing is sent to.
+    fn target(project: Option<&str>) -> Target {
+        Target {
+            channel: Channel::from_static("http://127.0.0.1:1").connect_lazy(),
+            project: project.map(str::to_owned),
+            placing: Placing::default(),
+            overwrite: false,
+            dry_run: false,
+        }
+    }
+
     fn id(value: &Value, project: &str) -> String {
-        match prepare(value, Expected::Any, Some(project))
+        match prepare(value, Expected::Any, &target(Some(project)))
             .unwrap()
             .document
         {
@@ -612,8 +797,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_document_without_an_id_gets_the_same_one_each_time() {
+    #[tokio::test]
+    async fn a_document_without_an_id_gets_the_same_one_each_time() {
         let document = json!({"backup_name": "db", "hostname": "n", "extra": {"b": 1, "a": 2}});
         let respelled = json!({"extra": {"a": 2, "b": 1}, "hostname": "n", "backup_name": "db"});
         let other = json!({"backup_name": "db", "hostname": "m"});
@@ -623,30 +808,56 @@ mod tests {
         assert_eq!(id(&document, "p").len(), 32);
     }
 
-    #[test]
-    fn a_documents_own_project_and_id_are_kept() {
-        let read = prepare(
-            &json!({"job_id": "j", "project_id": "own"}),
-            Expected::Job,
-            Some("p"),
-        )
-        .unwrap();
-        let Document::Job(job) = read.document else {
-            panic!("a job was expected")
-        };
-        assert_eq!((job.job_id.as_str(), job.project_id.as_str()), ("j", "own"));
-        assert_eq!(job.description, "j");
+    #[tokio::test]
+    async fn a_documents_own_project_and_id_are_kept() {
+        let document = json!({"job_id": "J-1", "project_id": "own"});
+        for project in [None, Some("-"), Some("own")] {
+            let read = prepare(&document, Expected::Job, &target(project)).unwrap();
+            let Document::Job(job) = read.document else {
+                panic!("a job was expected")
+            };
+            assert_eq!(
+                (job.job_id.as_str(), job.project_id.as_str()),
+                ("j1", "own")
+            );
+            assert_eq!(job.description, "J-1");
+        }
     }
 
-    #[test]
-    fn a_document_without_any_project_is_refused() {
-        let refused = prepare(&json!({"backup_name": "db"}), Expected::Any, None).unwrap_err();
+    #[tokio::test]
+    async fn a_document_of_another_project_is_refused_or_put_where_was_said() {
+        let document = json!({"backup_name": "db", "project_id": "own"});
+        let refused = prepare(&document, Expected::Any, &target(Some("p"))).unwrap_err();
+        assert!(
+            refused.contains("project own") && refused.contains("--into-project p"),
+            "{refused}"
+        );
+        let into = Target {
+            placing: Placing::into("p"),
+            ..target(Some("q"))
+        };
+        let Document::Backup(backup) = prepare(&document, Expected::Any, &into).unwrap().document
+        else {
+            panic!("a backup was expected")
+        };
+        assert_eq!(backup.project_id, "p");
+    }
+
+    #[tokio::test]
+    async fn a_document_without_any_project_is_refused() {
+        let refused =
+            prepare(&json!({"backup_name": "db"}), Expected::Any, &target(None)).unwrap_err();
         assert!(refused.starts_with("project_id is missing"), "{refused}");
     }
 
-    #[test]
-    fn a_job_is_never_without_a_name() {
-        let read = prepare(&json!({"job_actions": []}), Expected::Any, Some("p")).unwrap();
+    #[tokio::test]
+    async fn a_job_is_never_without_a_name() {
+        let read = prepare(
+            &json!({"job_actions": []}),
+            Expected::Any,
+            &target(Some("p")),
+        )
+        .unwrap();
         let Document::Job(job) = read.document else {
             panic!("a job was expected")
         };
@@ -664,7 +875,6 @@ mod tests {
             "j"
         );
         assert_eq!(name_of(&json!([1])), None);
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 
     #[test]
@@ -802,7 +1012,11 @@ mod tests {
         let (sender, receiver) = mpsc::channel(CALLS_MAX);
         thread::spawn(move || read_files(&files, &sender));
         let report = Report::new(ProgressBar::hidden());
-        let result = import(&channel, Some("p"), receiver, report).await;
+        let target = Target {
+            channel,
+            ..target(Some("p"))
+        };
+        let result = import(&target, receiver, report).await;
         server.abort();
         result.map_err(|error| error.to_string())
     }
@@ -876,8 +1090,8 @@ mod tests {
     #[test]
     fn the_verdict_counts() {
         let mut report = Report::new(ProgressBar::hidden());
-        report.take(outcome(End::Backup));
-        report.take(outcome(End::Job));
+        report.take(outcome(End::Done(Kind::Backup, Done::Stored)));
+        report.take(outcome(End::Done(Kind::Job, Done::Unchanged)));
         assert!(report.verdict().is_ok());
         report.take(outcome(End::Refused {
             record: "jobs[1]".into(),

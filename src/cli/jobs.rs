@@ -2,20 +2,24 @@
 
 use clap::Subcommand;
 use prost_types::FieldMask;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tonic::transport::Channel;
 
 use super::{
-    Connection, Error, document,
+    Connection, Error,
+    change::{Fields, confirm},
+    connection::Placing,
+    document,
     each::each,
-    output::{Format, Row, print_one},
-    paging::{Paging, Place, print_pages},
+    ids,
+    output::{Format, Listing, Row, Singles, print_one},
+    paging::{Paging, Place, for_each, print_pages},
 };
 use crate::{
     proto::{
         AbortJobRequest, CreateJobRequest, DeleteJobRequest, GetJobRequest, Job, JobFilter,
-        JobSchedule, ListJobsRequest, StartJobRequest, StopJobRequest, UpdateJobRequest,
-        job_service_client::JobServiceClient,
+        JobSchedule, ListJobsRequest, ListJobsResponse, StartJobRequest, StopJobRequest,
+        UpdateJobRequest, job_service_client::JobServiceClient,
     },
     resource::freezer_json::{self, Form},
 };
@@ -58,19 +62,18 @@ struct List {
     paging: Paging,
     #[command(flatten)]
     filter: Filter,
-    /// How to print
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Filters (all must match)")]
 struct Filter {
     /// Run by this client
     #[arg(long, value_name = "CLIENT_ID")]
     client: Option<String>,
     /// Jobs whose description starts with this
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, visible_alias = "name", value_name = "PREFIX")]
     name_prefix: Option<String>,
     /// Of this session
     #[arg(long, value_name = "SESSION_ID")]
@@ -91,7 +94,7 @@ struct Filter {
 struct Get {
     #[command(flatten)]
     connection: Connection,
-    /// The jobs' IDs
+    /// The jobs' IDs, or as much of each as names one
     #[arg(required = true, value_name = "JOB_ID")]
     ids: Vec<String>,
     /// How to print
@@ -104,6 +107,8 @@ struct Get {
 struct Create {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    placing: Placing,
     /// A job as JSON; - reads standard input
     file: String,
     /// How to print what was stored
@@ -125,18 +130,11 @@ Examples:
 struct Update {
     #[command(flatten)]
     connection: Connection,
-    /// The job's ID
+    /// The job's ID, or as much of it as names one
     #[arg(value_name = "JOB_ID")]
     id: String,
-    /// Set one field; an empty VALUE clears it
-    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = parse_assignment, required_unless_present = "file")]
-    assignments: Vec<(String, String)>,
-    /// Take the fields from a document; - reads standard input
-    #[arg(long, conflicts_with = "assignments")]
-    file: Option<String>,
-    /// Change just these fields, clearing those that the document does not set; * for all
-    #[arg(long, value_name = "PATHS", value_delimiter = ',', requires = "file")]
-    mask: Vec<String>,
+    #[command(flatten)]
+    fields: Fields,
     /// Only if the job is still at this revision
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
@@ -149,22 +147,30 @@ struct Update {
 struct Ask {
     #[command(flatten)]
     connection: Connection,
-    /// The jobs' IDs
+    /// The jobs' IDs, or as much of each as names one
     #[arg(required = true, value_name = "JOB_ID")]
     ids: Vec<String>,
 }
 
-/// Delete jobs
+/// Delete jobs, by their IDs or by what they are
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox jobs delete JOB_ID JOB_ID
+  icebox jobs delete --status completed --result success --yes")]
 struct Delete {
     #[command(flatten)]
     connection: Connection,
-    /// The jobs' IDs
-    #[arg(required = true, value_name = "JOB_ID")]
+    /// The jobs' IDs, or as much of each as names one
+    #[arg(value_name = "JOB_ID")]
     ids: Vec<String>,
     /// Only if the job is still at this revision
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "ids")]
     revision: Option<u64>,
+    /// Do not ask before those are deleted that a filter chooses
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Error> {
@@ -204,109 +210,93 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-async fn client(connection: &Connection) -> Result<JobServiceClient<Channel>, Error> {
-    Ok(JobServiceClient::new(connection.connect().await?))
+/// A connection, and the project that the command is about.
+struct Jobs {
+    channel: Channel,
+    client: JobServiceClient<Channel>,
+    project_id: String,
+}
+
+impl Jobs {
+    async fn connect(connection: &Connection) -> Result<Jobs, Error> {
+        let project_id = connection.project()?;
+        let channel = connection.connect().await?;
+        Ok(Jobs {
+            client: JobServiceClient::new(channel.clone()),
+            channel,
+            project_id,
+        })
+    }
+
+    async fn resolve(&self, typed: &str) -> Result<String, Error> {
+        ids::resolve(&self.channel, &self.project_id, "job", typed).await
+    }
+
+    async fn page(&self, place: Place, filter: &JobFilter) -> Result<ListJobsResponse, Error> {
+        let Place {
+            limit,
+            marker,
+            page_token,
+        } = place;
+        let request = ListJobsRequest {
+            project_id: self.project_id.clone(),
+            limit,
+            marker,
+            page_token,
+            filter: Some(filter.clone()),
+        };
+        Ok(self.client.clone().list_jobs(request).await?.into_inner())
+    }
 }
 
 async fn list(args: List) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
+    let jobs = Jobs::connect(&args.connection).await?;
     let filter = JobFilter::from(args.filter);
-    print_pages::<Job>(
-        args.paging,
-        args.output,
-        project_id == "-",
-        "job",
-        async |place| {
-            let Place {
-                limit,
-                marker,
-                page_token,
-            } = place;
-            let request = ListJobsRequest {
-                project_id: project_id.clone(),
-                limit,
-                marker,
-                page_token,
-                filter: Some(filter.clone()),
-            };
-            Ok(client.list_jobs(request).await?.into_inner())
-        },
-    )
-    .await
+    let all_projects = jobs.project_id == "-";
+    let page = async |place| jobs.page(place, &filter).await;
+    print_pages::<Job>(args.paging, &args.listing, all_projects, "job", page).await
 }
 
 async fn get(args: Get) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
-    each(&args.ids, async |job_id| {
+    let mut jobs = Jobs::connect(&args.connection).await?;
+    let mut singles = Singles::new(args.output);
+    each(&args.ids, async |typed| {
         let request = GetJobRequest {
-            project_id: project_id.clone(),
-            job_id,
+            project_id: jobs.project_id.clone(),
+            job_id: jobs.resolve(&typed).await?,
         };
-        let job = client
-            .get_job(request)
-            .await?
-            .into_inner()
-            .job
-            .unwrap_or_default();
-        print_one(&job, args.output)
+        let answer = jobs.client.get_job(request).await?.into_inner();
+        singles.print(&answer.job.unwrap_or_default())
     })
     .await
 }
 
 async fn create(args: Create) -> Result<(), Error> {
-    let job = document::read(&args.file, freezer_json::read_job)?;
-    let project_id = if job.project_id.is_empty() {
-        args.connection.project()?
-    } else {
-        ""
-    }
-    .to_owned();
-    let mut client = client(&args.connection).await?;
+    let mut job = document::read(&args.file, freezer_json::read_job)?;
+    let meant = args.connection.project_if_named()?;
+    let placed = args.placing.place_job(&mut job, meant.as_deref());
+    placed.map_err(Error::Usage)?;
+    let mut client = JobServiceClient::new(args.connection.connect().await?);
     let request = CreateJobRequest {
-        project_id,
+        project_id: String::new(),
         job: Some(job),
     };
-    let job = client
-        .create_job(request)
-        .await?
-        .into_inner()
-        .job
-        .unwrap_or_default();
-    print_one(&job, args.output)
+    let answer = client.create_job(request).await?.into_inner();
+    print_one(&answer.job.unwrap_or_default(), args.output)
 }
 
 async fn update(args: Update) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let (mut job, paths) = if let Some(file) = &args.file {
-        (
-            document::read(file, freezer_json::read_job_fields)?,
-            args.mask,
-        )
-    } else {
-        let (job, _) = freezer_json::read_job_fields(&nested(&args.assignments))?;
-        // A key that was left out is no field: the server says so about its path in the mask.
-        (
-            job,
-            args.assignments.into_iter().map(|(path, _)| path).collect(),
-        )
-    };
-    job.job_id = args.id;
-    let mut client = client(&args.connection).await?;
+    let (mut job, paths) = args.fields.read(freezer_json::read_job_fields)?;
+    let mut jobs = Jobs::connect(&args.connection).await?;
+    job.job_id = jobs.resolve(&args.id).await?;
     let request = UpdateJobRequest {
-        project_id,
+        project_id: jobs.project_id,
         job: Some(job),
         update_mask: Some(FieldMask { paths }),
         expected_revision: args.revision,
     };
-    let job = client
-        .update_job(request)
-        .await?
-        .into_inner()
-        .job
-        .unwrap_or_default();
-    print_one(&job, args.output)
+    let answer = jobs.client.update_job(request).await?.into_inner();
+    print_one(&answer.job.unwrap_or_default(), args.output)
 }
 
 /// Start, stop or abort each job.
@@ -318,51 +308,45 @@ async fn ask(
         String,
     ) -> Result<(), tonic::Status>,
 ) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
-    each(&args.ids, async |job_id| {
-        Ok(call(&mut client, project_id.clone(), job_id).await?)
+    let mut jobs = Jobs::connect(&args.connection).await?;
+    each(&args.ids, async |typed| {
+        let job_id = jobs.resolve(&typed).await?;
+        Ok(call(&mut jobs.client, jobs.project_id.clone(), job_id).await?)
     })
     .await
 }
 
 async fn delete(args: Delete) -> Result<(), Error> {
-    let project_id = args.connection.project()?.to_owned();
-    let mut client = client(&args.connection).await?;
-    each(&args.ids, async |job_id| {
-        let project_id = project_id.clone();
+    let mut jobs = Jobs::connect(&args.connection).await?;
+    let filter = JobFilter::from(args.filter);
+    let mut chosen = args.ids;
+    match (chosen.is_empty(), filter == JobFilter::default()) {
+        (false, true) => {}
+        (true, false) => {
+            let page = async |place| jobs.page(place, &filter).await;
+            let take = |job: Job| {
+                chosen.push(job.job_id);
+                Ok(())
+            };
+            for_each(Paging::default(), "job", page, take).await?;
+            confirm(chosen.len(), "job", args.yes)?;
+        }
+        _ => {
+            return Err(Error::Usage(
+                "which jobs? Name their IDs, or a filter".into(),
+            ));
+        }
+    }
+    each(&chosen, async |typed| {
         let request = DeleteJobRequest {
-            project_id,
-            job_id,
+            project_id: jobs.project_id.clone(),
+            job_id: jobs.resolve(&typed).await?,
             expected_revision: args.revision,
         };
-        client.delete_job(request).await?;
+        jobs.client.delete_job(request).await?;
         Ok(())
     })
     .await
-}
-
-fn parse_assignment(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((path, value)) if !path.is_empty() => Ok((path.to_owned(), value.to_owned())),
-        _ => Err("must be PATH=VALUE, as in description=weekly".into()),
-    }
-}
-
-/// The document in which each path has its value.
-fn nested(assignments: &[(String, String)]) -> Value {
-    let mut document = Value::Object(Map::new());
-    for (path, value) in assignments {
-        let mut place = &mut document;
-        for segment in path.split('.') {
-            if !place.is_object() {
-                *place = Value::Object(Map::new());
-            }
-            place = &mut place[segment];
-        }
-        *place = Value::String(value.clone());
-    }
-    document
 }
 
 impl From<Filter> for JobFilter {
@@ -388,6 +372,12 @@ impl Row for Job {
         "EVENT",
         "RESULT",
     ];
+
+    const SPARE_COLUMNS: &'static [&'static str] = &["RESULT", "EVENT", "CLIENT", "SCHEDULE"];
+
+    fn id(&self) -> &str {
+        &self.job_id
+    }
 
     fn cells(&self) -> Vec<String> {
         let schedule = self.job_schedule.clone().unwrap_or_default();
@@ -443,21 +433,6 @@ fn in_short(schedule: &JobSchedule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn assignments_make_a_document() {
-        let assignments = [
-            "description=a=b",
-            "job_schedule.status=",
-            "job_schedule.event=stop",
-        ]
-        .map(|text| parse_assignment(text).unwrap());
-        let expected =
-            json!({"description": "a=b", "job_schedule": {"status": "", "event": "stop"}});
-        assert_eq!(nested(&assignments), expected);
-        assert!(parse_assignment("description").is_err() && parse_assignment("=x").is_err());
-    }
 
     #[test]
     fn a_schedule_is_told_in_short() {

@@ -1,18 +1,23 @@
 //! The command line: `icebox COMMAND …`, one file a command.
 
 mod backups;
+mod change;
 mod connection;
+mod context;
 mod document;
 mod each;
 mod error;
 mod export;
+mod ids;
 mod import;
 mod jobs;
+mod manual;
 mod output;
 mod paging;
 mod restore;
 mod serve;
 mod snapshot;
+mod status;
 mod verify;
 
 use std::process::ExitCode;
@@ -50,6 +55,12 @@ enum Command {
     Snapshot(snapshot::Args),
     Verify(verify::Args),
     Restore(restore::Args),
+    Status(status::Args),
+    Context(context::Args),
+    Completions(manual::Completions),
+    Man(manual::Man),
+    /// Print the version
+    Version,
 }
 
 /// Runs the command that the process was started with.
@@ -67,6 +78,14 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => connection::block_on(snapshot::run(args)),
         Command::Verify(args) => verify::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Status(args) => connection::block_on(status::run(args)),
+        Command::Context(args) => context::run(args),
+        Command::Completions(args) => manual::print_completions(&args),
+        Command::Man(args) => manual::write_manual(&args),
+        Command::Version => {
+            println!("icebox {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
     };
     match result {
         Ok(()) | Err(Error::OutputClosed) => ExitCode::SUCCESS,

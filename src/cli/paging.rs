@@ -3,8 +3,8 @@
 use prost::Message;
 
 use super::{
-    Error,
-    output::{Format, Printer, Row},
+    Error, ids,
+    output::{Listing, Printer, Row},
 };
 use crate::{
     catalog::PAGE_ITEMS_MAX,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What every list command takes.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub(super) struct Paging {
     /// Print at most this many (default: all)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -32,14 +32,29 @@ pub(super) struct Place {
 /// Prints page after page until the list, or the limit, ends.
 pub(super) async fn print_pages<R: Row + Message + Revisioned + Default>(
     paging: Paging,
-    format: Format,
+    listing: &Listing,
     all_projects: bool,
     noun: &str,
-    mut page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,
+    page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,
 ) -> Result<(), Error> {
-    let mut printer = Printer::new::<R>(format, all_projects);
+    let mut printer = Printer::new(listing, all_projects)?;
+    for_each(paging, noun, page, |row| printer.print(row)).await?;
+    printer.finish(noun)
+}
+
+/// Hands on row after row until the list, or the limit, ends.
+pub(super) async fn for_each<R: Message + Revisioned + Default>(
+    paging: Paging,
+    noun: &str,
+    mut page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,
+    mut visit: impl FnMut(R) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut left = paging.limit.unwrap_or(u64::MAX);
-    let mut marker = paging.marker.unwrap_or_default();
+    let mut marker = paging
+        .marker
+        .as_deref()
+        .map(ids::normalized)
+        .unwrap_or_default();
     let mut page_token = String::new();
     loop {
         let limit = left.min(PAGE_ITEMS_MAX as u64);
@@ -55,13 +70,13 @@ pub(super) async fn print_pages<R: Row + Message + Revisioned + Default>(
                 "the server sent a {noun} that cannot be read: {error}"
             ))
         })?;
-        for row in &rows {
-            printer.print(row)?;
-        }
         left = left.saturating_sub(rows.len() as u64);
+        for row in rows {
+            visit(row)?;
+        }
         page_token = answer.next_page_token;
         if left == 0 || page_token.is_empty() {
-            return printer.finish(noun);
+            return Ok(());
         }
     }
 }

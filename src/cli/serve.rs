@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Error;
 use crate::{
+    clock,
     server::{self, Config, Listen},
     store,
 };
@@ -46,7 +47,7 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
             args.listen
         )));
     }
-    log_to_stderr();
+    let is_json = log_to_stderr()?;
     // sled makes its files readable to all unless told otherwise.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
@@ -77,7 +78,25 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
             },
         };
         let announce = |bound: &Listen| {
-            eprintln!("icebox: listening on {bound}");
+            if is_json {
+                // Whatever is logged, who started it learns the address.
+                let line = serde_json::json!({
+                    "timestamp": jiff::Timestamp::from_millisecond(
+                        i64::try_from(clock::now_ms()).expect("before the year 10000")
+                    ).expect("before the year 10000").to_string(),
+                    "level": "INFO",
+                    "fields": {"message": "listening", "address": bound.to_string()},
+                    "target": "icebox",
+                });
+                eprintln!("{line}");
+            } else {
+                eprintln!("icebox: listening on {bound}");
+            }
+            if let Listen::Unix(_) = bound {
+                tracing::info!(
+                    "grpcurl needs `-authority localhost` here: a path is no authority in HTTP/2"
+                );
+            }
             if insecure {
                 tracing::warn!("whoever reaches {bound} may do everything");
             }
@@ -101,16 +120,29 @@ async fn either(
     }
 }
 
-/// For people on a terminal, as JSON for what collects logs elsewhere. `ICEBOX_LOG` chooses what is logged.
-fn log_to_stderr() {
-    let filter =
-        EnvFilter::try_from_env("ICEBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+/// For people on a terminal, as JSON for what collects logs elsewhere, which is said. `ICEBOX_LOG` chooses what is logged.
+///
+/// # Errors
+/// If that cannot be understood.
+fn log_to_stderr() -> Result<bool, Error> {
+    let filter = match std::env::var("ICEBOX_LOG") {
+        Ok(filter) if !filter.is_empty() => {
+            EnvFilter::builder().parse(&filter).map_err(|error| {
+                Error::Usage(format!(
+                    "ICEBOX_LOG={filter}: {error}; it is a filter such as info,icebox=debug"
+                ))
+            })?
+        }
+        _ => EnvFilter::new("info,sled=warn"),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        log.init();
-    } else {
+    let is_json = !std::io::stderr().is_terminal();
+    if is_json {
         log.json().with_span_list(false).init();
+    } else {
+        log.init();
     }
+    Ok(is_json)
 }

@@ -26,7 +26,7 @@ use crate::{
 
 The FILE takes its name when all of it has been received, checked and synced, and not before.")]
 pub(super) struct Args {
-    /// Where to; a file of that name is replaced
+    /// Where to; a file of that name is replaced; - is standard output, unchecked
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
@@ -40,6 +40,13 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         .download_snapshot(DownloadSnapshotRequest {})
         .await?
         .into_inner();
+    if args.out.as_os_str() == "-" {
+        let mut out = io::stdout().lock();
+        while let Some(answer) = chunks.message().await? {
+            out.write_all(&answer.chunk)?;
+        }
+        return Ok(out.flush()?);
+    }
     let failed = |error: io::Error| {
         Error::Failed(format!("{} cannot be written: {error}", args.out.display()))
     };

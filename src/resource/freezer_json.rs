@@ -319,9 +319,10 @@ impl Reading {
             };
             match misfit {
                 _ if extra_field.is_some() => {
-                    extra
-                        .fields
-                        .insert(key.clone(), self.struct_value(value, &path, 1));
+                    extra.fields.insert(
+                        key.clone(),
+                        self.struct_value(value, &path, 1, field.is_none()),
+                    );
                 }
                 Some(expected) => self.violations.add(path, format!("must be {expected}")),
                 None if key == BOOKKEEPING => {}
@@ -426,20 +427,36 @@ impl Reading {
         }
     }
 
-    /// The value as `extra` holds it, at this level of nesting.
-    fn struct_value(&mut self, value: &Value, path: &str, level: usize) -> prost_types::Value {
+    /// The value as `extra` holds it, at this level of nesting. What has a field of another kind keeps its own, so that it
+    /// does not fit the field when it is read again.
+    fn struct_value(
+        &mut self,
+        value: &Value,
+        path: &str,
+        level: usize,
+        has_no_field: bool,
+    ) -> prost_types::Value {
         let kind = match value {
             Value::Null => StructKind::NullValue(0),
             Value::Bool(value) => StructKind::BoolValue(*value),
             Value::Number(number) => {
                 let value = number.as_f64().unwrap_or_default();
-                if integer_of(number).is_some_and(|exact| whole(value) != Some(exact)) {
-                    // `extra` is a google.protobuf.Struct, whose numbers are doubles.
-                    self.notes.push(format!(
-                        "{path} was rounded: it is beyond 2^53 and has no field"
-                    ));
+                // `extra` is a google.protobuf.Struct, whose numbers are doubles.
+                let is_rounded =
+                    integer_of(number).is_some_and(|exact| whole(value) != Some(exact));
+                let done = if has_no_field {
+                    "is kept as text"
+                } else {
+                    "was rounded"
+                };
+                if is_rounded {
+                    self.notes.push(format!("{path} {done}: it is beyond 2^53"));
                 }
-                StructKind::NumberValue(value)
+                if is_rounded && has_no_field {
+                    StructKind::StringValue(number.to_string())
+                } else {
+                    StructKind::NumberValue(value)
+                }
             }
             Value::String(text) => StructKind::StringValue(text.clone()),
             Value::Array(_) | Value::Object(_) if level > EXTRA_NESTING_MAX => {
@@ -452,15 +469,15 @@ impl Reading {
             Value::Array(elements) => {
                 let values = elements
                     .iter()
-                    .map(|value| self.struct_value(value, path, level + 1));
+                    .map(|value| self.struct_value(value, path, level + 1, true));
                 StructKind::ListValue(ListValue {
                     values: values.collect(),
                 })
             }
             Value::Object(members) => {
-                let fields = members
-                    .iter()
-                    .map(|(key, value)| (key.clone(), self.struct_value(value, path, level + 1)));
+                let fields = members.iter().map(|(key, value)| {
+                    (key.clone(), self.struct_value(value, path, level + 1, true))
+                });
                 StructKind::StructValue(Struct {
                     fields: fields.collect(),
                 })
@@ -757,7 +774,7 @@ mod tests {
             metadata(&json!({ "inode": 9_007_199_254_740_993_u64, "size": 1e300, "n": 4 }));
         assert_eq!(
             notes,
-            ["backup_metadata.inode was rounded: it is beyond 2^53 and has no field"]
+            ["backup_metadata.inode is kept as text: it is beyond 2^53"]
         );
     }
 
@@ -959,7 +976,7 @@ mod tests {
             let mut reading = Reading::default();
             let fields = members
                 .into_iter()
-                .map(|(key, value)| (key, reading.struct_value(&value, "", 1)))
+                .map(|(key, value)| (key, reading.struct_value(&value, "", 1, true)))
                 .collect();
             let mut dynamic = DynamicMessage::new(descriptor.clone());
             dynamic.transcode_from(&Struct { fields }).unwrap();

@@ -18,6 +18,7 @@ use crate::proto;
 pub use id::{ProjectId, ResourceId};
 pub use job::Event;
 pub use patch::Patch;
+pub use rules::is_steering;
 pub use violations::{Violation, Violations};
 
 /// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait

@@ -21,6 +21,16 @@ pub(crate) const TIME_S_MAX: i64 = 253_402_300_799;
 /// As many characters of a bad value are shown.
 const SHOWN_CHARS_MAX: usize = 64;
 
+/// Whether a character steers whoever prints it: a control character, or one that changes the direction of what follows.
+#[must_use]
+pub fn is_steering(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
 /// A name that must be there: 1 to `bytes_max` bytes without control characters, which would
 /// break the lines of whoever prints it.
 pub(crate) fn required_name(
@@ -42,7 +52,7 @@ pub(crate) fn required_name(
 /// A name that may be empty: at most `bytes_max` bytes without control characters.
 pub(crate) fn name(path: Path<'_>, value: &str, bytes_max: usize, violations: &mut Violations) {
     at_most(path, value, bytes_max, violations);
-    if let Some((at, control)) = value.char_indices().find(|(_, c)| c.is_control()) {
+    if let Some((at, control)) = value.char_indices().find(|(_, c)| is_steering(*c)) {
         violations.add(
             path.to_string(),
             format!("must be without control characters, but byte {at} starts {control:?}"),
@@ -302,7 +312,7 @@ fn extra_struct(path: Path<'_>, extra: &Struct, level: usize, violations: &mut V
                 ),
             );
         }
-        if key.contains(char::is_control) {
+        if key.contains(is_steering) {
             violations.add(
                 path.to_string(),
                 "must have a key without control characters",

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::{
     Error, Read,
@@ -18,8 +19,9 @@ use super::{
     disk::{Disk, RealDisk},
     frame::Position,
     home::{self, VIEW_DIR},
-    journal,
+    journal::{self, Checked},
     recovery::Home,
+    state_hash::StateHash,
     view::{Direction, View},
 };
 
@@ -70,6 +72,7 @@ impl Read for Examined {
 }
 
 const REMAKE: &str = "the next start makes it anew from the checkpoint and the journal";
+const CORRECT: &str = "the next start corrects them";
 const RESTORE: &str =
     "nothing heals it: restore a snapshot, or write what is left with `icebox export --store`";
 
@@ -90,7 +93,7 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
             }
         });
     };
-    let (_lock, reached) = home::claim_to_read(root)?;
+    let (_lock, closed_at) = home::claim_to_read(root)?;
     let scratch =
         TempDir::new().map_err(|error| Error::io("create", &std::env::temp_dir(), &error))?;
     let mut findings = Vec::new();
@@ -125,7 +128,7 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
                 state_at_shown = Some(frame.state());
             }
         })?;
-        let reached = home::read_reached(&*disk, reached)?.max(shown);
+        let reached = home::read_reached(&*disk, closed_at)?.max(shown);
         home::check_reached(reached, checked.end.revision)?;
         Ok(checked)
     });
@@ -138,16 +141,9 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
             "a write was under way when the process ended: the next start cuts it off"
         );
     }
-    let view = view.and_then(|(view, shown)| {
-        let (state, _) = view.state(&AtomicBool::new(false))?;
-        let claimed = view.shown()?.1;
-        if state != claimed || checked.is_ok() && state_at_shown != Some(state) {
-            return Err(Error::Corrupt {
-                what: format!("{VIEW_DIR} does not hold what was written"),
-            });
-        }
-        Ok((view, shown))
-    });
+    // A damaged journal has no say in what the view should be.
+    let is_expected = |state| checked.is_err() || state_at_shown == Some(state);
+    let view = view.and_then(|view| proved(view, closed_at, &is_expected));
     match (&checked, &view) {
         (Err(damage), _) => found(damage.to_string(), RESTORE),
         // A store that was restored and never opened has none yet, and somebody may have thrown it away.
@@ -161,28 +157,79 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
         segment_bytes: 0,
         closing: Arc::default(),
     };
-    let (view, revision) = match (view, checked, checkpoint) {
-        // It is behind the journal after a kill, and is brought there.
-        (Ok((view, shown)), Ok(checked), _) => {
-            home.follow(&view, id, shown, checked.end)?;
-            (view, checked.end.revision)
-        }
-        (Ok((view, shown)), Err(_), _) => (view, shown),
-        (Err(_), Ok(checked), Ok(_)) => (home.build(id, checked.end)?.view, checked.end.revision),
-        (Err(_), _, checkpoint) => {
-            let (view, revision, missing) = home.salvage(id, checkpoint.ok().flatten().as_ref())?;
-            for what in missing {
-                found(what, RESTORE);
-            }
-            (view, revision)
-        }
-    };
+    let checkpoint = checkpoint.ok().flatten();
+    let (view, revision) = content(
+        &home,
+        id,
+        view.ok(),
+        checked.ok(),
+        checkpoint.as_ref(),
+        &mut found,
+    )?;
     Ok(Examined {
         findings,
         revision,
         view,
         _scratch: scratch,
     })
+}
+
+/// The view with its revision, if it holds what it claims, and what the journal says that it should.
+fn proved(
+    (view, shown): (View, u64),
+    closed_at: u64,
+    is_expected: &dyn Fn(StateHash) -> bool,
+) -> Result<(View, u64), Error> {
+    // After a kill it may be behind; once closed it is not.
+    if shown < closed_at {
+        return Err(Error::Corrupt {
+            what: format!(
+                "{VIEW_DIR} was closed at revision {closed_at} and shows revision {shown}"
+            ),
+        });
+    }
+    let (state, _) = view.state(&AtomicBool::new(false))?;
+    let (_, claimed) = view.shown()?;
+    if state != claimed || !is_expected(state) {
+        return Err(Error::Corrupt {
+            what: format!("{VIEW_DIR} does not hold what was written"),
+        });
+    }
+    Ok((view, shown))
+}
+
+/// The best view that can be had of the store, and its revision.
+fn content(
+    home: &Home,
+    id: Uuid,
+    view: Option<(View, u64)>,
+    checked: Option<Checked>,
+    checkpoint: Option<&Checkpoint>,
+    found: &mut dyn FnMut(String, &'static str),
+) -> Result<(View, u64), Error> {
+    match (view, checked) {
+        // It is behind the journal after a kill, and is brought there.
+        (Some((view, shown)), Some(checked)) => {
+            home.follow(&view, id, shown, checked.end)?;
+            Ok((view, checked.end.revision))
+        }
+        (Some(view), None) => Ok(view),
+        (None, Some(checked)) => {
+            let (view, state, _) = home.build_once(id, checked.end, 1)?;
+            if state != checked.end.state {
+                let what = "the sums in the journal are wrong, though its changes are whole";
+                found(what.into(), CORRECT);
+            }
+            Ok((view, checked.end.revision))
+        }
+        (None, None) => {
+            let (view, revision, missing) = home.salvage(id, checkpoint)?;
+            for what in missing {
+                found(what, RESTORE);
+            }
+            Ok((view, revision))
+        }
+    }
 }
 
 /// A copy of the store's view, opened, and the revision that it shows.

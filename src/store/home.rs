@@ -91,6 +91,7 @@ pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
         Ok(_) => refuse_foreign(root)?,
         Err(_) => {
             DirBuilder::new()
+                .recursive(true)
                 .mode(0o700)
                 .create(root)
                 .map_err(|error| Error::io("create directory", root, &error))?;

@@ -284,7 +284,12 @@ impl Home {
         }
     }
 
-    fn build_once(
+    /// Makes a view from the checkpoint and the journal up to `end`, and says what it comes to and holds. Changes nothing but
+    /// that view.
+    ///
+    /// # Errors
+    /// As of [`Home::build`].
+    pub(super) fn build_once(
         &self,
         id: Uuid,
         end: Position,

@@ -53,9 +53,11 @@ impl ChildServer {
         let mut log = BufReader::new(process.stderr.take().expect("piped"));
         let mut first_line = String::new();
         log.read_line(&mut first_line).expect("a line");
-        let address = first_line.trim().strip_prefix("icebox: listening on ");
-        let address = address
-            .unwrap_or_else(|| panic!("the first line is {first_line:?}"))
+        let first: serde_json::Value = serde_json::from_str(&first_line)
+            .unwrap_or_else(|_| panic!("the first line is {first_line:?}"));
+        let address = first["fields"]["address"]
+            .as_str()
+            .expect("it says where it listens")
             .to_owned();
         // What else it says must be read, or it would block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
