@@ -7,37 +7,22 @@ on syncs that do nothing, and must lose something.
 """
 
 import fcntl
-import json
 import os
-import pathlib
 import random
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 import grpc
-from grpc_tools import protoc
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-ICEBOX = str(pathlib.Path(sys.argv[1]).resolve())
+from served import REPOSITORY, TIMEOUT_S, Server, api, backup_pb2, read_all, work
+
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else (500 if "ICEBOX_LONG" in os.environ else 20)
 CONTROL_ROUNDS = 3
-TIMEOUT_S = 30
-PAGES_MAX = 10_000
 # EXT4_IOC_SHUTDOWN, with EXT4_GOING_FLAGS_NOLOGFLUSH.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
-
-work = pathlib.Path(tempfile.mkdtemp())
-generated = work / "generated"
-generated.mkdir()
-protos = [str(path.relative_to(REPOSITORY / "proto")) for path in (REPOSITORY / "proto").rglob("*.proto")]
-includes = [f"-I{REPOSITORY / 'proto'}", f"-I{pathlib.Path(protoc.__file__).parent / '_proto'}"]
-assert protoc.main(["", *includes, f"--python_out={generated}", f"--grpc_python_out={generated}", *protos]) == 0
-sys.path.insert(0, str(generated))
-from freezer.v2 import backup_pb2, backup_service_pb2 as api, backup_service_pb2_grpc  # noqa: E402
 
 
 class Machine:
@@ -68,27 +53,6 @@ class Machine:
             fcntl.ioctl(directory, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(directory)
-
-
-class Server:
-    def __init__(self, store, preload=None):
-        environment = os.environ | ({"LD_PRELOAD": str(preload)} if preload else {})
-        self.process = subprocess.Popen(
-            [ICEBOX, "serve", "--listen", "127.0.0.1:0", "--store", str(store)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.address = json.loads(self.process.stderr.readline())["fields"]["address"]
-
-    def stub(self):
-        # One connection a caller: they share none of each other's fate.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        return backup_service_pb2_grpc.BackupServiceStub(grpc.insecure_channel(self.address, options))
-
-    def kill(self):
-        self.process.kill()
-        return self.process.communicate(timeout=TIMEOUT_S)[1]
 
 
 class Ledger:
@@ -150,17 +114,6 @@ def write(stub, ledger):
                 ledger.do(backup_id, None, lambda: stub.DeleteBackup(delete, timeout=TIMEOUT_S))
     except grpc.RpcError:
         pass
-
-
-def read_all(stub):
-    stored, token = {}, ""
-    for _ in range(PAGES_MAX):
-        page = stub.ListBackups(api.ListBackupsRequest(project_id="p", limit=1000, page_token=token), timeout=TIMEOUT_S)
-        stored.update((item.backup_id, item.status) for item in page.backups)
-        token = page.next_page_token
-        if not token:
-            return stored
-    raise AssertionError("the walk does not end")
 
 
 def one_round(machine, store, ledger, delay_s, callers, preload=None):

@@ -47,7 +47,9 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
             args.listen
         )));
     }
-    let is_json = log_to_stderr()?;
+    // Whoever reads the log must not hold up the server: what is not taken in time is dropped.
+    let (stderr, _log_until_the_end) = tracing_appender::non_blocking(std::io::stderr());
+    let is_json = log_to(stderr)?;
     // sled makes its files readable to all unless told otherwise.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
@@ -124,7 +126,7 @@ async fn either(
 ///
 /// # Errors
 /// If that cannot be understood.
-fn log_to_stderr() -> Result<bool, Error> {
+fn log_to(stderr: tracing_appender::non_blocking::NonBlocking) -> Result<bool, Error> {
     let filter = match std::env::var("ICEBOX_LOG") {
         Ok(filter) if !filter.is_empty() => {
             EnvFilter::builder().parse(&filter).map_err(|error| {
@@ -137,7 +139,7 @@ fn log_to_stderr() -> Result<bool, Error> {
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(stderr);
     let is_json = !std::io::stderr().is_terminal();
     if is_json {
         log.json().with_span_list(false).init();

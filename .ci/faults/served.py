@@ -1,0 +1,70 @@
+"""A server under fault, spoken to with Python's grpcio.
+
+Imported by the scripts beside it, which are given the path to `icebox` as their first argument.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import grpc
+from grpc_tools import protoc
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+ICEBOX = str(pathlib.Path(sys.argv[1]).resolve())
+TIMEOUT_S = 30
+PAGES_MAX = 10_000
+
+work = pathlib.Path(tempfile.mkdtemp())
+generated = work / "generated"
+generated.mkdir()
+protos = [str(path.relative_to(REPOSITORY / "proto")) for path in (REPOSITORY / "proto").rglob("*.proto")]
+includes = [f"-I{REPOSITORY / 'proto'}", f"-I{pathlib.Path(protoc.__file__).parent / '_proto'}"]
+assert protoc.main(["", *includes, f"--python_out={generated}", f"--grpc_python_out={generated}", *protos]) == 0
+sys.path.insert(0, str(generated))
+from freezer.v2 import backup_pb2, backup_service_pb2 as api, backup_service_pb2_grpc  # noqa: E402
+
+
+class Server:
+    def __init__(self, store, preload=None, environment=None):
+        environment = os.environ | {"ICEBOX_LOG": "warn"} | (environment or {})
+        if preload:
+            environment["LD_PRELOAD"] = str(preload)
+        self.process = subprocess.Popen(
+            [ICEBOX, "serve", "--listen", "127.0.0.1:0", "--cache-mib", "16", "--store", str(store)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        first_line = self.process.stderr.readline()
+        self.address = json.loads(first_line)["fields"]["address"]
+
+    def channel(self):
+        # One connection a caller: they share none of each other's fate.
+        return grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)])
+
+    def stub(self):
+        return backup_service_pb2_grpc.BackupServiceStub(self.channel())
+
+    def kill(self):
+        self.process.kill()
+        return self.process.communicate(timeout=TIMEOUT_S)[1]
+
+    def terminate(self):
+        self.process.terminate()
+        said = self.process.communicate(timeout=TIMEOUT_S)[1]
+        return self.process.returncode, said
+
+
+def read_all(stub):
+    stored, token = {}, ""
+    for _ in range(PAGES_MAX):
+        page = stub.ListBackups(api.ListBackupsRequest(project_id="p", limit=1000, page_token=token), timeout=TIMEOUT_S)
+        stored.update((item.backup_id, item.status) for item in page.backups)
+        token = page.next_page_token
+        if not token:
+            return stored
+    raise AssertionError("the walk does not end")
