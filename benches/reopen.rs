@@ -11,6 +11,10 @@ use icebox::{
     store::{Options, Store},
 };
 
+/// As the command has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let records = std::env::var("ICEBOX_RECORDS").ok();
     let records: usize = records.map_or(100_000, |records| records.parse().expect("a number"));

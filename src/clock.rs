@@ -5,8 +5,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The last millisecond of the year 9999, where `google.protobuf.Timestamp` and HTTP dates end.
-const LAST_MS: u64 = 253_402_300_799_999;
+/// 9999-12-30T22:00:00Z, where jiff's times end; `google.protobuf.Timestamp` and HTTP dates end a day later.
+const LAST_MS: u64 = 253_402_207_200_000;
 
 /// Now, in milliseconds since the Unix epoch: 0 before it, and never past the year 9999.
 pub(crate) fn now_ms() -> u64 {
@@ -21,6 +21,11 @@ pub(crate) fn now_since_epoch() -> Duration {
 /// What the date of an answer is where the system's clock says what no HTTP date can: `None` as long as it can.
 pub(crate) fn http_date_instead() -> Option<&'static str> {
     http_date_instead_of(SystemTime::now())
+}
+
+/// Whether the system's clock says a time before 1970.
+pub(crate) fn is_before_epoch() -> bool {
+    SystemTime::now() < UNIX_EPOCH
 }
 
 fn since_epoch(time: SystemTime) -> Duration {
@@ -53,6 +58,8 @@ mod tests {
         let last = UNIX_EPOCH + Duration::from_millis(LAST_MS);
         assert_eq!((ms_of(UNIX_EPOCH - day), ms_of(last + day)), (0, LAST_MS));
         assert_eq!(ms_of(UNIX_EPOCH + day), 86_400_000);
+        let last_ms = i64::try_from(LAST_MS).unwrap();
+        assert!(jiff::Timestamp::from_millisecond(last_ms).is_ok());
         assert!(http_date_instead_of(UNIX_EPOCH - day).is_some());
         assert!(http_date_instead_of(last + day).is_some());
         assert_eq!(http_date_instead_of(UNIX_EPOCH + day), None);

@@ -40,6 +40,7 @@ class Server:
             env=environment,
         )
         first_line = self.process.stderr.readline()
+        assert first_line.startswith("{"), first_line + self.process.stderr.read()
         self.address = json.loads(first_line)["fields"]["address"]
 
     def channel(self):

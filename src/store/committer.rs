@@ -53,6 +53,12 @@ impl CommitClock {
         CommitClock(AtomicU64::new(last_ms))
     }
 
+    /// Says that a commit was made at that time.
+    #[cfg(test)]
+    pub(super) fn is_at_least(&self, time_ms: u64) {
+        self.0.fetch_max(time_ms, Ordering::Relaxed);
+    }
+
     /// Milliseconds since the Unix epoch.
     pub(super) fn now_ms(&self) -> u64 {
         let now = clock::now_ms();

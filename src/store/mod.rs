@@ -59,6 +59,8 @@ use home::Lock;
 use recovery::{Home, Parts};
 use space::Space;
 
+use crate::clock;
+
 /// Writes that may wait for the committer: a few groups' worth.
 const QUEUE_BATCHES_MAX: usize = 1024;
 /// What these may take of the memory: four groups' worth.
@@ -168,6 +170,13 @@ impl Store {
     /// [`Error::Locked`], [`Error::Foreign`], [`Error::NewerFormat`], [`Error::Corrupt`] naming what is
     /// lost, or what the disk says.
     pub fn open(root: &Path, options: &Options) -> Result<Store, Error> {
+        // sled panics then, which is no damage of the view.
+        if clock::is_before_epoch() {
+            return Err(Error::Io {
+                action: "open the store".into(),
+                reason: "the system's clock says a time before 1970: set it".into(),
+            });
+        }
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
         // Before anything is written, the lock included: another format is not ours to touch.
         home::read_format(&*disk)?;
@@ -969,6 +978,39 @@ mod tests {
             assert!(content(&store) == before, "byte {at}");
             store.abandon();
         }
+    }
+
+    #[tokio::test]
+    async fn commit_times_never_go_back_though_the_clock_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        let future = clock::now_ms() + 1_000_000_000;
+        store.clock.is_at_least(future);
+        put(&store, "k", "v").await;
+        store.close().unwrap();
+        // Another process, whose clock is right.
+        let store = opened(&path);
+        assert!(store.now_ms() >= future);
+        store.checkpoint().await.unwrap();
+        store.close().unwrap();
+        assert!(opened(&path).now_ms() >= future);
+    }
+
+    #[tokio::test]
+    async fn opening_can_be_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        fill(&store, 10).await;
+        store.close().unwrap();
+        std::fs::remove_dir_all(path.join(VIEW_DIR)).unwrap();
+        let options = Options {
+            cancelled: Arc::new(AtomicBool::new(true)),
+            ..Options::default()
+        };
+        assert!(matches!(Store::open(&path, &options), Err(Error::Closed)));
+        assert_eq!(content(&opened(&path)).len(), 10);
     }
 
     #[tokio::test]

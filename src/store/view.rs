@@ -70,13 +70,16 @@ impl View {
             clippy::cast_sign_loss
         )]
         let capacity = (cache_bytes as f64 / CACHE_OVERHEAD) as u64;
-        let config = sled::Config::new()
-            .path(dir)
-            .cache_capacity(capacity)
-            .segment_size(SEGMENT_BYTES)
-            .flush_every_ms(Some(1000));
+        let open = || {
+            sled::Config::new()
+                .path(dir)
+                .cache_capacity(capacity)
+                .segment_size(SEGMENT_BYTES)
+                .flush_every_ms(Some(1000))
+                .open()
+        };
         // sled meets some damage with a panic. Nothing of it outlives the closure.
-        let db = catch_unwind(AssertUnwindSafe(|| config.open()))
+        let db = catch_unwind(AssertUnwindSafe(open))
             .map_err(|_| Error::Corrupt {
                 what: "sled panicked while opening the view".into(),
             })?
