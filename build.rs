@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Chunks of a snapshot are passed on, not copied.
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     tonic_prost_build::configure()
+        .codec_path("crate::proto::codec::ExactCodec")
         // A page is written from stored bytes, not from decoded messages: see `proto::Page`.
         .extern_path(
             ".freezer.v2.ListBackupsResponse",

@@ -30,10 +30,40 @@ fn main() {
         .expect("nobody else")
         .close()
         .expect("it closes");
-    println!("closed: {:.2} s", seconds_to_open(&path));
-    println!("killed: {:.2} s", seconds_to_open(&path));
+    println!("while they were created: {} MiB", peak_mib());
+    println!(
+        "closed: {:.2} s, {} MiB",
+        seconds_to_open(&path),
+        peak_mib()
+    );
+    println!(
+        "killed: {:.2} s, {} MiB",
+        seconds_to_open(&path),
+        peak_mib()
+    );
     std::fs::remove_dir_all(path.join("view")).expect("there is a view");
-    println!("view made anew: {:.2} s", seconds_to_open(&path));
+    println!(
+        "view made anew: {:.2} s, {} MiB",
+        seconds_to_open(&path),
+        peak_mib()
+    );
+}
+
+/// The most memory that the process had resident since it was last asked.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a peak");
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number");
+    // Starts counting anew.
+    std::fs::write("/proc/self/clear_refs", "5").expect("one's own");
+    kib >> 10
 }
 
 /// Opens the store and drops it as a process does that is killed.

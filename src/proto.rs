@@ -1,6 +1,8 @@
 //! What is said on the wire: the generated messages, clients and servers of `freezer.v2`, their
 //! descriptors, and the one hand-written message, a page of a list.
 
+pub mod codec;
+
 use std::{marker::PhantomData, sync::LazyLock};
 
 use bytes::{Buf, BufMut, Bytes};

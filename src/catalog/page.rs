@@ -78,10 +78,15 @@ impl Catalog {
         let revision = self.store.revision();
         let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
-        let mut scan = self
-            .read(move |store| Scan::start(store, &seen, query))
-            .await?;
-        let mut steps = 0;
+        // What a filter lets through may lie far apart: such a page may look at very many items.
+        let is_short = query.filter == R::Filter::default();
+        let first = move |store: &store::Store| Scan::start(store, &seen, query)?.step(store);
+        let mut scan = if is_short {
+            self.read_a_little(first).await?
+        } else {
+            self.read(first).await?
+        };
+        let mut steps = 1;
         while scan.end == End::NotYet
             && (steps < STEPS_MAX || (scan.records.is_empty() && !may_be_empty))
         {

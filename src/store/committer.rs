@@ -79,9 +79,8 @@ pub(super) struct Overlay {
     groups: VecDeque<(u64, Vec<Bytes>)>,
     /// Writes of the group in the making.
     group: HashMap<Bytes, Written>,
-    /// How the number of keys changes with these: keys that come, and keys that go.
-    came: Vec<Bytes>,
-    gone: Vec<Bytes>,
+    /// What these change: each key with the size of its value before and after.
+    changed: Vec<(Bytes, Option<usize>, Option<usize>)>,
 }
 
 impl Overlay {
@@ -91,8 +90,7 @@ impl Overlay {
             in_flight: HashMap::new(),
             groups: VecDeque::new(),
             group: HashMap::new(),
-            came: Vec::new(),
-            gone: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -143,11 +141,11 @@ impl Overlay {
             let old = earlier.map_or(old, |write| {
                 write.value.clone().map(|value| (value, revision))
             });
-            match (&old, value) {
-                (None, Some(_)) => self.came.push(key.clone()),
-                (Some(_), None) => self.gone.push(key.clone()),
-                _ => {}
-            }
+            let (before, after) = (
+                old.as_ref().map(|(old, _)| old.len()),
+                value.as_ref().map(Bytes::len),
+            );
+            self.changed.push((key.clone(), before, after));
             if let Some((old, old_revision)) = old {
                 state = state.without(key, &old, old_revision);
             }
@@ -164,8 +162,9 @@ impl Overlay {
 
     /// The group in the making is durable, up to this revision.
     fn is_durable(&mut self, revision: u64, tally: &mut Tally) {
-        self.came.drain(..).for_each(|key| tally.add(&key));
-        self.gone.drain(..).for_each(|key| tally.remove(&key));
+        for (key, before, after) in self.changed.drain(..) {
+            tally.change(&key, before, after);
+        }
         self.groups
             .push_back((revision, self.group.keys().cloned().collect()));
         self.in_flight.extend(
@@ -178,8 +177,7 @@ impl Overlay {
     /// The group in the making was not written.
     fn forget_group(&mut self) {
         self.group.clear();
-        self.came.clear();
-        self.gone.clear();
+        self.changed.clear();
     }
 
     /// Forgets what the view has.

@@ -65,6 +65,8 @@ use crate::clock;
 const QUEUE_BATCHES_MAX: usize = 1024;
 /// What these may take of the memory: four groups' worth.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// What a key takes in the view's cache beside its bytes and its value's.
+const KEY_OVERHEAD_BYTES: u64 = 64;
 /// How long a caller waits for room in the queue.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// Groups that are durable and wait for the applier: one being applied, and the next.
@@ -310,6 +312,19 @@ impl Store {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         tally.count(kind)
+    }
+
+    /// Whether all of it fits in the view's cache, where reads find it without waiting for the disk: opening has read all of it,
+    /// and what was written since came through the cache.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        let tally = self
+            .core
+            .tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let needed = tally.bytes() + tally.keys() * KEY_OVERHEAD_BYTES;
+        needed < self.core.home.cache_bytes / 2
     }
 
     /// What it takes on the disk, and how far its last checkpoint is. Reads directories: not for an async thread.

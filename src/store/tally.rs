@@ -1,36 +1,53 @@
-//! How many keys there are of each kind, counted as they come and go.
+//! How many keys there are of each kind, and what all of them take, counted as they come and go.
 
 use std::collections::BTreeMap;
 
-/// Keys by their first two bytes, which are what the catalog tells kinds of keys by.
+/// Keys by their first two bytes, which are what the catalog tells kinds of keys by, and the bytes of all keys and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally(BTreeMap<[u8; 2], u64>);
+pub(super) struct Tally {
+    keys: BTreeMap<[u8; 2], u64>,
+    bytes: u64,
+}
 
 impl Tally {
-    /// A key that was not there is there now.
-    pub(super) fn add(&mut self, key: &[u8]) {
-        if let Some(kind) = key.first_chunk() {
-            *self.0.entry(*kind).or_default() += 1;
-        }
-    }
-
-    /// A key that was there is gone.
-    pub(super) fn remove(&mut self, key: &[u8]) {
-        if let Some(count) = key.first_chunk().and_then(|kind| self.0.get_mut(kind)) {
-            *count = count.saturating_sub(1);
+    /// A key has another value now: its size before and after, or `None` where there is none.
+    pub(super) fn change(&mut self, key: &[u8], before: Option<usize>, after: Option<usize>) {
+        let size = |value: Option<usize>| value.map_or(0, |value| (key.len() + value) as u64);
+        self.bytes = (self.bytes + size(after)).saturating_sub(size(before));
+        let Some(count) = key
+            .first_chunk()
+            .map(|kind| self.keys.entry(*kind).or_default())
+        else {
+            return;
+        };
+        match (before, after) {
+            (None, Some(_)) => *count += 1,
+            (Some(_), None) => *count = count.saturating_sub(1),
+            _ => {}
         }
     }
 
     /// Adds what another has counted.
     pub(super) fn merge(&mut self, other: &Tally) {
-        for (kind, count) in &other.0 {
-            *self.0.entry(*kind).or_default() += count;
+        self.bytes += other.bytes;
+        for (kind, count) in &other.keys {
+            *self.keys.entry(*kind).or_default() += count;
         }
     }
 
     /// How many keys start with these bytes.
     pub(super) fn count(&self, kind: [u8; 2]) -> u64 {
-        self.0.get(&kind).copied().unwrap_or(0)
+        self.keys.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// How many keys there are.
+    pub(super) fn keys(&self) -> u64 {
+        self.keys.values().sum()
+    }
+
+    /// The bytes of all keys and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -39,15 +56,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_counted_by_kind() {
+    fn keys_are_counted_by_kind_and_bytes_in_all() {
         let mut tally = Tally::default();
-        for key in ["ab1", "ab2", "ac", "a"] {
-            tally.add(key.as_bytes());
+        for key in ["ab1", "ab2", "ac1"] {
+            tally.change(key.as_bytes(), None, Some(10));
         }
-        tally.remove(b"ab1");
+        tally.change(b"ab1", Some(10), None);
+        tally.change(b"ab2", Some(10), Some(20));
         let mut both = tally.clone();
         both.merge(&tally);
         assert_eq!((tally.count(*b"ab"), tally.count(*b"ac")), (1, 1));
         assert_eq!((both.count(*b"ab"), both.count(*b"xx")), (2, 0));
+        assert_eq!((tally.keys(), tally.bytes(), both.bytes()), (2, 36, 72));
     }
 }

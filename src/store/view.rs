@@ -35,6 +35,8 @@ const HEAD_BYTES: usize = CRC_BYTES + 8;
 /// A leaf, which holds up to 16 values, goes to a file of its own if it is larger than a quarter of a segment: with values of
 /// 60 KiB that is every leaf, with the usual ones of 1 to 2 KiB none.
 const SEGMENT_BYTES: usize = 2 << 20;
+/// How often memory is collected behind a batch: it takes a few epochs until what was replaced can go.
+const COLLECT_ROUNDS: usize = 4;
 /// Entries that are read at once while the whole view is.
 const STATE_STEP: usize = 1000;
 /// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in
@@ -173,7 +175,7 @@ impl View {
             };
             for entry in step {
                 sum = sum.with(&entry.key, &entry.value, entry.revision);
-                tally.add(&entry.key);
+                tally.change(&entry.key, None, Some(entry.value.len()));
             }
             if met {
                 return Ok((sum, tally));
@@ -234,7 +236,13 @@ impl View {
     }
 
     fn write(&self, batch: sled::Batch) -> Result<(), Error> {
-        catch_unwind(AssertUnwindSafe(|| self.db.apply_batch(batch)))
+        let written = catch_unwind(AssertUnwindSafe(|| self.db.apply_batch(batch)));
+        // sled holds on to every leaf that a batch has replaced until the whole of it is done, and then collects only now and
+        // then: without this they pile up, twice the cache and more.
+        for _ in 0..COLLECT_ROUNDS {
+            sled::pin().flush();
+        }
+        written
             .map_err(|_| Error::Corrupt {
                 what: "sled panicked while writing the view".into(),
             })?
