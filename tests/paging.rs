@@ -380,7 +380,7 @@ async fn a_page_has_100_items_unless_told_otherwise_and_never_more_than_1000() {
     ] {
         let page = list(&server, in_project(limit)).await.unwrap();
         assert_eq!(
-            (page.records.len(), page.next_page_token.is_empty()),
+            (page.count(), page.next_page_token.is_empty()),
             (items, false),
             "limit {limit}"
         );

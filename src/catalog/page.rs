@@ -1,12 +1,10 @@
 //! Pages: a bounded range scan that starts right after the last-seen item.
 
-use std::ops::Bound;
-
-use bytes::Bytes;
+use std::ops::{Bound, ControlFlow};
 
 use super::{Catalog, Error, Scope, keys, seen::Seen, token};
 use crate::{
-    proto::{Page, Record},
+    proto::{Page, Splice},
     resource::{Filter, Resource, ResourceId, Violations},
     store::{self, Direction, Entry, Read},
 };
@@ -51,12 +49,11 @@ struct Scan<R: Resource> {
     query: Query<R>,
     /// The bounds of what is still to be looked at.
     range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    records: Vec<Record>,
-    bytes: usize,
-    /// The place of the last item looked at.
-    place: Option<Bytes>,
-    /// The place of the last item in the page.
-    last: Option<Bytes>,
+    records: Splice<R>,
+    /// The place of the last item looked at. Empty before the first.
+    place: Vec<u8>,
+    /// The place of the last item in the page. Empty before the first.
+    last: Vec<u8>,
     end: End,
 }
 
@@ -88,24 +85,22 @@ impl Catalog {
         };
         let mut steps = 1;
         while scan.end == End::NotYet
-            && (steps < STEPS_MAX || (scan.records.is_empty() && !may_be_empty))
+            && (steps < STEPS_MAX || (scan.records.count() == 0 && !may_be_empty))
         {
             scan = self.read(move |store| scan.step(store)).await?;
             steps += 1;
         }
-        if let Some(last) = scan.last.take() {
-            self.seen.put(keys::locator_at::<R>(&last), last);
+        if !scan.last.is_empty() {
+            self.seen
+                .put(keys::locator_at::<R>(&scan.last), scan.last.into());
         }
-        let next_page_token = match (scan.end, &scan.place) {
-            (End::ListDone, _) | (_, None) => String::new(),
-            (_, Some(place)) => token::write(
-                self.store.id(),
-                &scan.query.scope,
-                &scan.query.filter,
-                place,
-            ),
+        let next_page_token = if scan.end == End::ListDone || scan.place.is_empty() {
+            String::new()
+        } else {
+            let Query { scope, filter, .. } = &scan.query;
+            token::write(self.store.id(), scope, filter, &scan.place)
         };
-        Ok(Page::new(scan.records, next_page_token, revision))
+        Ok(scan.records.into_page(next_page_token, revision))
     }
 }
 
@@ -120,55 +115,62 @@ impl<R: Resource> Scan<R> {
         Ok(Scan {
             query,
             range,
-            records: Vec::new(),
-            bytes: 0,
-            place: None,
-            last: None,
+            records: Splice::default(),
+            place: Vec::new(),
+            last: Vec::new(),
             end: End::NotYet,
         })
     }
 
     fn step(mut self, store: &store::Store) -> Result<Self, Error> {
-        let filtered = self.query.filter != R::Filter::default();
-        let mut entries = store.range(self.range.clone(), Direction::Forward);
-        for _ in 0..STEP_ITEMS_MAX {
-            let Some(entry) = entries.next() else {
-                self.end = End::ListDone;
-                return Ok(self);
-            };
+        let Scan {
+            query,
+            range,
+            records,
+            place,
+            last,
+            ..
+        } = &mut self;
+        let filter = Some(&query.filter).filter(|filter| **filter != R::Filter::default());
+        let mut looked_at = 0;
+        let mut is_full = false;
+        let scanned = store.scan(range.clone(), |found| {
+            if looked_at == STEP_ITEMS_MAX {
+                return Ok::<_, Error>(ControlFlow::Break(()));
+            }
+            looked_at += 1;
             // The page is full only when there is something that it has no room for.
-            if self.records.len() == self.query.limit {
-                self.end = End::PageFull;
-                return Ok(self);
+            if records.count() == query.limit {
+                is_full = true;
+                return Ok(ControlFlow::Break(()));
             }
-            let Entry {
-                key,
-                value: record,
-                revision,
-            } = entry?;
-            if !filtered
-                || self
-                    .query
-                    .filter
-                    .matches(&record)
-                    .map_err(|_| undecodable(&key))?
-            {
-                let bytes = record.len() + ITEM_OVERHEAD_BYTES;
-                if self.bytes + bytes > PAGE_BYTES_MAX {
-                    self.end = End::PageFull;
-                    return Ok(self);
+            let matches = filter.map_or(Ok(true), |filter| filter.matches(found.value));
+            let here = keys::place(found.key);
+            if matches.map_err(|_| undecodable(found.key))? {
+                if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
+                    is_full = true;
+                    return Ok(ControlFlow::Break(()));
                 }
-                self.bytes += bytes;
-                self.records.push(Record::stamped(record, revision));
-                self.last = Some(key.slice_ref(keys::place(&key)));
+                records.push(found.value, found.revision, query.limit);
+                replace(last, here);
             }
-            self.place = Some(key.slice_ref(keys::place(&key)));
-        }
-        if let Some(place) = &self.place {
-            self.range.0 = Bound::Excluded(keys::record_at::<R>(place));
+            replace(place, here);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if is_full {
+            self.end = End::PageFull;
+        } else if scanned.is_continue() {
+            self.end = End::ListDone;
+        } else if !self.place.is_empty() {
+            self.range.0 = Bound::Excluded(keys::record_at::<R>(&self.place));
         }
         Ok(self)
     }
+}
+
+fn replace(place: &mut Vec<u8>, by: &[u8]) {
+    place.clear();
+    place.extend_from_slice(by);
 }
 
 /// The place of the resource with the marker's id.

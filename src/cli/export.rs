@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use crate::proto::{
         Backup, BackupMetadata, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
-        DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsResponse, Record,
+        DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsResponse, Splice,
         UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest, WatchBackupsResponse,
         backup_service_server::{BackupService, BackupServiceServer},
     };
@@ -384,18 +384,16 @@ mod tests {
                 return Err(Status::permission_denied("not yours"));
             }
             let n: usize = request.page_token.parse().unwrap_or(0);
-            let records = self
-                .0
-                .get(n)
-                .map(|backup| Record::stamped(backup.encode_to_vec().into(), backup.revision))
-                .into_iter()
-                .collect();
+            let mut records = Splice::default();
+            if let Some(backup) = self.0.get(n) {
+                records.push(&backup.encode_to_vec(), backup.revision, 1);
+            }
             let next = if n + 1 < self.0.len() {
                 (n + 1).to_string()
             } else {
                 String::new()
             };
-            Ok(Response::new(ListBackupsResponse::new(records, next, 1)))
+            Ok(Response::new(records.into_page(next, 1)))
         }
 
         async fn create_backup(

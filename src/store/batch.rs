@@ -15,6 +15,17 @@ pub struct Entry {
     pub revision: u64,
 }
 
+/// A key with what it holds, for as long as it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+    /// The revision of its last write.
+    pub revision: u64,
+}
+
 /// What is committed as a whole, or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {

@@ -27,7 +27,7 @@ mod view;
 
 use std::{
     fmt,
-    ops::Bound,
+    ops::{Bound, ControlFlow},
     os::unix::fs::MetadataExt,
     path::Path,
     sync::{
@@ -44,7 +44,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use self::core::Condition;
-pub use batch::{Batch, Entry, Outcome};
+pub use batch::{Batch, Entry, Found, Outcome};
 pub use error::Error;
 pub use examine::{Examined, Finding, examine};
 pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
@@ -301,6 +301,29 @@ impl Store {
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms()
+    }
+
+    /// Hands what the keys within the bounds durably hold to `visit`, in order, until that breaks off, and says whether it did.
+    /// Nothing is copied. May read from the disk at every step: not for an async thread, unless [`Store::is_in_memory`]. What is
+    /// written meanwhile may or may not be seen, each key once.
+    ///
+    /// # Errors
+    /// If the view cannot be read, or a value is damaged; what `visit` refuses with.
+    pub fn scan<E: From<Error>>(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        mut visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        let view = self.core.view()?;
+        let mut refused = None;
+        let scanned = view.scan(bounds, |found| {
+            visit(found).unwrap_or_else(|error| {
+                refused = Some(error);
+                ControlFlow::Break(())
+            })
+        });
+        let scanned = self.core.noticed(&view, scanned)?;
+        refused.map_or(Ok(scanned), Err)
     }
 
     /// How many keys start with these two bytes.

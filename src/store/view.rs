@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    ops::Bound,
+    ops::{Bound, ControlFlow},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -21,7 +21,7 @@ use sled::IVec;
 
 use super::{
     Error,
-    batch::Entry,
+    batch::{Entry, Found},
     frame::{Change, Reader, Write},
     state_hash::StateHash,
     tally::Tally,
@@ -214,6 +214,31 @@ impl View {
         })
     }
 
+    /// Hands what the keys within the bounds hold to `visit`, in order, until that breaks off, and says whether it did.
+    ///
+    /// # Errors
+    /// If sled fails, or a value is damaged.
+    pub(super) fn scan(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        for entry in self.db.range(bounds) {
+            let (key, stored) = entry.map_err(|error| sled_failed("read the view", &error))?;
+            let revision = revision_of(&key, &stored)?;
+            let value = &stored[HEAD_BYTES..];
+            let found = Found {
+                key: &key,
+                value,
+                revision,
+            };
+            if visit(found).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// Applies consecutive changes, and with them the revision of the last, as one atomic batch.
     ///
     /// # Errors
@@ -334,23 +359,29 @@ fn stored(key: &[u8], value: &[u8], revision: u64) -> Vec<u8> {
     stored
 }
 
-/// What a key holds, sharing sled's memory.
-fn checked(key: Bytes, stored: IVec) -> Result<Entry, Error> {
-    let revision = stored
+/// The revision in what sled holds under a key.
+///
+/// # Errors
+/// If it fails its checksum.
+fn revision_of(key: &[u8], stored: &[u8]) -> Result<u64, Error> {
+    stored
         .split_at_checked(CRC_BYTES)
-        .filter(|(crc, rest)| *crc == checksum(&key, rest))
-        .and_then(|(_, rest)| Reader(rest).u64());
-    match revision {
-        Some(revision) => Ok(Entry {
-            key,
-            value: Bytes::from_owner(stored).slice(HEAD_BYTES..),
-            revision,
-        }),
-        None => Err(Error::Corrupt {
+        .filter(|(crc, rest)| *crc == checksum(key, rest))
+        .and_then(|(_, rest)| Reader(rest).u64())
+        .ok_or_else(|| Error::Corrupt {
             what: format!(
                 "the view's value of key {} fails its checksum",
                 key.escape_ascii()
             ),
-        }),
-    }
+        })
+}
+
+/// What a key holds, sharing sled's memory.
+fn checked(key: Bytes, stored: IVec) -> Result<Entry, Error> {
+    let revision = revision_of(&key, &stored)?;
+    Ok(Entry {
+        key,
+        value: Bytes::from_owner(stored).slice(HEAD_BYTES..),
+        revision,
+    })
 }

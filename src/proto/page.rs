@@ -1,0 +1,264 @@
+//! A page of a list, on the wire the same as `repeated T = 1`, `next_page_token = 2` and `revision = 3` of the `.proto`.
+//!
+//! The records are kept encoded: a server writes them as they are stored, and a client decodes them when, and if, it looks at
+//! them.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::{
+    DecodeError, Message,
+    encoding::{self, DecodeContext, WireType},
+};
+
+use super::{Backup, Job};
+
+const RECORDS_TAG: u32 = 1;
+const NEXT_PAGE_TOKEN_TAG: u32 = 2;
+const REVISION_TAG: u32 = 3;
+
+/// A message that keeps the revision of a stored resource.
+pub trait Revisioned {
+    /// The number of its field `revision`.
+    const REVISION_TAG: u32;
+}
+
+impl Revisioned for Backup {
+    const REVISION_TAG: u32 = 12;
+}
+
+impl Revisioned for Job {
+    const REVISION_TAG: u32 = 14;
+}
+
+/// A page of backups.
+pub type ListBackupsResponse = Page<Backup>;
+/// A page of jobs.
+pub type ListJobsResponse = Page<Job>;
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    records: Records,
+    /// Where the next page starts. Empty on the last page.
+    pub next_page_token: String,
+    /// The catalog revision that this page shows at least.
+    pub revision: u64,
+    resource: PhantomData<fn() -> T>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Records {
+    /// So many of them, each with its tag and length before it, as they go onto the wire.
+    Spliced { bytes: Bytes, count: usize },
+    /// As they came from the wire.
+    Apart(Vec<Bytes>),
+}
+
+/// The records of a page in the making.
+///
+/// The revision of a stored record stands beside it, since it is known only after the record is encoded. On the wire it is the
+/// record's last field, which counts.
+#[derive(Clone, Debug)]
+pub struct Splice<T> {
+    bytes: BytesMut,
+    count: usize,
+    resource: PhantomData<fn() -> T>,
+}
+
+impl<T> Default for Splice<T> {
+    fn default() -> Self {
+        Splice {
+            bytes: BytesMut::new(),
+            count: 0,
+            resource: PhantomData,
+        }
+    }
+}
+
+impl<T: Revisioned> Splice<T> {
+    /// Adds an encoded record with its revision. A first one makes room for `expected` of its size.
+    pub fn push(&mut self, record: &[u8], revision: u64, expected: usize) {
+        let len = record.len() + encoding::uint64::encoded_len(T::REVISION_TAG, &revision);
+        if self.count == 0 {
+            self.bytes.reserve((len + 4) * expected);
+        }
+        encoding::encode_key(RECORDS_TAG, WireType::LengthDelimited, &mut self.bytes);
+        encoding::encode_varint(len as u64, &mut self.bytes);
+        self.bytes.put_slice(record);
+        encoding::uint64::encode(T::REVISION_TAG, &revision, &mut self.bytes);
+        self.count += 1;
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// What they take in the page, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The page of these records.
+    #[must_use]
+    pub fn into_page(self, next_page_token: String, revision: u64) -> Page<T> {
+        Page {
+            records: Records::Spliced {
+                bytes: self.bytes.freeze(),
+                count: self.count,
+            },
+            next_page_token,
+            revision,
+            resource: PhantomData,
+        }
+    }
+}
+
+impl<T> Page<T> {
+    /// How many records it has.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match &self.records {
+            Records::Spliced { count, .. } => *count,
+            Records::Apart(records) => records.len(),
+        }
+    }
+}
+
+impl<T: Message + Default> Page<T> {
+    /// The records, decoded.
+    ///
+    /// # Errors
+    /// If a record is not an encoded `T`.
+    pub fn decoded(&self) -> Result<Vec<T>, DecodeError> {
+        match &self.records {
+            Records::Spliced { bytes, .. } => Page::<T>::decode(bytes.clone())?.decoded(),
+            Records::Apart(records) => records
+                .iter()
+                .map(|record| T::decode(record.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Page {
+            records: Records::Apart(Vec::new()),
+            next_page_token: String::new(),
+            revision: 0,
+            resource: PhantomData,
+        }
+    }
+}
+
+impl<T> Message for Page<T> {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        match &self.records {
+            Records::Spliced { bytes, .. } => buf.put_slice(bytes),
+            Records::Apart(records) => encoding::bytes::encode_repeated(RECORDS_TAG, records, buf),
+        }
+        if !self.next_page_token.is_empty() {
+            encoding::string::encode(NEXT_PAGE_TOKEN_TAG, &self.next_page_token, buf);
+        }
+        if self.revision != 0 {
+            encoding::uint64::encode(REVISION_TAG, &self.revision, buf);
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match (tag, &mut self.records) {
+            (RECORDS_TAG, Records::Apart(records)) => {
+                encoding::bytes::merge_repeated(wire_type, records, buf, ctx)
+            }
+            (NEXT_PAGE_TOKEN_TAG, _) => {
+                encoding::string::merge(wire_type, &mut self.next_page_token, buf, ctx)
+            }
+            (REVISION_TAG, _) => encoding::uint64::merge(wire_type, &mut self.revision, buf, ctx),
+            _ => encoding::skip_field(wire_type, tag, buf, ctx),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        let mut len = match &self.records {
+            Records::Spliced { bytes, .. } => bytes.len(),
+            Records::Apart(records) => encoding::bytes::encoded_len_repeated(RECORDS_TAG, records),
+        };
+        if !self.next_page_token.is_empty() {
+            len += encoding::string::encoded_len(NEXT_PAGE_TOKEN_TAG, &self.next_page_token);
+        }
+        if self.revision != 0 {
+            len += encoding::uint64::encoded_len(REVISION_TAG, &self.revision);
+        }
+        len
+    }
+
+    fn clear(&mut self) {
+        *self = Page::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::JobAction;
+
+    /// The response as any other client generates it from the `.proto`.
+    #[derive(Clone, PartialEq, Message)]
+    struct OrdinaryListJobsResponse {
+        #[prost(message, repeated, tag = "1")]
+        jobs: Vec<Job>,
+        #[prost(string, tag = "2")]
+        next_page_token: String,
+        #[prost(uint64, tag = "3")]
+        revision: u64,
+    }
+
+    #[test]
+    fn a_page_is_an_ordinary_list_response_on_the_wire() {
+        let ordinary = OrdinaryListJobsResponse {
+            jobs: vec![
+                Job {
+                    description: "nightly".into(),
+                    revision: 7,
+                    ..Job::default()
+                },
+                Job {
+                    revision: 1 << 40,
+                    ..Job::default()
+                },
+                Job {
+                    job_actions: vec![JobAction::default()],
+                    revision: u64::MAX,
+                    ..Job::default()
+                },
+            ],
+            next_page_token: "token".into(),
+            revision: 300,
+        };
+        let mut splice = Splice::<Job>::default();
+        for job in &ordinary.jobs {
+            let unstamped = Job {
+                revision: 0,
+                ..job.clone()
+            };
+            splice.push(&unstamped.encode_to_vec(), job.revision, 2);
+        }
+        let page = splice.into_page("token".into(), 300);
+        assert_eq!(page.count(), ordinary.jobs.len());
+        assert_eq!(page.encode_to_vec(), ordinary.encode_to_vec());
+        assert_eq!(page.encoded_len(), ordinary.encoded_len());
+        let read_back = Page::<Job>::decode(ordinary.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(read_back.decoded().unwrap(), ordinary.jobs);
+        assert_eq!(page.decoded().unwrap(), ordinary.jobs);
+    }
+}
