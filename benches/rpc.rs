@@ -1,7 +1,8 @@
 //! Calls a second over real sockets, each beside its limit in the same run: a server that answers constants at once.
 //!
 //! `cargo bench --bench rpc`. Closed loop: each caller sends its next call when the last was answered. The client is this process,
-//! the servers are others, on the same cores; lists are not decoded. `ICEBOX_SECONDS` is how long each figure is taken (2).
+//! the servers are others, on the same cores; lists are not decoded. `ICEBOX_SECONDS` is how long each figure is taken (2);
+//! `ICEBOX_LOG=info` shows what the line that each change gets costs.
 
 use std::{
     convert::Infallible,
@@ -68,7 +69,10 @@ async fn measure() {
     serve
         .args(["serve", "--listen", "127.0.0.1:0", "--store"])
         .arg(dir.path().join("store"))
-        .env("ICEBOX_LOG", "warn");
+        .env(
+            "ICEBOX_LOG",
+            std::env::var("ICEBOX_LOG").unwrap_or_else(|_| "warn".into()),
+        );
     let icebox = Server::start(serve);
     fill(&icebox).await;
 
