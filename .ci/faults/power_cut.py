@@ -17,7 +17,7 @@ import time
 
 import grpc
 
-from served import REPOSITORY, TIMEOUT_S, Server, api, backup_pb2, read_all, work
+from served import REPOSITORY, TIMEOUT_S, Ledger, Server, read_all, work, write
 
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else (500 if "ICEBOX_LONG" in os.environ else 20)
 CONTROL_ROUNDS = 3
@@ -53,67 +53,6 @@ class Machine:
             fcntl.ioctl(directory, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(directory)
-
-
-class Ledger:
-    """What was acknowledged, by id: the status that was written last, None once it is deleted. An operation whose answer never
-    came is in doubt: either is right."""
-
-    def __init__(self):
-        self.known = {}
-        self.doubt = {}
-        self.lock = threading.Lock()
-        self.next = 0
-
-    def id(self):
-        with self.lock:
-            self.next += 1
-            return f"{self.next:032x}"
-
-    def do(self, backup_id, status, call):
-        with self.lock:
-            self.doubt[backup_id] = status
-        call()
-        with self.lock:
-            self.known[backup_id] = status
-            del self.doubt[backup_id]
-
-    def wrong(self, stored):
-        """What is missing, outdated or back."""
-        found = []
-        for backup_id in self.known.keys() | self.doubt.keys():
-            allowed = {self.known.get(backup_id), self.doubt.get(backup_id, self.known.get(backup_id))}
-            if stored.get(backup_id) not in allowed:
-                found.append((backup_id, stored.get(backup_id), allowed))
-        # What is there now is what it is from here on.
-        for backup_id in self.doubt:
-            self.known[backup_id] = stored.get(backup_id)
-        self.doubt.clear()
-        return found
-
-
-def write(stub, ledger):
-    """Creates, updates and deletes until the server does not answer any more."""
-    try:
-        while True:
-            backup_id = ledger.id()
-            metadata = backup_pb2.BackupMetadata(
-                backup_name=f"name-{random.randrange(50)}", container="c", hostname="h", path_to_backup="/p" * 600
-            )
-            item = backup_pb2.Backup(
-                backup_id=backup_id, project_id="p", status="creating", backup_metadata=metadata
-            )
-            create = api.CreateBackupRequest(backup=item)
-            ledger.do(backup_id, "creating", lambda: stub.CreateBackup(create, timeout=TIMEOUT_S))
-            if random.random() < 0.5:
-                item = backup_pb2.Backup(backup_id=backup_id, status="available")
-                update = api.UpdateBackupRequest(project_id="p", backup=item)
-                ledger.do(backup_id, "available", lambda: stub.UpdateBackup(update, timeout=TIMEOUT_S))
-            if random.random() < 0.2:
-                delete = api.DeleteBackupRequest(project_id="p", backup_id=backup_id)
-                ledger.do(backup_id, None, lambda: stub.DeleteBackup(delete, timeout=TIMEOUT_S))
-    except grpc.RpcError:
-        pass
 
 
 def one_round(machine, store, ledger, delay_s, callers, preload=None):

@@ -53,7 +53,7 @@ pub(super) struct Core {
     pub(super) home: Home,
     pub(super) id: Uuid,
     /// `None` only while the disk has no room for a view that fails and for one in its place.
-    view: RwLock<Option<Arc<View>>>,
+    pub(super) view: RwLock<Option<Arc<View>>>,
     /// Held to read while a group is decided or applied, to write while the view is made anew.
     pub(super) gate: RwLock<()>,
     /// What can be read.
@@ -67,40 +67,9 @@ pub(super) struct Core {
     pub(super) checkpointer: SyncSender<Work>,
     /// Held to read while the journal's old segments are needed, to write while they are removed.
     pub(super) segments: RwLock<()>,
-    /// Set when the store is to close: what is being made is not needed any more.
-    pub(super) closing: Arc<AtomicBool>,
 }
 
 impl Core {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        home: Home,
-        id: Uuid,
-        view: View,
-        applied: watch::Receiver<Position>,
-        durable: watch::Receiver<Position>,
-        condition: watch::Sender<Condition>,
-        space: Space,
-        tally: Tally,
-        checkpointer: SyncSender<Work>,
-    ) -> Self {
-        let closing = home.closing.clone();
-        Core {
-            home,
-            id,
-            view: RwLock::new(Some(Arc::new(view))),
-            gate: RwLock::new(()),
-            applied,
-            durable,
-            condition,
-            space,
-            tally: Mutex::new(tally),
-            checkpointer,
-            segments: RwLock::new(()),
-            closing,
-        }
-    }
-
     /// The view as it is now.
     ///
     /// # Errors
@@ -118,7 +87,7 @@ impl Core {
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+        self.home.closing.load(Ordering::Relaxed)
     }
 
     /// Passes on what came of reading `view`, and has a view that fails made anew.
@@ -226,7 +195,7 @@ impl Core {
         };
         let written = source.write(&mut Stoppable {
             sink,
-            closing: &self.closing,
+            closing: &self.home.closing,
         });
         match written {
             // The view cannot be read; the sink's own refusals are of other kinds.

@@ -222,7 +222,9 @@ impl Disk for RealDisk {
 
     fn room_bytes(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.root).ok()?;
-        stat.f_bavail.checked_mul(stat.f_frsize)
+        // Some file systems do not count.
+        let counts = stat.f_blocks > 0;
+        counts.then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 

@@ -31,7 +31,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::Path,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc as threads,
     },
@@ -221,17 +221,19 @@ impl Store {
         // Room for one: what is asked while it is busy is asked again by the next group.
         let (work, requests) = threads::sync_channel(1);
         let space = Space::new(disk, condition.clone());
-        let core = Arc::new(Core::new(
+        let core = Arc::new(Core {
             home,
             id,
-            view,
-            shown_seen,
-            durable_seen,
+            view: RwLock::new(Some(Arc::new(view))),
+            gate: RwLock::default(),
+            applied: shown_seen,
+            durable: durable_seen,
             condition,
             space,
-            tally,
-            work,
-        ));
+            tally: Mutex::new(tally),
+            checkpointer: work,
+            segments: RwLock::default(),
+        });
         let checkpointer = Checkpointer {
             core: Arc::downgrade(&core),
             work: requests,
@@ -483,7 +485,7 @@ impl Store {
             lock,
             ..
         } = self;
-        core.closing.store(true, Ordering::Relaxed);
+        core.home.closing.store(true, Ordering::Relaxed);
         drop(queue);
         let [committer, applier, checkpointer] = threads;
         for thread in [committer, applier] {

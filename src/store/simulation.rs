@@ -1,8 +1,9 @@
 //! Power cuts, simulated: a disk in memory that forgets, at any operation, what was not synced.
 //!
 //! A seed decides everything: what is written, when checkpoints are made, where the power goes, what of the unsynced is
-//! there afterwards, which operation fails while it is on, and what has become of the view. Each surviving state must open, hold every acknowledged write and
-//! no half one, and come to its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, `ICEBOX_SEED=n` one.
+//! there afterwards, which operation fails while it is on or how long the disk is full, and what has become of the view. Each
+//! surviving state must open, hold every acknowledged write and no half one, and come to its state hash. `ICEBOX_LONG=1` tries
+//! 50,000 seeds, `ICEBOX_SEED=n` one.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,8 @@
 //! The ordered view: every key with its present value, in sled. Only this file knows sled.
 //!
 //! Values carry the revision of their last write in front, and a CRC-32C of key, revision and value before that, so that a
-//! value that sled hands out damaged, or under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view shows and the state
-//! hash there; it is written in the same atomic batch as the changes that bring the view there.
+//! value that sled hands out damaged, or under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view
+//! shows and the state hash there; it is written in the same atomic batch as the changes that bring the view there.
 
 use std::{
     io,

@@ -47,6 +47,8 @@ impl ChildServer {
                 "--store",
             ])
             .arg(store)
+            // A line a change would drown what a test says.
+            .env("ICEBOX_LOG", "warn")
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");

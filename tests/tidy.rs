@@ -1,0 +1,130 @@
+//! Promise: what a tool can see about the text of this repository is seen by one.
+
+#![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What fits beside another file on a screen.
+const LINE_CHARS_MAX: usize = 140;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files below these directories, and these files.
+fn files(names: &[&str]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut left: Vec<_> = names.iter().map(|name| repository().join(name)).collect();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(
+                fs::read_dir(path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Every line of the repository's own text, with where it stands.
+fn lines() -> Vec<(String, String)> {
+    let all = [
+        "src",
+        "benches",
+        "proto",
+        "tests",
+        ".ci",
+        "build.rs",
+        "Cargo.toml",
+    ];
+    let documents = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+    ];
+    let mut lines = Vec::new();
+    for file in files(&[&all[..], &documents].concat()) {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        // Freezer's own documents, and this one, which must name what it looks for.
+        let name = file
+            .strip_prefix(repository())
+            .unwrap()
+            .display()
+            .to_string();
+        if !name.starts_with("tests/data") && name != "tests/tidy.rs" {
+            lines.extend(
+                text.lines()
+                    .enumerate()
+                    .map(|(n, line)| (format!("{name}:{}", n + 1), line.to_owned())),
+            );
+        }
+    }
+    assert!(lines.len() > 10_000, "this has looked at nothing");
+    lines
+}
+
+#[test]
+fn no_line_of_code_is_too_long() {
+    let long: Vec<_> = lines()
+        .into_iter()
+        .filter(|(place, line)| {
+            // A table's row and a console's output are as long as they are; a string is not broken by rustfmt.
+            let is_text = place.contains(".md:") || line.trim_start().starts_with(['"', '|']);
+            !is_text && !line.contains('"') && line.chars().count() > LINE_CHARS_MAX
+        })
+        .map(|(place, _)| place)
+        .collect();
+    assert_eq!(long, Vec::<String>::new());
+}
+
+#[test]
+fn nothing_is_left_to_do_and_nothing_is_of_one_machine() {
+    let told = [
+        "TODO",
+        "FIXME",
+        "todo!(",
+        "unimplemented!(",
+        "/root/",
+        "/home/",
+    ];
+    let found: Vec<_> = lines()
+        .into_iter()
+        // Freezer's own samples name homes.
+        .filter(|(_, line)| !line.contains("/home/saad/") && !line.contains("/root/.freezer/"))
+        .filter(|(_, line)| told.iter().any(|told| line.contains(told)))
+        .map(|(place, line)| format!("{place}: {}", line.trim()))
+        .collect();
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn every_dependency_has_its_line() {
+    let manifest: toml::Table = fs::read_to_string(repository().join("Cargo.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let architecture = fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    let (_, table) = architecture.split_once("## Dependencies").unwrap();
+    let named: Vec<_> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .collect();
+    for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+        for name in manifest[kind].as_table().unwrap().keys() {
+            let has_line = named
+                .iter()
+                .any(|line| line.split([',', ' ', '(']).any(|word| word == name));
+            assert!(has_line, "{name} has no line in ARCHITECTURE.md");
+        }
+    }
+}
