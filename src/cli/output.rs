@@ -322,7 +322,11 @@ fn fit<R: Row>(
             }
             _ if chosen.is_some() => return fitted,
             _ => match spare.next() {
-                Some(left_out) => fitted.retain(|(n, _)| columns[*n] != *left_out),
+                Some(left_out) => {
+                    fitted.retain(|(n, _)| columns[*n] != *left_out);
+                    // What was cut for its sake gets its room back.
+                    fitted.iter_mut().for_each(|(n, kept)| *kept = chars(*n));
+                }
                 None => return fitted,
             },
         }
@@ -505,6 +509,12 @@ mod tests {
             assert!(used(&fitted) <= width, "{width}: {fitted:?}");
             assert_eq!(fitted[0], (0, 32));
         }
+        let fitted = fit::<Thing>(Thing::COLUMNS, &rows, 65, None);
+        assert_eq!(
+            (fitted.len(), used(&fitted)),
+            (3, 65),
+            "no room is left: {fitted:?}"
+        );
         let narrow = fit::<Thing>(Thing::COLUMNS, &rows, 50, None);
         assert_eq!(narrow.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 1]);
         let wide = fit::<Thing>(Thing::COLUMNS, &rows, 1000, None);
