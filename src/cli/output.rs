@@ -325,7 +325,9 @@ fn fit<R: Row>(
                 Some(left_out) => {
                     fitted.retain(|(n, _)| columns[*n] != *left_out);
                     // What was cut for its sake gets its room back.
-                    fitted.iter_mut().for_each(|(n, kept)| *kept = chars(*n));
+                    for (n, kept) in &mut fitted {
+                        *kept = chars(*n);
+                    }
                 }
                 None => return fitted,
             },
