@@ -1,4 +1,4 @@
-//! The journal's frame: one group of transactions, the unit that is synced, checked and torn.
+//! The journal's frame: one group of changes, the unit that is synced, checked and torn.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -6,10 +6,10 @@
 //! | 4 | length of the payload |
 //! | 4 | CRC-32C of the store's id, the rest of this header and the payload |
 //! | 4 | CRC-32C of the frame before: the chain |
-//! | 8 | revision of the first transaction; each next one has the next revision |
+//! | 8 | revision of the first change; each next one has the next revision |
 //! | 8 | commit time, milliseconds since the Unix epoch |
-//! | 4 | number of transactions |
-//! | … | payload: each transaction a count of writes and the state hash after it, each write a tag, key and value |
+//! | 4 | number of changes |
+//! | … | payload: each change a count of writes and the state hash after it, each write a tag, key and value |
 //!
 //! All numbers are little-endian. The store's id in the checksum makes a frame that somebody stores
 //! inside a record fail its check when damage is searched for frames that follow it.
@@ -38,10 +38,10 @@ pub(super) struct Write {
     pub(super) value: Option<Bytes>,
 }
 
-/// What one transaction changed.
+/// What one batch changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
-    /// The transaction's place in the catalog-wide sequence.
+    /// Its place in the catalog-wide sequence.
     pub(super) revision: u64,
     /// Its writes, in order.
     pub(super) writes: Vec<Write>,
@@ -52,21 +52,21 @@ pub(super) struct Change {
 /// The checksum of a frame, which the next frame repeats.
 pub(super) type Chain = u32;
 
-/// A group of transactions as it is written, or as it was read.
+/// A group of changes as it is written, or as it was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// The revision of the first transaction.
+    /// The revision of the first change.
     pub(super) first_revision: u64,
     /// When the group was committed, milliseconds since the Unix epoch.
     pub(super) time_ms: u64,
-    /// The transactions, at least one, with consecutive revisions.
+    /// The changes, at least one, with consecutive revisions.
     pub(super) changes: Vec<Change>,
 }
 
 /// A place between two frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    /// The revision of the last transaction before it: 0 at the very start.
+    /// The revision of the last change before it: 0 at the very start.
     pub(super) revision: u64,
     /// The checksum of the frame before it.
     pub(super) chain: Chain,
@@ -104,16 +104,16 @@ impl Found {
 }
 
 impl Frame {
-    /// The revision of the last transaction.
+    /// The revision of the last change.
     pub(super) fn last_revision(&self) -> u64 {
         self.first_revision + self.changes.len() as u64 - 1
     }
 
-    /// What the store holds after the last transaction.
+    /// What the store holds after the last change.
     pub(super) fn state(&self) -> StateHash {
         self.changes
             .last()
-            .expect("a frame has at least one transaction")
+            .expect("a frame has at least one change")
             .state
     }
 
@@ -221,7 +221,7 @@ impl Frame {
     }
 }
 
-/// The size of a transaction in a frame's payload.
+/// The size of a change in a frame's payload.
 pub(super) fn encoded_len(writes: &[Write]) -> usize {
     let write_len =
         |write: &Write| 1 + 4 + write.key.len() + write.value.as_ref().map_or(0, |v| 4 + v.len());
