@@ -134,7 +134,7 @@ impl Applier {
             let Err(error) = put else {
                 return Ok(());
             };
-            let healed = self.core.heal(&view, &error);
+            let healed = self.core.heal(view, &error);
             healed.map_err(|error| error.to_string())?;
         }
     }

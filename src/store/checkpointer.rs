@@ -89,7 +89,7 @@ impl Checkpointer {
                     let _ = answer.send(self.checkpoint(&core));
                 }
                 // What fails on the way is in the store's condition.
-                Ok(Work::Heal(view, why)) => drop(core.heal(&view, &why)),
+                Ok(Work::Heal(view, why)) => drop(core.heal(view, &why)),
                 // Health must show room that somebody made while nobody writes.
                 Err(RecvTimeoutError::Timeout) => drop(core.space.look()),
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
@@ -150,7 +150,7 @@ fn write(core: &Core, path: &Path) -> Result<Summary, Error> {
     // Before it takes the place of the last one it is read back: this also proves that the view holds what was written.
     let checked = Checkpoint::open(disk, path).and_then(|checkpoint| checkpoint.verify());
     if let Err(error @ Error::Corrupt { .. }) = &checked {
-        core.heal(&view, error)?;
+        core.heal(view, error)?;
     }
     checked.map(|()| summary)
 }

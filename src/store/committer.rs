@@ -69,10 +69,9 @@ impl CommitClock {
 /// A value with the revision of its write; `None` where the key was removed.
 type Written = Option<(Bytes, u64)>;
 
-/// What batches are compared with: the view, under what is on its way there.
+/// What lies over the view that batches are compared with: what is on its way there.
+#[derive(Default)]
 pub(super) struct Overlay {
-    /// As it is while this group is decided: it may be another for the next.
-    view: Arc<View>,
     /// Writes of groups that are durable and may not be in the view yet, with the revision of the latest of each key.
     in_flight: HashMap<Bytes, (Written, u64)>,
     /// The last revision and the keys of each of these groups.
@@ -84,35 +83,26 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    pub(super) fn new(view: Arc<View>) -> Self {
-        Overlay {
-            view,
-            in_flight: HashMap::new(),
-            groups: VecDeque::new(),
-            group: HashMap::new(),
-            changed: Vec::new(),
-        }
-    }
-
     /// A key's value and its revision.
-    fn get(&self, key: &[u8]) -> Result<Written, Error> {
+    fn get(&self, view: &View, key: &[u8]) -> Result<Written, Error> {
         if let Some(written) = self.group.get(key) {
             return Ok(written.clone());
         }
-        match self.in_flight.get(key) {
-            Some((written, _)) => Ok(written.clone()),
-            None => Ok(self.view.get(key)?.map(
-                |Entry {
-                     value, revision, ..
-                 }| (value, revision),
-            )),
+        if let Some((written, _)) = self.in_flight.get(key) {
+            return Ok(written.clone());
         }
+        let entry = view.get(key)?;
+        Ok(entry.map(
+            |Entry {
+                 value, revision, ..
+             }| (value, revision),
+        ))
     }
 
     /// Whether the keys hold what a batch expects.
-    fn holds(&self, expect: &[(Bytes, Option<u64>)]) -> Result<bool, Error> {
+    fn holds(&self, view: &View, expect: &[(Bytes, Option<u64>)]) -> Result<bool, Error> {
         for (key, expected) in expect {
-            if self.get(key)?.map(|(_, revision)| revision) != *expected {
+            if self.get(view, key)?.map(|(_, revision)| revision) != *expected {
                 return Ok(false);
             }
         }
@@ -127,6 +117,7 @@ impl Overlay {
     /// Adds the writes of one revision to the group in the making, and says what the store comes to after them.
     fn add(
         &mut self,
+        view: &View,
         mut state: StateHash,
         writes: &[Write],
         revision: u64,
@@ -134,7 +125,7 @@ impl Overlay {
         // Read first: if one cannot be, none of them is added.
         let olds: Vec<Written> = writes
             .iter()
-            .map(|write| self.get(&write.key))
+            .map(|write| self.get(view, &write.key))
             .collect::<Result<_, _>>()?;
         for (n, (Write { key, value }, old)) in writes.iter().zip(olds).enumerate() {
             let earlier = writes[..n].iter().rev().find(|write| write.key == key);
@@ -229,9 +220,8 @@ impl Committer {
         // A view that is being made anew is waited for: what a failing one says must not reach the journal.
         let core = self.core.clone();
         let _gate = core.gate.read().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(view) = core.view() {
-            self.overlay.view = view;
-        }
+        // Kept no longer than this: a view that is replaced gives back its room when nobody holds it any more.
+        let view = core.view();
         let takes_new = core.space.look();
         // Clocks go back; commit times do not, so that a time names one place in the journal.
         let time_ms = self.clock.now_ms();
@@ -251,15 +241,19 @@ impl Committer {
             } = task;
             let revision = start.revision + 1 + changes.len() as u64;
             let is_undurable = self.overlay.is_undurable(&batch.expect);
-            let result = match self.overlay.holds(&batch.expect) {
-                Ok(true) if batch.creates() && !takes_new => Err(Error::Full {
-                    action: "store anything new".into(),
-                }),
-                Ok(true) => self.overlay.add(state, &batch.writes, revision).map(Some),
-                Ok(false) => Ok(None),
-                Err(error) => Err(error),
-            };
-            let result = result.map(|after| match after {
+            let decided = view.clone().and_then(|view| {
+                if !self.overlay.holds(&view, &batch.expect)? {
+                    return Ok(None);
+                }
+                if batch.creates() && !takes_new {
+                    return Err(Error::Full {
+                        action: "store anything new".into(),
+                    });
+                }
+                let after = self.overlay.add(&view, state, &batch.writes, revision)?;
+                Ok(Some(after))
+            });
+            let result = decided.map(|after| match after {
                 Some(after) => {
                     state = after;
                     bytes += encoded_len(&batch.writes);

@@ -109,12 +109,17 @@ impl Core {
     /// Makes the view anew from the checkpoint and the journal, unless another thread has done so since `failing` was taken.
     /// Reads go on, if `failing` still answers them; writes wait. Returns when that is done, the store is to close, or the disk
     /// has failed.
-    pub(super) fn heal(&self, failing: &Arc<View>, why: &Error) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; what the disk says.
+    pub(super) fn heal(&self, failing: Arc<View>, why: &Error) -> Result<(), Error> {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let is_in_use = |view: &Arc<View>| Arc::ptr_eq(view, failing);
-        if self.view().is_ok_and(|view| !is_in_use(&view)) {
+        let is_another = |view: Arc<View>| !Arc::ptr_eq(&view, &failing);
+        if self.view().is_ok_and(is_another) {
             return Ok(());
         }
+        // Its files keep their room on the disk for as long as anybody holds it.
+        drop(failing);
         tracing::error!(%why, "the view fails: making it anew, writes wait");
         self.tell_of_view(Some(why.to_string()));
         let healed = self.make_view_anew();
@@ -146,7 +151,8 @@ impl Core {
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 // Readers that are under way keep the old one until they are done.
                 *view = Some(Arc::new(built.view));
-                Ok(())
+                drop(view);
+                self.home.discard_views_but(Some(built.generation))
             });
             match made {
                 Err(Error::Full { action }) => {
@@ -159,7 +165,7 @@ impl Core {
                     if view.as_ref().is_some_and(|view| view.shown().is_err()) {
                         // It answers nobody any more: its room is worth more.
                         *view = None;
-                        self.home.discard_views()?;
+                        self.home.discard_views_but(None)?;
                     }
                     drop(view);
                     thread::sleep(ROOM_WAIT);

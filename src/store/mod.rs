@@ -255,7 +255,7 @@ impl Store {
         };
         let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
         let committer = Committer {
-            overlay: Overlay::new(core.view()?),
+            overlay: Overlay::default(),
             core: core.clone(),
             journal,
             clock: clock.clone(),
@@ -964,6 +964,42 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("it did not heal");
+    }
+
+    #[tokio::test]
+    async fn a_view_that_was_replaced_is_let_go_and_with_it_its_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = opened(&dir.path().join("store"));
+        put(&store, "k1", "one").await;
+        put(&store, "k2", "two").await;
+        let replaced = Arc::downgrade(&store.core.view().unwrap());
+        lose(&store.core.view().unwrap(), "k1");
+        store.checkpoint().await.unwrap_err();
+        assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
+        // Nobody writes: the committer must not be what keeps it.
+        for _ in 0..200 {
+            if replaced.upgrade().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("somebody still holds it");
+    }
+
+    #[tokio::test]
+    async fn a_view_that_was_being_made_when_the_process_ended_does_not_keep_its_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = opened(&path);
+        put(&store, "k", "v").await;
+        store.abandon();
+        View::open(&path.join(VIEW_DIR).join("2"), 8 << 20)
+            .unwrap()
+            .close()
+            .unwrap();
+        let store = opened(&path);
+        assert_eq!(names(path.join(VIEW_DIR)), ["1"]);
+        assert_eq!(content(&store), pairs(&[("k", "v")]));
     }
 
     #[tokio::test]

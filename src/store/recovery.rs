@@ -60,6 +60,8 @@ pub(super) struct Parts {
 /// A view that was made anew.
 pub(super) struct Built {
     pub(super) view: View,
+    /// Which of the views that are there it is.
+    pub(super) generation: u64,
     pub(super) tally: Tally,
     pub(super) made: Made,
 }
@@ -154,7 +156,7 @@ impl Home {
         }
         let end = journal.end();
         home::check_reached(reached.max(shown), end.revision)?;
-        let followed = view.and_then(|(view, _, claimed)| {
+        let followed = view.and_then(|(view, shown, claimed)| {
             if state_at_shown != Some(claimed) {
                 return Err(distrust("it is of another time than the journal"));
             }
@@ -168,20 +170,22 @@ impl Home {
             Ok((view, tally))
         });
         let mut checkpoint_is_due = checkpoint.is_err();
-        let (view, tally) = match (followed, checkpoint) {
-            (Ok(followed), _) => followed,
+        let (view, tally, generation) = match (followed, checkpoint) {
+            (Ok((view, tally)), _) => (view, tally, self.generations()?.first().copied()),
             (Err(Error::Closed), _) => return Err(Error::Closed),
             (Err(_), Err(damage)) => return Err(damage),
             (Err(reason), Ok(_)) => {
                 tracing::warn!(%reason, "making the view anew");
-                let Built { view, tally, made } = self.build_or_make_room(id, end)?;
-                if let Made::Corrected(state) = made {
+                let built = self.build_or_make_room(id, end)?;
+                if let Made::Corrected(state) = built.made {
                     journal.correct_state(state);
                     checkpoint_is_due = true;
                 }
-                (view, tally)
+                (built.view, built.tally, Some(built.generation))
             }
         };
+        // Another may have been in the making when the process ended.
+        self.discard_views_but(generation)?;
         home::write_reached(disk, end.revision)?;
         let newest = checkpointer::newest(disk).ok().flatten();
         Ok(Parts {
@@ -196,8 +200,7 @@ impl Home {
     }
 
     fn open_view(&self, generation: u64) -> Result<View, Error> {
-        let dir = self.root.join(VIEW_DIR).join(generation.to_string());
-        View::open(&dir, self.cache_bytes)
+        View::open(&self.root.join(view_path(generation)), self.cache_bytes)
     }
 
     /// The views that are there, oldest first. There are two only while another is made, or if the process ended meanwhile.
@@ -233,42 +236,51 @@ impl Home {
         })
     }
 
-    /// Makes a view from the checkpoint and the journal up to `end`, beside the one that is there, which goes once nothing of it
-    /// can be missed.
+    /// Makes a view from the checkpoint and the journal up to `end`, beside the one that is there. That one goes with
+    /// [`Home::discard_views_but`] once it is not needed any more.
     ///
     /// # Errors
     /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the checkpoint or the journal is
-    /// damaged.
+    /// damaged. Nothing is left behind then.
     pub(super) fn build(&self, id: Uuid, end: Position) -> Result<Built, Error> {
-        let before = self.generations()?;
-        let next = before.last().map_or(1, |last| last + 1);
-        let built = self.build_once(id, end, next).and_then(|(view, state, tally)| {
-            if state == end.state {
-                let made = Made::AsWritten;
-                return Ok((next, Built { view, tally, made }));
-            }
-            // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
-            // sums in the journal were made from a damaged view.
-            let (view, again, tally) = self.build_once(id, end, next + 1)?;
-            if again != state {
-                return Err(distrust("what sled was given is not what it holds"));
-            }
-            tracing::error!(
-                revision = end.revision,
-                "the journal's changes are whole, but not the sums beside them: correcting these"
-            );
-            let made = Made::Corrected(state);
-            Ok((next + 1, Built { view, tally, made }))
-        });
-        let kept = built.as_ref().ok().map(|(kept, _)| *kept);
-        for generation in self.generations()? {
-            let outdated = kept.map_or(generation >= next, |kept| generation != kept);
-            if outdated {
-                self.disk
-                    .remove(&Path::new(VIEW_DIR).join(generation.to_string()))?;
+        let first = self.generations()?.last().map_or(1, |last| last + 1);
+        let built = self.build_compared(id, end, first);
+        if built.is_err() {
+            for generation in [first, first + 1] {
+                // The first error is the one to tell; the next open removes it as well.
+                let _ = self.disk.remove(&view_path(generation));
             }
         }
-        built.map(|(_, built)| built)
+        built
+    }
+
+    fn build_compared(&self, id: Uuid, end: Position, generation: u64) -> Result<Built, Error> {
+        let (view, state, tally) = self.build_once(id, end, generation)?;
+        if state == end.state {
+            return Ok(Built {
+                view,
+                generation,
+                tally,
+                made: Made::AsWritten,
+            });
+        }
+        // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
+        // sums in the journal were made from a damaged view.
+        let generation = generation + 1;
+        let (view, again, tally) = self.build_once(id, end, generation)?;
+        if again != state {
+            return Err(distrust("what sled was given is not what it holds"));
+        }
+        tracing::error!(
+            revision = end.revision,
+            "the journal's changes are whole, but not the sums beside them: correcting these"
+        );
+        Ok(Built {
+            view,
+            generation,
+            tally,
+            made: Made::Corrected(state),
+        })
     }
 
     fn build_or_make_room(&self, id: Uuid, end: Position) -> Result<Built, Error> {
@@ -277,7 +289,7 @@ impl Home {
                 tracing::warn!(
                     "there is no room for two views: removing the one that failed first"
                 );
-                self.discard_views()?;
+                self.discard_views_but(None)?;
                 self.build(id, end)
             }
             other => other,
@@ -336,12 +348,17 @@ impl Home {
         Ok((view, last, missing))
     }
 
-    /// Removes every view: another can be made from the checkpoint and the journal.
+    /// Removes every view but this one: another can be made from the checkpoint and the journal.
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn discard_views(&self) -> Result<(), Error> {
-        self.disk.remove(Path::new(VIEW_DIR))
+    pub(super) fn discard_views_but(&self, kept: Option<u64>) -> Result<(), Error> {
+        for generation in self.generations()? {
+            if Some(generation) != kept {
+                self.disk.remove(&view_path(generation))?;
+            }
+        }
+        Ok(())
     }
 
     fn load(&self, view: &View, checkpoint: &Checkpoint) -> Result<(), Error> {
@@ -390,6 +407,10 @@ impl Home {
             Ok(())
         }
     }
+}
+
+fn view_path(generation: u64) -> PathBuf {
+    Path::new(VIEW_DIR).join(generation.to_string())
 }
 
 fn distrust(reason: &str) -> Error {
