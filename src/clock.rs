@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prost_types::Timestamp;
+
 /// 9999-12-30T22:00:00Z, where jiff's times end; `google.protobuf.Timestamp` and HTTP dates end a day later.
 const LAST_MS: u64 = 253_402_207_200_000;
 
@@ -16,6 +18,14 @@ pub(crate) fn now_ms() -> u64 {
 /// Now, as seconds since the Unix epoch and nanoseconds: 0 before it, and never past the year 9999.
 pub(crate) fn now_since_epoch() -> Duration {
     since_epoch(SystemTime::now())
+}
+
+/// A time in milliseconds since the Unix epoch as the contract says it.
+pub(crate) fn timestamp(time_ms: u64) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(time_ms / 1000).expect("u64::MAX / 1000 fits"),
+        nanos: i32::try_from(time_ms % 1000).expect("below 1000") * 1_000_000,
+    }
 }
 
 /// What the date of an answer is where the system's clock says what no HTTP date can: `None` as long as it can.

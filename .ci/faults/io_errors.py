@@ -8,12 +8,11 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 
 import grpc
 
-from served import REPOSITORY, TIMEOUT_S, Ledger, Server, read_all, work, write
+from served import REPOSITORY, TIMEOUT_S, Ledger, Server, read_all, start_writers, work, wrong_after_a_restart
 
 ROUNDS = 200 if "ICEBOX_LONG" in os.environ else 24
 CALLERS = 8
@@ -22,12 +21,9 @@ CALLERS = 8
 def one_round(store, ledger, preload, environment):
     """What is wrong after a life in which the disk fails."""
     server = Server(store, preload, environment)
-    threads = [threading.Thread(target=write, args=(server.stub(), ledger)) for _ in range(CALLERS)]
-    for thread in threads:
-        thread.start()
+    threads = start_writers(server, ledger, CALLERS)
     time.sleep(0.3)
-    with_failure = server.process.poll() is None
-    if with_failure:
+    if server.process.poll() is None:
         try:
             read_all(server.stub())
         except grpc.RpcError as error:
@@ -36,13 +32,7 @@ def one_round(store, ledger, preload, environment):
     server.kill()
     for thread in threads:
         thread.join(TIMEOUT_S)
-    server = Server(store)
-    try:
-        stored = read_all(server.stub())
-    except grpc.RpcError as error:
-        return [("the store does not open", error.details(), server.kill())]
-    server.kill()
-    return ledger.wrong(stored)
+    return wrong_after_a_restart(store, ledger)
 
 
 def main():

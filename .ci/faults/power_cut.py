@@ -12,12 +12,9 @@ import random
 import struct
 import subprocess
 import sys
-import threading
 import time
 
-import grpc
-
-from served import REPOSITORY, TIMEOUT_S, Ledger, Server, read_all, work, write
+from served import REPOSITORY, TIMEOUT_S, Ledger, Server, start_writers, work, wrong_after_a_restart
 
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else (500 if "ICEBOX_LONG" in os.environ else 20)
 CONTROL_ROUNDS = 3
@@ -58,9 +55,7 @@ class Machine:
 def one_round(machine, store, ledger, delay_s, callers, preload=None):
     """Writes, cuts the power after the delay, and says what is wrong afterwards."""
     server = Server(store, preload)
-    threads = [threading.Thread(target=write, args=(server.stub(), ledger)) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
+    threads = start_writers(server, ledger, callers)
     time.sleep(delay_s)
     machine.cut()
     server.kill()
@@ -68,13 +63,7 @@ def one_round(machine, store, ledger, delay_s, callers, preload=None):
         thread.join(TIMEOUT_S)
     machine.unmount()
     machine.mount()
-    server = Server(store)
-    try:
-        stored = read_all(server.stub())
-    except grpc.RpcError as error:
-        return [("the store does not open", error.details(), server.kill())]
-    server.kill()
-    return ledger.wrong(stored)
+    return wrong_after_a_restart(store, ledger)
 
 
 def main():

@@ -132,3 +132,21 @@ def write(stub, ledger):
                 ledger.do(backup_id, None, lambda: stub.DeleteBackup(delete, timeout=TIMEOUT_S))
     except grpc.RpcError:
         pass
+
+
+def start_writers(server, ledger, callers):
+    threads = [threading.Thread(target=write, args=(server.stub(), ledger)) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def wrong_after_a_restart(store, ledger):
+    """What a server on a machine that is well again does not have as it was acknowledged."""
+    server = Server(store)
+    try:
+        stored = read_all(server.stub())
+    except grpc.RpcError as error:
+        return [("the store does not open", error.details(), server.kill())]
+    server.kill()
+    return ledger.wrong(stored)

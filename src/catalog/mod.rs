@@ -25,6 +25,7 @@ pub use page::{After, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Query};
 pub use verify::{Verified, for_each, verify};
 
 use crate::{
+    clock,
     proto::{Backup, Job},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
     store::{self, Batch, Direction, Entry, Outcome, Read, Store},
@@ -288,11 +289,7 @@ impl Catalog {
     }
 
     fn now(&self) -> Timestamp {
-        let time_ms = self.store.now_ms();
-        Timestamp {
-            seconds: i64::try_from(time_ms / 1000).expect("before the year 10000"),
-            nanos: i32::try_from(time_ms % 1000).expect("below 1000") * 1_000_000,
-        }
+        clock::timestamp(self.store.now_ms())
     }
 
     /// Runs a read of a page at most: on this thread if nothing of the store has to come from the disk, since a hop to another

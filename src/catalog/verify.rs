@@ -1,9 +1,9 @@
 //! Reading all of a catalog: that records and locators agree, both ways, and what a scope holds.
 
-use super::{Scope, keys};
+use super::{Scope, decode, keys};
 use crate::{
     proto::{Backup, Job},
-    resource::{Names, Resource, ResourceId, Stamps},
+    resource::{Names, Resource, ResourceId},
     store::{Direction, Entry, Error, Read},
 };
 
@@ -76,26 +76,14 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
 ///
 /// # Errors
 /// If a record cannot be read; what `visit` refuses with.
-pub fn for_each<R: Resource, E: From<Error>>(
+pub fn for_each<R: Resource, E: From<super::Error>>(
     read: &impl Read,
     scope: &Scope,
     mut visit: impl FnMut(R) -> Result<(), E>,
 ) -> Result<(), E> {
     let all = keys::records::<R>(scope, Names::StartingWith(""), None);
     for entry in read.range(all, Direction::Forward) {
-        let entry = entry?;
-        let mut resource = R::decode(entry.value).map_err(|_| Error::Corrupt {
-            what: format!(
-                "what is stored under key {} cannot be read",
-                entry.key.escape_ascii()
-            ),
-        })?;
-        let stamps = resource.stamps();
-        resource.set_stamps(Stamps {
-            revision: entry.revision,
-            ..stamps
-        });
-        visit(resource)?;
+        visit(decode(&entry.map_err(super::Error::from)?)?)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 
 use super::{
     Connection, Error,
-    change::{Fields, confirm},
+    change::{Fields, chosen},
     connection::Placing,
     document,
     each::each,
@@ -287,24 +287,18 @@ async fn update(args: Update) -> Result<(), Error> {
 async fn delete(args: Delete) -> Result<(), Error> {
     let mut backups = Backups::connect(&args.connection).await?;
     let filter = BackupFilter::from(args.filter);
-    let mut chosen = args.ids;
-    match (chosen.is_empty(), filter == BackupFilter::default()) {
-        (false, true) => {}
-        (true, false) => {
-            let page = async |place| backups.page(place, &filter).await;
-            let take = |backup: Backup| {
-                chosen.push(backup.backup_id);
-                Ok(())
-            };
-            for_each(Paging::default(), "backup", page, take).await?;
-            confirm(chosen.len(), "backup", args.yes)?;
-        }
-        _ => {
-            return Err(Error::Usage(
-                "which backups? Name their IDs, or a filter".into(),
-            ));
-        }
-    }
+    let is_filtered = filter != BackupFilter::default();
+    let find = async || {
+        let mut found = Vec::new();
+        let page = async |place| backups.page(place, &filter).await;
+        let take = |backup: Backup| {
+            found.push(backup.backup_id);
+            Ok(())
+        };
+        for_each(Paging::default(), "backup", page, take).await?;
+        Ok(found)
+    };
+    let chosen = chosen(args.ids, is_filtered, "backup", args.yes, find).await?;
     each(&chosen, async |typed| {
         let request = DeleteBackupRequest {
             project_id: backups.project_id.clone(),

@@ -38,11 +38,35 @@ impl Fields {
     }
 }
 
+/// The ids that a delete is about: those that were typed, or else those that `find` finds by the filter, if one is set.
+///
+/// # Errors
+/// If there are neither, or both; if the answer to whether they may go is no.
+pub(super) async fn chosen(
+    typed: Vec<String>,
+    is_filtered: bool,
+    noun: &str,
+    yes: bool,
+    find: impl AsyncFnOnce() -> Result<Vec<String>, Error>,
+) -> Result<Vec<String>, Error> {
+    match (typed.is_empty(), is_filtered) {
+        (false, false) => Ok(typed),
+        (true, true) => {
+            let found = find().await?;
+            confirm(found.len(), noun, yes)?;
+            Ok(found)
+        }
+        _ => Err(Error::Usage(format!(
+            "which {noun}s? Name their IDs, or a filter"
+        ))),
+    }
+}
+
 /// Asks before so many are deleted, unless `yes` says so already.
 ///
 /// # Errors
 /// If the answer is no, or nobody can be asked.
-pub(super) fn confirm(count: usize, noun: &str, yes: bool) -> Result<(), Error> {
+fn confirm(count: usize, noun: &str, yes: bool) -> Result<(), Error> {
     if yes {
         return Ok(());
     }

@@ -80,9 +80,9 @@ enum Failure {
     Write(io::Error),
 }
 
-impl From<store::Error> for Failure {
-    fn from(error: store::Error) -> Self {
-        Failure::Read(Error::Failed(error.to_string()))
+impl From<catalog::Error> for Failure {
+    fn from(error: catalog::Error) -> Self {
+        Failure::Read(tonic::Status::from(error).into())
     }
 }
 

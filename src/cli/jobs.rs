@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 
 use super::{
     Connection, Error,
-    change::{Fields, confirm},
+    change::{Fields, chosen},
     connection::Placing,
     document,
     each::each,
@@ -319,24 +319,18 @@ async fn ask(
 async fn delete(args: Delete) -> Result<(), Error> {
     let mut jobs = Jobs::connect(&args.connection).await?;
     let filter = JobFilter::from(args.filter);
-    let mut chosen = args.ids;
-    match (chosen.is_empty(), filter == JobFilter::default()) {
-        (false, true) => {}
-        (true, false) => {
-            let page = async |place| jobs.page(place, &filter).await;
-            let take = |job: Job| {
-                chosen.push(job.job_id);
-                Ok(())
-            };
-            for_each(Paging::default(), "job", page, take).await?;
-            confirm(chosen.len(), "job", args.yes)?;
-        }
-        _ => {
-            return Err(Error::Usage(
-                "which jobs? Name their IDs, or a filter".into(),
-            ));
-        }
-    }
+    let is_filtered = filter != JobFilter::default();
+    let find = async || {
+        let mut found = Vec::new();
+        let page = async |place| jobs.page(place, &filter).await;
+        let take = |job: Job| {
+            found.push(job.job_id);
+            Ok(())
+        };
+        for_each(Paging::default(), "job", page, take).await?;
+        Ok(found)
+    };
+    let chosen = chosen(args.ids, is_filtered, "job", args.yes, find).await?;
     each(&chosen, async |typed| {
         let request = DeleteJobRequest {
             project_id: jobs.project_id.clone(),

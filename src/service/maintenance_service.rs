@@ -47,7 +47,7 @@ impl Maintenance {
         Maintenance {
             catalog,
             snapshots: Arc::new(Semaphore::new(1)),
-            start_time: timestamp(clock::now_ms()),
+            start_time: clock::timestamp(clock::now_ms()),
         }
     }
 }
@@ -125,7 +125,7 @@ impl MaintenanceService for Maintenance {
             view_bytes: usage.view_bytes,
             available_bytes: usage.room_bytes,
             start_time: Some(self.start_time),
-            checkpoint_time: usage.checkpoint.map(|made| timestamp(made.time_ms)),
+            checkpoint_time: usage.checkpoint.map(|made| clock::timestamp(made.time_ms)),
             checkpoint_revision: usage.checkpoint.map_or(0, |made| made.revision),
         }))
     }
@@ -160,12 +160,5 @@ impl MaintenanceService for Maintenance {
                 .await?
         };
         Ok(Response::new(ResolveIdResponse { ids }))
-    }
-}
-
-fn timestamp(time_ms: u64) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(time_ms / 1000).expect("u64::MAX / 1000 fits"),
-        nanos: i32::try_from(time_ms % 1000).expect("below 1000") * 1_000_000,
     }
 }

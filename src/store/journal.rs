@@ -142,7 +142,7 @@ impl Journal {
         self.end
     }
 
-    /// The latest commit time of the frames that it has seen, milliseconds since the Unix epoch.
+    /// The latest commit time when it was opened, milliseconds since the Unix epoch.
     pub(super) fn last_time_ms(&self) -> u64 {
         self.last_time_ms
     }
@@ -193,7 +193,6 @@ impl Journal {
         file.sync().map_err(outcome)?;
         *offset += len;
         self.appended_bytes += len;
-        self.last_time_ms = self.last_time_ms.max(frame.time_ms);
         self.end = Position {
             revision: frame.last_revision(),
             chain,

@@ -1115,6 +1115,12 @@ mod tests {
         lost("REACHED");
     }
 
+    /// The store on a disk that can be full.
+    fn open_on(disk: &Arc<disk::full::FullDisk>, path: &Path, options: &Options) -> Store {
+        let lock = home::claim(path).unwrap();
+        Store::open_on(disk.clone(), lock, path, options).unwrap()
+    }
+
     #[tokio::test]
     async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
         let dir = tempfile::tempdir().unwrap();
@@ -1124,8 +1130,7 @@ mod tests {
             journal_segment_bytes: 64 << 10,
             ..Options::default()
         };
-        let lock = home::claim(&path).unwrap();
-        let store = Store::open_on(disk.clone(), lock, &path, &options).unwrap();
+        let store = open_on(&disk, &path, &options);
         put(&store, "k", "v").await;
         disk.set_full(true);
         // Too large for what is left of the segment, small enough that others join the group.
@@ -1152,8 +1157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let disk = Arc::new(disk::full::FullDisk::new(&path));
-        let lock = home::claim(&path).unwrap();
-        let store = Store::open_on(disk.clone(), lock, &path, &Options::default()).unwrap();
+        let store = open_on(&disk, &path, &Options::default());
         let create = |key: &'static str| store.commit(Batch::new().expect(key, None).put(key, "v"));
         assert_eq!(create("k").await, Ok(Outcome::Committed(1)));
         disk.set_room(16 << 20);
@@ -1169,8 +1173,7 @@ mod tests {
         assert_eq!(store.commit(update).await, Ok(Outcome::Committed(4)));
         store.close().unwrap();
 
-        let lock = home::claim(&path).unwrap();
-        let store = Store::open_on(disk.clone(), lock, &path, &Options::default()).unwrap();
+        let store = open_on(&disk, &path, &Options::default());
         assert_eq!(content(&store), pairs(&[("l", "w")]));
         disk.set_room(1 << 30);
         // Nobody writes, and health shows it all the same.
