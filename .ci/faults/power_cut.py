@@ -57,6 +57,7 @@ def one_round(machine, store, ledger, delay_s, callers, preload=None):
     server = Server(store, preload)
     threads = start_writers(server, ledger, callers)
     time.sleep(delay_s)
+    ledger.begin_cut()
     machine.cut()
     server.kill()
     for thread in threads:
