@@ -24,17 +24,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost.enable_type_names();
     // Chunks of a snapshot are passed on, not copied.
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
-    tonic_prost_build::configure()
-        .codec_path("crate::proto::codec::ExactCodec")
-        // A page is written from stored bytes, not from decoded messages: see `proto::Page`.
-        .extern_path(
-            ".freezer.v2.ListBackupsResponse",
-            "crate::proto::ListBackupsResponse",
-        )
-        .extern_path(
-            ".freezer.v2.ListJobsResponse",
-            "crate::proto::ListJobsResponse",
-        )
-        .compile_fds_with_config(compiler.file_descriptor_set(), prost)?;
+    let mut tonic = tonic_prost_build::configure().codec_path("crate::proto::codec::ExactCodec");
+    // These are written from stored bytes, not from decoded messages: see `proto::Page` and `proto::Single`.
+    for name in [
+        "GetBackupResponse",
+        "GetJobResponse",
+        "ListBackupsResponse",
+        "ListJobsResponse",
+    ] {
+        tonic = tonic.extern_path(
+            format!(".freezer.v2.{name}"),
+            format!("crate::proto::{name}"),
+        );
+    }
+    tonic.compile_fds_with_config(compiler.file_descriptor_set(), prost)?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! What is said on the wire: the generated messages, clients and servers of `freezer.v2`, their
-//! descriptors, and the one hand-written message, a page of a list.
+//! descriptors, and the hand-written messages that pass on records as they are stored: pages of lists, and answers to gets.
 
 pub mod codec;
 mod page;
+mod single;
 
 use std::sync::LazyLock;
 
@@ -21,6 +22,7 @@ mod generated {
 
 pub use generated::*;
 pub use page::{ListBackupsResponse, ListJobsResponse, Page, Revisioned, Splice};
+pub use single::{GetBackupResponse, GetJobResponse, Single};
 
 /// The encoded `FileDescriptorSet` of `proto/` with its imports and comments.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/freezer.v2.bin"));

@@ -26,7 +26,7 @@ pub use verify::{Verified, for_each, verify};
 
 use crate::{
     clock,
-    proto::{Backup, Job},
+    proto::{Backup, Job, Single},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
     store::{self, Batch, Direction, Entry, Outcome, Read, Store},
 };
@@ -139,13 +139,15 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Error::NotFound`] if the project has none.
-    pub async fn get<R: Resource>(&self, project: ProjectId, id: ResourceId) -> Result<R, Error> {
+    pub async fn get<R: Resource>(
+        &self,
+        project: ProjectId,
+        id: ResourceId,
+    ) -> Result<Single<R>, Error> {
         self.read_a_little(move |store| {
-            let found = find(store, project.as_str(), id)?;
-            found.map_or_else(
-                || Err(not_found::<R>(id)),
-                |found: Stored<R>| Ok(found.resource),
-            )
+            let found = find_record::<R>(store, project.as_str(), id)?;
+            let (_, record) = found.ok_or_else(|| not_found::<R>(id))?;
+            Ok(Single::new(record.value, record.revision))
         })
         .await
     }
@@ -385,12 +387,28 @@ fn expected<R: Resource>(
     }
 }
 
-/// The resource with that id, through its locator.
+/// The resource with that id.
 fn find<R: Resource>(
     store: &Store,
     project: &str,
     id: ResourceId,
 ) -> Result<Option<Stored<R>>, Error> {
+    let Some((locator, record)) = find_record::<R>(store, project, id)? else {
+        return Ok(None);
+    };
+    Ok(Some(Stored {
+        resource: decode(&record)?,
+        locator,
+        record,
+    }))
+}
+
+/// The locator with that id, and the record that it leads to.
+fn find_record<R: Resource>(
+    store: &Store,
+    project: &str,
+    id: ResourceId,
+) -> Result<Option<(Entry, Entry)>, Error> {
     let key = keys::locator::<R>(project, id);
     // A rename may come between the two reads: then the locator has changed, too.
     for _ in 0..GET_TRIES_MAX {
@@ -400,12 +418,7 @@ fn find<R: Resource>(
         let name = std::str::from_utf8(&locator.value).map_err(|_| page::undecodable(&key))?;
         let record = keys::record::<R>(project, name, id);
         if let Some(record) = store.get(&record)? {
-            let resource = decode(&record)?;
-            return Ok(Some(Stored {
-                resource,
-                locator,
-                record,
-            }));
+            return Ok(Some((locator, record)));
         }
     }
     Err(page::undecodable(&key))

@@ -251,7 +251,7 @@ async fn get(args: Get) -> Result<(), Error> {
             backup_id: backups.resolve(&typed).await?,
         };
         let answer = backups.client.get_backup(request).await?.into_inner();
-        singles.print(&answer.backup.unwrap_or_default())
+        singles.print(&answer.decoded()?)
     })
     .await
 }
@@ -295,7 +295,7 @@ async fn delete(args: Delete) -> Result<(), Error> {
             found.push(backup.backup_id);
             Ok(())
         };
-        for_each(Paging::default(), "backup", page, take).await?;
+        for_each(Paging::default(), page, take).await?;
         Ok(found)
     };
     let chosen = chosen(args.ids, is_filtered, "backup", args.yes, find).await?;

@@ -45,6 +45,14 @@ impl From<Violations> for Error {
     }
 }
 
+impl From<prost::DecodeError> for Error {
+    fn from(error: prost::DecodeError) -> Self {
+        Error::Failed(format!(
+            "the server sent a record that cannot be read: {error}"
+        ))
+    }
+}
+
 impl From<std::io::Error> for Error {
     /// An error of writing to standard output.
     fn from(error: std::io::Error) -> Self {

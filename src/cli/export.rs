@@ -100,9 +100,7 @@ impl From<tonic::Status> for Failure {
 
 impl From<prost::DecodeError> for Failure {
     fn from(error: prost::DecodeError) -> Self {
-        Failure::Read(Error::Failed(format!(
-            "the server sent a record that cannot be read: {error}"
-        )))
+        Failure::Read(error.into())
     }
 }
 

@@ -29,7 +29,7 @@ use super::{Connection, Error, connection::Placing, ids, output::Printable};
 use crate::{
     proto::{
         Backup, CreateBackupRequest, CreateJobRequest, GetBackupRequest, GetJobRequest, Job,
-        UpdateBackupRequest, UpdateJobRequest, backup_service_client::BackupServiceClient,
+        Single, UpdateBackupRequest, UpdateJobRequest, backup_service_client::BackupServiceClient,
         job_service_client::JobServiceClient,
     },
     resource::{
@@ -492,7 +492,7 @@ impl Imported for Backup {
         };
         let mut client = BackupServiceClient::new(channel.clone());
         let answer = client.get_backup(timed(request)).await?.into_inner();
-        Ok(answer.backup.unwrap_or_default())
+        decoded(&answer)
     }
 
     async fn update(channel: &Channel, backup: Backup) -> Result<(), Status> {
@@ -524,7 +524,7 @@ impl Imported for Job {
         };
         let mut client = JobServiceClient::new(channel.clone());
         let answer = client.get_job(timed(request)).await?.into_inner();
-        Ok(answer.job.unwrap_or_default())
+        decoded(&answer)
     }
 
     async fn update(channel: &Channel, job: Job) -> Result<(), Status> {
@@ -537,6 +537,13 @@ impl Imported for Job {
         let mut client = JobServiceClient::new(channel.clone());
         client.update_job(timed(request)).await.map(drop)
     }
+}
+
+/// The resource that the server has.
+fn decoded<R: Resource>(answer: &Single<R>) -> Result<R, Status> {
+    answer
+        .decoded()
+        .map_err(|error| Status::data_loss(format!("the server's answer cannot be read: {error}")))
 }
 
 /// Whether the call failed on the way. A status that was made on this side has its cause with it, one

@@ -266,7 +266,7 @@ async fn get(args: Get) -> Result<(), Error> {
             job_id: jobs.resolve(&typed).await?,
         };
         let answer = jobs.client.get_job(request).await?.into_inner();
-        singles.print(&answer.job.unwrap_or_default())
+        singles.print(&answer.decoded()?)
     })
     .await
 }
@@ -327,7 +327,7 @@ async fn delete(args: Delete) -> Result<(), Error> {
             found.push(job.job_id);
             Ok(())
         };
-        for_each(Paging::default(), "job", page, take).await?;
+        for_each(Paging::default(), page, take).await?;
         Ok(found)
     };
     let chosen = chosen(args.ids, is_filtered, "job", args.yes, find).await?;

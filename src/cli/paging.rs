@@ -38,14 +38,13 @@ pub(super) async fn print_pages<R: Row + Message + Revisioned + Default>(
     page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,
 ) -> Result<(), Error> {
     let mut printer = Printer::new(listing, all_projects)?;
-    for_each(paging, noun, page, |row| printer.print(row)).await?;
+    for_each(paging, page, |row| printer.print(row)).await?;
     printer.finish(noun)
 }
 
 /// Hands on row after row until the list, or the limit, ends.
 pub(super) async fn for_each<R: Message + Revisioned + Default>(
     paging: Paging,
-    noun: &str,
     mut page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,
     mut visit: impl FnMut(R) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -65,11 +64,7 @@ pub(super) async fn for_each<R: Message + Revisioned + Default>(
             page_token,
         };
         let answer = page(place).await?;
-        let rows = answer.decoded().map_err(|error| {
-            Error::Failed(format!(
-                "the server sent a {noun} that cannot be read: {error}"
-            ))
-        })?;
+        let rows = answer.decoded()?;
         left = left.saturating_sub(rows.len() as u64);
         for row in rows {
             visit(row)?;

@@ -50,10 +50,7 @@ impl BackupService for Backups {
     ) -> Result<Response<GetBackupResponse>, Status> {
         let request = request.into_inner();
         let (project, id) = one::<Backup>(&request.project_id, &request.backup_id)?;
-        let backup = self.catalog.get(project, id).await?;
-        Ok(Response::new(GetBackupResponse {
-            backup: Some(backup),
-        }))
+        Ok(Response::new(self.catalog.get(project, id).await?))
     }
 
     async fn list_backups(

@@ -62,8 +62,7 @@ impl JobService for Jobs {
     ) -> Result<Response<GetJobResponse>, Status> {
         let GetJobRequest { project_id, job_id } = request.into_inner();
         let (project, id) = one::<Job>(&project_id, &job_id)?;
-        let job = self.catalog.get(project, id).await?;
-        Ok(Response::new(GetJobResponse { job: Some(job) }))
+        Ok(Response::new(self.catalog.get(project, id).await?))
     }
 
     async fn list_jobs(

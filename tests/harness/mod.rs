@@ -110,7 +110,7 @@ impl Server {
             .get_backup(request)
             .await?
             .into_inner()
-            .backup
+            .decoded()
             .expect("the backup"))
     }
 
@@ -196,7 +196,7 @@ impl Server {
             .get_job(request)
             .await?
             .into_inner()
-            .job
+            .decoded()
             .expect("the job"))
     }
 
