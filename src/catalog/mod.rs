@@ -12,6 +12,7 @@ mod verify;
 
 use std::{
     hash::{BuildHasher, RandomState},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -28,7 +29,7 @@ use crate::{
     clock,
     proto::{Backup, Job, Single},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
-    store::{self, Batch, Direction, Entry, Outcome, Read, Store},
+    store::{self, Batch, Entry, Found, Outcome, Read, Store},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
@@ -239,17 +240,20 @@ impl Catalog {
     ) -> Result<Vec<String>, Error> {
         self.read(move |store| {
             let mut ids = Vec::new();
-            for entry in store.range(keys::locators_of_prefix::<R>(&prefix), Direction::Forward) {
-                let key = entry?.key;
-                if keys::project_of_locator(&key) != Some(project.as_str()) {
-                    continue;
-                }
-                let id = keys::id_of_locator(&key).filter(|id| id.starts_with(&prefix));
-                ids.extend(id);
-                if ids.len() >= limit {
-                    break;
-                }
-            }
+            let _all = store.scan::<Error>(
+                keys::locators_of_prefix::<R>(&prefix),
+                |Found { key, .. }| {
+                    if keys::project_of_locator(key) == Some(project.as_str()) {
+                        let id = keys::id_of_locator(key).filter(|id| id.starts_with(&prefix));
+                        ids.extend(id);
+                    }
+                    Ok(if ids.len() < limit {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    })
+                },
+            )?;
             Ok(ids)
         })
         .await
@@ -397,7 +401,7 @@ fn find<R: Resource>(
         return Ok(None);
     };
     Ok(Some(Stored {
-        resource: decode(&record)?,
+        resource: decode(record.found())?,
         locator,
         record,
     }))
@@ -425,8 +429,8 @@ fn find_record<R: Resource>(
 }
 
 /// The resource in a record, with its revision.
-fn decode<R: Resource>(record: &Entry) -> Result<R, Error> {
-    let resource = R::decode(record.value.clone()).map_err(|_| page::undecodable(&record.key))?;
+fn decode<R: Resource>(record: Found<'_>) -> Result<R, Error> {
+    let resource = R::decode(record.value).map_err(|_| page::undecodable(record.key))?;
     Ok(with_revision(resource, record.revision))
 }
 

@@ -2,11 +2,13 @@
 
 use std::ops::{Bound, ControlFlow};
 
+use bytes::Bytes;
+
 use super::{Catalog, Error, Scope, keys, seen::Seen, token};
 use crate::{
     proto::{Page, Splice},
     resource::{Filter, Resource, ResourceId, Violations},
-    store::{self, Direction, Entry, Read},
+    store::{self, Found, Read},
 };
 
 /// Items in a page, at the most.
@@ -195,17 +197,16 @@ fn place_of_marker<R: Resource>(
             (locator, name.value)
         }
         Scope::AllProjects => {
-            let mut found = store.range(
-                keys::starting_with(keys::locators_of_id::<R>(id)),
-                Direction::Forward,
-            );
-            let Entry {
-                key, value: name, ..
-            } = found.next().ok_or_else(unknown)??;
-            if found.next().is_some() {
-                return Err(refuse("is in more than one project: use page_token".into()));
-            }
-            (key.to_vec(), name)
+            let all = keys::starting_with(keys::locators_of_id::<R>(id));
+            let mut found = None;
+            store.for_each(all, |Found { key, value, .. }| {
+                if found.is_some() {
+                    return Err(refuse("is in more than one project: use page_token".into()));
+                }
+                found = Some((key.to_vec(), Bytes::copy_from_slice(value)));
+                Ok(())
+            })?;
+            found.ok_or_else(unknown)?
         }
     };
     // It may have been renamed since: the walk goes on where it saw it.

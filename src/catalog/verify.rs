@@ -4,7 +4,7 @@ use super::{Scope, decode, keys};
 use crate::{
     proto::{Backup, Job},
     resource::{Names, Resource, ResourceId},
-    store::{Direction, Entry, Error, Read},
+    store::{Error, Found, Read},
 };
 
 /// What a verified store holds.
@@ -37,32 +37,28 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
         ),
     };
     let mut records = 0;
-    for entry in store.range(
-        keys::starting_with(keys::records_of_kind::<R>()),
-        Direction::Forward,
-    ) {
-        let Entry { key, value, .. } = entry?;
-        let resource = R::decode(value).map_err(|_| wrong(&key, "cannot be read"))?;
+    let all = keys::starting_with(keys::records_of_kind::<R>());
+    store.for_each::<Error>(all, |Found { key, value, .. }| {
+        let resource = R::decode(value).map_err(|_| wrong(key, "cannot be read"))?;
         let id = ResourceId::parse(R::KIND.id_field, resource.id())
-            .map_err(|_| wrong(&key, "has no id"))?;
+            .map_err(|_| wrong(key, "has no id"))?;
         if keys::record::<R>(resource.project_id(), resource.name(), id) != key {
-            return Err(wrong(&key, "stands under another's name"));
+            return Err(wrong(key, "stands under another's name"));
         }
         let name = store.get(&keys::locator::<R>(resource.project_id(), id))?;
         if name.is_none_or(|name| name.value != resource.name().as_bytes()) {
-            return Err(wrong(&key, "is not found by its id"));
+            return Err(wrong(key, "is not found by its id"));
         }
         records += 1;
-    }
+        Ok(())
+    })?;
     // Each record has its own locator, so as many locators as records means that each of them leads to one.
     let mut locators = 0;
-    for entry in store.range(
-        keys::starting_with(keys::locators_of_kind::<R>()),
-        Direction::Forward,
-    ) {
-        entry?;
+    let all = keys::starting_with(keys::locators_of_kind::<R>());
+    store.for_each::<Error>(all, |_| {
         locators += 1;
-    }
+        Ok(())
+    })?;
     if locators == records {
         Ok(records)
     } else {
@@ -76,14 +72,11 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
 ///
 /// # Errors
 /// If a record cannot be read; what `visit` refuses with.
-pub fn for_each<R: Resource, E: From<super::Error>>(
+pub fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
     read: &impl Read,
     scope: &Scope,
     mut visit: impl FnMut(R) -> Result<(), E>,
 ) -> Result<(), E> {
     let all = keys::records::<R>(scope, Names::StartingWith(""), None);
-    for entry in read.range(all, Direction::Forward) {
-        visit(decode(&entry.map_err(super::Error::from)?)?)?;
-    }
-    Ok(())
+    read.for_each(all, |found| visit(decode(found)?))
 }

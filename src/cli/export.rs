@@ -80,6 +80,12 @@ enum Failure {
     Write(io::Error),
 }
 
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        catalog::Error::from(error).into()
+    }
+}
+
 impl From<catalog::Error> for Failure {
     fn from(error: catalog::Error) -> Self {
         Failure::Read(tonic::Status::from(error).into())

@@ -15,6 +15,18 @@ pub struct Entry {
     pub revision: u64,
 }
 
+impl Entry {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn found(&self) -> Found<'_> {
+        Found {
+            key: &self.key,
+            value: &self.value,
+            revision: self.revision,
+        }
+    }
+}
+
 /// A key with what it holds, for as long as it is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {

@@ -40,7 +40,7 @@ use super::{
     },
     journal,
     state_hash::StateHash,
-    view::{Direction, View},
+    view::{Direction, Sled},
 };
 
 const MAGIC: [u8; 8] = *b"IBXCKPT2";
@@ -83,10 +83,10 @@ pub(super) struct Summary {
 pub(super) struct Source<'a> {
     pub(super) disk: &'a dyn Disk,
     pub(super) store: Uuid,
-    pub(super) view: &'a View,
-    /// What the view shows already.
-    pub(super) applied: Position,
-    /// What the journal holds durably by now: asked when the view has been read.
+    pub(super) sled: &'a Sled,
+    /// What sled has for sure.
+    pub(super) fed: Position,
+    /// What the journal holds durably by now: asked when sled has been read.
     pub(super) durable: &'a dyn Fn() -> Position,
     pub(super) time_ms: u64,
 }
@@ -99,19 +99,19 @@ impl Source<'_> {
     pub(super) fn write(&self, sink: &mut dyn Sink) -> Result<Summary, Error> {
         let mut writer = Writer::begin(sink, self.store, self.time_ms)?;
         let all = (
-            Bound::Excluded(View::LAST_OWN_KEY.to_vec()),
+            Bound::Excluded(Sled::LAST_OWN_KEY.to_vec()),
             Bound::Unbounded,
         );
-        for entry in self.view.range(all, Direction::Forward) {
+        for entry in self.sled.range(all, Direction::Forward) {
             writer.record(&entry?)?;
         }
-        // Whatever the scan has seen was durable before the view had it.
+        // Whatever the scan has seen was durable before sled had it.
         let end = (self.durable)();
-        writer.end_of_records(self.applied)?;
+        writer.end_of_records(self.fed)?;
         journal::read(
             self.disk,
             self.store,
-            self.applied.revision,
+            self.fed.revision,
             end.revision,
             &mut |frame, _| writer.frame(frame),
         )?;
@@ -595,9 +595,9 @@ mod tests {
         let source = Source {
             disk: &*store.core.home.disk,
             store: store.id(),
-            view: &store.core.view().unwrap(),
-            applied: Position::default(),
-            durable: &|| *store.core.durable.borrow(),
+            sled: &store.fed_sled(),
+            fed: Position::default(),
+            durable: &|| store.core.view.shown(),
             time_ms: 0,
         };
         let mut bytes = Collect(Vec::new());

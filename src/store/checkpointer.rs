@@ -19,7 +19,7 @@ use super::{
     core::Core,
     disk::{Disk, DiskFile},
     home, journal,
-    view::View,
+    view::Sled,
 };
 
 /// How often it is looked for room on the disk while there is nothing else to do.
@@ -37,8 +37,8 @@ pub(super) enum Work {
     Look { appended_bytes: u64 },
     /// Make a checkpoint now, and say how it went.
     Now(oneshot::Sender<Result<(), Error>>),
-    /// Make the view anew in the place of this one, which failed so.
-    Heal(Arc<View>, Error),
+    /// Make sled anew in the place of this one, which failed so.
+    Heal(Arc<Sled>, Error),
     /// End.
     End,
 }
@@ -89,7 +89,7 @@ impl Checkpointer {
                     let _ = answer.send(self.checkpoint(&core));
                 }
                 // What fails on the way is in the store's condition.
-                Ok(Work::Heal(view, why)) => drop(core.heal(view, &why)),
+                Ok(Work::Heal(sled, why)) => drop(core.heal(sled, &why)),
                 // Health must show room that somebody made while nobody writes.
                 Err(RecvTimeoutError::Timeout) => drop(core.space.look()),
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
@@ -144,13 +144,13 @@ fn write(core: &Core, path: &Path) -> Result<Summary, Error> {
         written: 0,
         synced: 0,
     };
-    let view = core.view()?;
+    let sled = core.view.sled()?;
     let summary = core.write(&mut sink)?;
     sink.file.sync()?;
     // Before it takes the place of the last one it is read back: this also proves that the view holds what was written.
     let checked = Checkpoint::open(disk, path).and_then(|checkpoint| checkpoint.verify());
     if let Err(error @ Error::Corrupt { .. }) = &checked {
-        core.heal(view, error)?;
+        core.heal(sled, error)?;
     }
     checked.map(|()| summary)
 }

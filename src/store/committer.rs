@@ -1,28 +1,26 @@
 //! The committer: one thread through which every write goes, many to a sync.
 //!
-//! It takes what is queued, compares what each batch expects with the state and with those before it in the group, appends
-//! the group to the journal, which syncs it, and passes it on to the applier (see `applier.rs`), which lets it
-//! be read and answers. While the applier works, the next group is synced already; until the view has it, its
-//! writes are in [`Overlay`], for the batches that follow. No code that a request steers runs here.
+//! It takes what is queued, compares what each batch expects with the view and with those before it in the group, appends the
+//! group to the journal, which syncs it, lets it be read, and answers. sled is fed behind, by another thread. No code that a
+//! request steers runs here. Nothing is answered, and nothing can be read, before it is durable; and what is answered can be
+//! read.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::SyncSender,
     },
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
     Batch, Error, Outcome,
-    applier::{Answer, Group},
-    batch::Entry,
+    checkpointer::Work,
     core::Core,
-    frame::{Change, Frame, Position, Write, encoded_len},
+    frame::{Change, Frame, Write, encoded_len},
     journal::Journal,
     state_hash::StateHash,
     tally::Tally,
@@ -66,47 +64,41 @@ impl CommitClock {
     }
 }
 
-/// A value with the revision of its write; `None` where the key was removed.
-type Written = Option<(Bytes, u64)>;
+/// What a key holds: its value and the revision of its last write.
+type Held = Option<(Bytes, u64)>;
 
-/// What lies over the view that batches are compared with: what is on its way there.
+/// The writes of the group in the making, which lie over the view that batches are compared with.
 #[derive(Default)]
-pub(super) struct Overlay {
-    /// Writes of groups that are durable and may not be in the view yet, with the revision of the latest of each key.
-    in_flight: HashMap<Bytes, (Written, u64)>,
-    /// The last revision and the keys of each of these groups.
-    groups: VecDeque<(u64, Vec<Bytes>)>,
-    /// Writes of the group in the making.
-    group: HashMap<Bytes, Written>,
+pub(super) struct Pending {
+    group: HashMap<Bytes, Held>,
     /// What these change: each key with the size of its value before and after.
     changed: Vec<(Bytes, Option<usize>, Option<usize>)>,
 }
 
-impl Overlay {
-    /// A key's value and its revision.
-    fn get(&self, view: &View, key: &[u8]) -> Result<Written, Error> {
-        if let Some(written) = self.group.get(key) {
-            return Ok(written.clone());
-        }
-        if let Some((written, _)) = self.in_flight.get(key) {
-            return Ok(written.clone());
+impl Pending {
+    fn get(&self, view: &View, key: &[u8]) -> Result<Held, Error> {
+        if let Some(held) = self.group.get(key) {
+            return Ok(held.clone());
         }
         let entry = view.get(key)?;
-        Ok(entry.map(
-            |Entry {
-                 value, revision, ..
-             }| (value, revision),
-        ))
+        Ok(entry.map(|entry| (entry.value, entry.revision)))
     }
 
-    /// Whether the keys hold what a batch expects.
-    fn holds(&self, view: &View, expect: &[(Bytes, Option<u64>)]) -> Result<bool, Error> {
+    /// What the keys hold that a batch expects something of; `None` if it is something else.
+    fn expected(
+        &self,
+        view: &View,
+        expect: &[(Bytes, Option<u64>)],
+    ) -> Result<Option<Vec<Held>>, Error> {
+        let mut all = Vec::with_capacity(expect.len());
         for (key, expected) in expect {
-            if self.get(view, key)?.map(|(_, revision)| revision) != *expected {
-                return Ok(false);
+            let held = self.get(view, key)?;
+            if held.as_ref().map(|(_, revision)| *revision) != *expected {
+                return Ok(None);
             }
+            all.push(held);
         }
-        Ok(true)
+        Ok(Some(all))
     }
 
     /// Whether the answer to a batch rests on the group in the making, which is not durable yet.
@@ -114,18 +106,25 @@ impl Overlay {
         expect.iter().any(|(key, _)| self.group.contains_key(key))
     }
 
-    /// Adds the writes of one revision to the group in the making, and says what the store comes to after them.
+    /// Adds the writes of a batch, whose expected keys hold `held`, with their revision to the group in the making. Says what
+    /// the store comes to after them.
     fn add(
         &mut self,
         view: &View,
         mut state: StateHash,
-        writes: &[Write],
+        batch: &Batch,
+        held: &[Held],
         revision: u64,
     ) -> Result<StateHash, Error> {
+        let Batch { expect, writes } = batch;
         // Read first: if one cannot be, none of them is added.
-        let olds: Vec<Written> = writes
+        let old = |key: &Bytes| match expect.iter().position(|(expected, _)| expected == key) {
+            Some(place) => Ok(held[place].clone()),
+            None => self.get(view, key),
+        };
+        let olds: Vec<Held> = writes
             .iter()
-            .map(|write| self.get(view, &write.key))
+            .map(|write| old(&write.key))
             .collect::<Result<_, _>>()?;
         for (n, (Write { key, value }, old)) in writes.iter().zip(olds).enumerate() {
             let earlier = writes[..n].iter().rev().find(|write| write.key == key);
@@ -145,52 +144,49 @@ impl Overlay {
             }
         }
         for Write { key, value } in writes {
-            let written = value.clone().map(|value| (value, revision));
-            self.group.insert(key.clone(), written);
+            let held = value.clone().map(|value| (value, revision));
+            self.group.insert(key.clone(), held);
         }
         Ok(state)
     }
 
-    /// The group in the making is durable, up to this revision.
-    fn is_durable(&mut self, revision: u64, tally: &mut Tally) {
+    /// The group in the making is durable.
+    fn is_durable(&mut self, tally: &mut Tally) {
         for (key, before, after) in self.changed.drain(..) {
             tally.change(&key, before, after);
         }
-        self.groups
-            .push_back((revision, self.group.keys().cloned().collect()));
-        self.in_flight.extend(
-            self.group
-                .drain()
-                .map(|(key, value)| (key, (value, revision))),
-        );
+        self.group.clear();
     }
 
     /// The group in the making was not written.
-    fn forget_group(&mut self) {
+    fn forget(&mut self) {
         self.group.clear();
         self.changed.clear();
     }
+}
 
-    /// Forgets what the view has.
-    fn is_applied(&mut self, revision: u64) {
-        while self
-            .groups
-            .front()
-            .is_some_and(|(last, _)| *last <= revision)
-        {
-            let Some((last, keys)) = self.groups.pop_front() else {
-                return;
-            };
-            for key in keys {
-                if self
-                    .in_flight
-                    .get(&key)
-                    .is_some_and(|(_, latest)| *latest <= last)
-                {
-                    self.in_flight.remove(&key);
-                }
+/// What a caller is told once the fate of its group is known.
+struct Answer {
+    caller: oneshot::Sender<Result<Outcome, Error>>,
+    /// Whether it rests on what the group writes, and shares its fate.
+    is_undurable: bool,
+    result: Result<Outcome, Error>,
+}
+
+impl Answer {
+    fn give(self, group: &Result<(), Error>) {
+        let result = match (group, self.result) {
+            (Err(Error::OutcomeUnknown { reason }), Ok(Outcome::Changed)) if self.is_undurable => {
+                // It wrote nothing, so that its own outcome is not in doubt.
+                Err(Error::Stopped {
+                    reason: reason.clone(),
+                })
             }
-        }
+            (Err(error), Ok(_)) if self.is_undurable => Err(error.clone()),
+            (_, result) => result,
+        };
+        // Nobody listens when the caller has gone.
+        let _ = self.caller.send(result);
     }
 }
 
@@ -200,33 +196,32 @@ pub(super) struct Committer {
     pub(super) journal: Journal,
     pub(super) clock: Arc<CommitClock>,
     pub(super) queue: mpsc::Receiver<Task>,
-    pub(super) overlay: Overlay,
-    pub(super) durable: watch::Sender<Position>,
-    pub(super) groups: SyncSender<Group>,
+    pub(super) pending: Pending,
 }
 
 impl Committer {
     /// Commits until every sender of the queue is gone.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let group = self.commit_group(first);
-            self.groups
-                .send(group)
-                .expect("the applier ends after the committer");
+            self.core.view.wait_for_room();
+            self.commit_group(first);
+            let appended_bytes = self.journal.appended_bytes();
+            // It has work already if it takes no more: it looks again when that is done.
+            let _ = self
+                .core
+                .checkpointer
+                .try_send(Work::Look { appended_bytes });
         }
     }
 
-    fn commit_group(&mut self, first: Task) -> Group {
-        // A view that is being made anew is waited for: what a failing one says must not reach the journal.
+    fn commit_group(&mut self, first: Task) {
         let core = self.core.clone();
-        let _gate = core.gate.read().unwrap_or_else(PoisonError::into_inner);
-        // Kept no longer than this: a view that is replaced gives back its room when nobody holds it any more.
-        let view = core.view();
+        let view = &*core.view;
+        // A sled that is being made anew is waited for: what a failing one says must not reach the journal.
+        let _gate = view.gate.read().unwrap_or_else(PoisonError::into_inner);
         let takes_new = core.space.look();
         // Clocks go back; commit times do not, so that a time names one place in the journal.
         let time_ms = self.clock.now_ms();
-        let applied = core.applied.borrow().revision;
-        self.overlay.is_applied(applied);
         let start = self.journal.end();
         let mut state = start.state;
         let mut changes: Vec<Change> = Vec::new();
@@ -240,20 +235,9 @@ impl Committer {
                 room,
             } = task;
             let revision = start.revision + 1 + changes.len() as u64;
-            let is_undurable = self.overlay.is_undurable(&batch.expect);
-            let decided = view.clone().and_then(|view| {
-                if !self.overlay.holds(&view, &batch.expect)? {
-                    return Ok(None);
-                }
-                if batch.creates() && !takes_new {
-                    return Err(Error::Full {
-                        action: "store anything new".into(),
-                    });
-                }
-                let after = self.overlay.add(&view, state, &batch.writes, revision)?;
-                Ok(Some(after))
-            });
-            let result = decided.map(|after| match after {
+            let is_undurable = self.pending.is_undurable(&batch.expect);
+            let result = self.decide(view, takes_new, state, &batch, revision);
+            let result = result.map(|after| match after {
                 Some(after) => {
                     state = after;
                     bytes += encoded_len(&batch.writes);
@@ -279,30 +263,49 @@ impl Committer {
                 self.queue.try_recv().ok()
             };
         }
-        let frame = (!changes.is_empty()).then(|| Frame {
-            first_revision: start.revision + 1,
-            time_ms,
-            changes,
-        });
-        let outcome = frame
-            .as_ref()
-            .map_or(Ok(()), |frame| self.make_durable(frame));
-        match &outcome {
-            Ok(()) => {
+        let outcome = if changes.is_empty() {
+            Ok(())
+        } else {
+            let frame = Frame {
+                first_revision: start.revision + 1,
+                time_ms,
+                changes,
+            };
+            let made = self.make_durable(&frame);
+            if made.is_ok() {
                 let mut tally = core.tally.lock().unwrap_or_else(PoisonError::into_inner);
-                let end = self.journal.end().revision;
-                self.overlay.is_durable(end, &mut tally);
+                self.pending.is_durable(&mut tally);
+                drop(tally);
+                view.show(&frame.changes, self.journal.end());
+            } else {
+                self.pending.forget();
             }
-            Err(_) => self.overlay.forget_group(),
+            made
+        };
+        for answer in answers {
+            answer.give(&outcome);
         }
-        Group {
-            frame,
-            start,
-            end: self.journal.end(),
-            appended_bytes: self.journal.appended_bytes(),
-            outcome,
-            answers,
+    }
+
+    /// What the store comes to after a batch; `None` if a key does not hold what it expects.
+    fn decide(
+        &mut self,
+        view: &View,
+        takes_new: bool,
+        state: StateHash,
+        batch: &Batch,
+        revision: u64,
+    ) -> Result<Option<StateHash>, Error> {
+        let Some(held) = self.pending.expected(view, &batch.expect)? else {
+            return Ok(None);
+        };
+        if batch.creates() && !takes_new {
+            return Err(Error::Full {
+                action: "store anything new".into(),
+            });
         }
+        let after = self.pending.add(view, state, batch, &held, revision)?;
+        Ok(Some(after))
     }
 
     fn make_durable(&mut self, frame: &Frame) -> Result<(), Error> {
@@ -318,16 +321,10 @@ impl Committer {
                 appended = self.journal.append(frame);
             }
         }
-        match &appended {
-            Ok(()) => {
-                self.durable.send_replace(self.journal.end());
-            }
-            // A sync that failed may have dropped what it could not write: trying again could lie.
-            Err(error @ (Error::OutcomeUnknown { .. } | Error::Stopped { .. })) => {
-                self.core.stop(error);
-            }
-            // Nothing was written: the next group may do better.
-            Err(_) => {}
+        // A sync that failed may have dropped what it could not write: trying again could lie. After another error nothing was
+        // written, and the next group may do better.
+        if let Err(error @ (Error::OutcomeUnknown { .. } | Error::Stopped { .. })) = &appended {
+            self.core.stop(error);
         }
         appended
     }

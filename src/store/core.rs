@@ -18,11 +18,10 @@ use super::{
     Error,
     checkpoint::{Sink, Source, Summary},
     checkpointer::{self, Work},
-    frame::Position,
     recovery::{Home, Made},
     space::Space,
     tally::Tally,
-    view::View,
+    view::{Sled, View},
 };
 use crate::clock;
 
@@ -52,14 +51,7 @@ impl Condition {
 pub(super) struct Core {
     pub(super) home: Home,
     pub(super) id: Uuid,
-    /// `None` only while the disk has no room for a view that fails and for one in its place.
-    pub(super) view: RwLock<Option<Arc<View>>>,
-    /// Held to read while a group is decided or applied, to write while the view is made anew.
-    pub(super) gate: RwLock<()>,
-    /// What can be read.
-    pub(super) applied: watch::Receiver<Position>,
-    /// What a power cut cannot take any more.
-    pub(super) durable: watch::Receiver<Position>,
+    pub(super) view: Arc<View>,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) space: Space,
     /// The keys that there are, those included that are on their way to be shown.
@@ -70,52 +62,21 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// The view as it is now.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] while there is none.
-    pub(super) fn view(&self) -> Result<Arc<View>, Error> {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        view.clone().ok_or(Error::Busy)
-    }
-
-    /// Takes the view out, for the end.
-    pub(super) fn into_view(self) -> Option<Arc<View>> {
-        self.view
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn is_closing(&self) -> bool {
         self.home.closing.load(Ordering::Relaxed)
     }
 
-    /// Passes on what came of reading `view`, and has a view that fails made anew.
-    pub(super) fn noticed<T>(
-        &self,
-        view: &Arc<View>,
-        result: Result<T, Error>,
-    ) -> Result<T, Error> {
-        if let Err(error @ (Error::Corrupt { .. } | Error::Io { .. } | Error::Full { .. })) =
-            &result
-        {
-            // Another may be at it already: then there is nothing to ask for.
-            let work = Work::Heal(view.clone(), error.clone());
-            let _ = self.checkpointer.try_send(work);
-        }
-        result
-    }
-
-    /// Makes the view anew from the checkpoint and the journal, unless another thread has done so since `failing` was taken.
+    /// Makes sled anew from the checkpoint and the journal, unless another thread has done so since `failing` was taken.
     /// Reads go on, if `failing` still answers them; writes wait. Returns when that is done, the store is to close, or the disk
     /// has failed.
     ///
     /// # Errors
     /// [`Error::Closed`]; what the disk says.
-    pub(super) fn heal(&self, failing: Arc<View>, why: &Error) -> Result<(), Error> {
-        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let is_another = |view: Arc<View>| !Arc::ptr_eq(&view, &failing);
-        if self.view().is_ok_and(is_another) {
+    pub(super) fn heal(&self, failing: Arc<Sled>, why: &Error) -> Result<(), Error> {
+        let gate = self.view.gate.write();
+        let _gate = gate.unwrap_or_else(PoisonError::into_inner);
+        let is_another = |sled: Arc<Sled>| !Arc::ptr_eq(&sled, &failing);
+        if self.view.sled().is_ok_and(is_another) {
             return Ok(());
         }
         // Its files keep their room on the disk for as long as anybody holds it.
@@ -140,7 +101,7 @@ impl Core {
             if self.is_closing() {
                 return Err(Error::Closed);
             }
-            let end = *self.durable.borrow();
+            let end = self.view.shown();
             let made = self.home.build(self.id, end).and_then(|built| {
                 if let Made::Corrected(_) = built.made {
                     return Err(Error::Corrupt {
@@ -148,10 +109,7 @@ impl Core {
                             .into(),
                     });
                 }
-                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-                // Readers that are under way keep the old one until they are done.
-                *view = Some(Arc::new(built.view));
-                drop(view);
+                self.view.replace(Some(built.sled));
                 self.home.discard_views_but(Some(built.generation))
             });
             match made {
@@ -161,13 +119,11 @@ impl Core {
                     }
                     told = true;
                     self.space.release_reserve();
-                    let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-                    if view.as_ref().is_some_and(|view| view.shown().is_err()) {
+                    if self.view.sled().is_ok_and(|sled| sled.shown().is_err()) {
                         // It answers nobody any more: its room is worth more.
-                        *view = None;
+                        self.view.replace(None);
                         self.home.discard_views_but(None)?;
                     }
-                    drop(view);
                     thread::sleep(ROOM_WAIT);
                 }
                 other => return other,
@@ -190,13 +146,13 @@ impl Core {
     /// If the view or the journal cannot be read; what `sink` refuses with.
     pub(super) fn write(&self, sink: &mut dyn Sink) -> Result<Summary, Error> {
         let _segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let view = self.view()?;
+        let sled = self.view.sled()?;
         let source = Source {
             disk: &*self.home.disk,
             store: self.id,
-            view: &view,
-            applied: *self.applied.borrow(),
-            durable: &|| *self.durable.borrow(),
+            sled: &sled,
+            fed: self.view.fed(),
+            durable: &|| self.view.shown(),
             time_ms: clock::now_ms(),
         };
         let written = source.write(&mut Stoppable {
@@ -205,7 +161,7 @@ impl Core {
         });
         match written {
             // The view cannot be read; the sink's own refusals are of other kinds.
-            Err(Error::Corrupt { .. }) => self.noticed(&view, written),
+            Err(Error::Corrupt { .. }) => self.view.noticed(&sled, written),
             written => written,
         }
     }

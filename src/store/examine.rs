@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    ops::Bound,
+    ops::{Bound, ControlFlow},
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{
-    Error, Read,
+    Error, Found, Read,
     batch::Entry,
     checkpoint::Checkpoint,
     checkpointer,
@@ -21,8 +21,9 @@ use super::{
     home::{self, VIEW_DIR},
     journal::{self, Checked},
     recovery::Home,
+    refusing,
     state_hash::StateHash,
-    view::{Direction, View},
+    view::Sled,
 };
 
 /// Memory for the view that is looked at.
@@ -43,7 +44,7 @@ pub struct Examined {
     pub findings: Vec<Finding>,
     /// The revision that what it holds is of.
     pub revision: u64,
-    view: View,
+    sled: Sled,
     /// Where the view is that is read: a copy, or one made for this.
     _scratch: TempDir,
 }
@@ -59,15 +60,15 @@ impl std::fmt::Debug for Examined {
 
 impl Read for Examined {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.view.get(key)
+        self.sled.get(key)
     }
 
-    fn range(
+    fn scan<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        direction: Direction,
-    ) -> impl Iterator<Item = Result<Entry, Error>> {
-        self.view.range(bounds, direction)
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        refusing(visit, |visit| self.sled.scan(bounds, visit))
     }
 }
 
@@ -141,15 +142,6 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
             "a write was under way when the process ended: the next start cuts it off"
         );
     }
-    // A damaged journal has no say in what the view should be.
-    let is_expected = |state| checked.is_err() || state_at_shown == Some(state);
-    let view = view.and_then(|view| proved(view, closed_at, &is_expected));
-    match (&checked, &view) {
-        (Err(damage), _) => found(damage.to_string(), RESTORE),
-        // A store that was restored and never opened has none yet, and somebody may have thrown it away.
-        (Ok(_), Err(damage)) if root.join(VIEW_DIR).exists() => found(damage.to_string(), REMAKE),
-        (Ok(_), _) => {}
-    }
     let home = Home {
         disk: disk.clone(),
         root: scratch.path().to_path_buf(),
@@ -157,8 +149,17 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
         segment_bytes: 0,
         closing: Arc::default(),
     };
+    let journal = checked.as_ref().ok();
+    let journal = journal.map(|checked| (checked.end, state_at_shown));
+    let view = view.and_then(|view| proved(view, closed_at, journal, &home, id));
+    match (&checked, &view) {
+        (Err(damage), _) => found(damage.to_string(), RESTORE),
+        // A store that was restored and never opened has none yet, and somebody may have thrown it away.
+        (Ok(_), Err(damage)) if root.join(VIEW_DIR).exists() => found(damage.to_string(), REMAKE),
+        (Ok(_), _) => {}
+    }
     let checkpoint = checkpoint.ok().flatten();
-    let (view, revision) = content(
+    let (sled, revision) = content(
         &home,
         id,
         view.ok(),
@@ -169,17 +170,20 @@ pub fn examine(root: &Path) -> Result<Examined, Error> {
     Ok(Examined {
         findings,
         revision,
-        view,
+        sled,
         _scratch: scratch,
     })
 }
 
-/// The view with its revision, if it holds what it claims, and what the journal says that it should.
+/// The view brought to where the journal ends, with that revision, if it holds what was written. A journal that is damaged
+/// has no say in what that is.
 fn proved(
-    (view, shown): (View, u64),
+    (view, shown): (Sled, u64),
     closed_at: u64,
-    is_expected: &dyn Fn(StateHash) -> bool,
-) -> Result<(View, u64), Error> {
+    journal: Option<(Position, Option<StateHash>)>,
+    home: &Home,
+    id: Uuid,
+) -> Result<(Sled, u64), Error> {
     // After a kill it may be behind; once closed it is not.
     if shown < closed_at {
         return Err(Error::Corrupt {
@@ -188,32 +192,37 @@ fn proved(
             ),
         });
     }
-    let (state, _) = view.state(&AtomicBool::new(false))?;
+    let wrong = || Error::Corrupt {
+        what: format!("{VIEW_DIR} does not hold what was written"),
+    };
     let (_, claimed) = view.shown()?;
-    if state != claimed || !is_expected(state) {
-        return Err(Error::Corrupt {
-            what: format!("{VIEW_DIR} does not hold what was written"),
-        });
+    let (revision, expected) = match journal {
+        Some((_, state_at_shown)) if state_at_shown != Some(claimed) => return Err(wrong()),
+        Some((end, _)) => {
+            home.follow(&view, id, shown, end)?;
+            (end.revision, Some(end.state))
+        }
+        // A process that was killed may have fed it with more than it shows.
+        None => (shown, (shown == closed_at).then_some(claimed)),
+    };
+    let (state, _) = view.state(&AtomicBool::new(false))?;
+    if expected.is_some_and(|expected| state != expected) {
+        return Err(wrong());
     }
-    Ok((view, shown))
+    Ok((view, revision))
 }
 
 /// The best view that can be had of the store, and its revision.
 fn content(
     home: &Home,
     id: Uuid,
-    view: Option<(View, u64)>,
+    view: Option<(Sled, u64)>,
     checked: Option<Checked>,
     checkpoint: Option<&Checkpoint>,
     found: &mut dyn FnMut(String, &'static str),
-) -> Result<(View, u64), Error> {
+) -> Result<(Sled, u64), Error> {
     match (view, checked) {
-        // It is behind the journal after a kill, and is brought there.
-        (Some((view, shown)), Some(checked)) => {
-            home.follow(&view, id, shown, checked.end)?;
-            Ok((view, checked.end.revision))
-        }
-        (Some(view), None) => Ok(view),
+        (Some(view), _) => Ok(view),
         (None, Some(checked)) => {
             let (view, state, _) = home.build_once(id, checked.end, 1)?;
             if state != checked.end.state {
@@ -233,7 +242,7 @@ fn content(
 }
 
 /// A copy of the store's view, opened, and the revision that it shows.
-fn copied_view(root: &Path, scratch: &Path) -> Result<(View, u64), Error> {
+fn copied_view(root: &Path, scratch: &Path) -> Result<(Sled, u64), Error> {
     let views = root.join(VIEW_DIR);
     let missing = || Error::Corrupt {
         what: format!("{VIEW_DIR} is missing"),
@@ -246,7 +255,7 @@ fn copied_view(root: &Path, scratch: &Path) -> Result<(View, u64), Error> {
     let copy = scratch.join("copy");
     copy_tree(&views.join(oldest.to_string()), &copy)
         .map_err(|error| Error::io("copy", &views, &error))?;
-    let view = View::open(&copy, CACHE_BYTES)?;
+    let view = Sled::open(&copy, CACHE_BYTES)?;
     let (shown, _) = view.shown()?;
     Ok((view, shown))
 }

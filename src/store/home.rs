@@ -6,7 +6,7 @@
 //! | `FORMAT` | the format's version and the store's id; written last, so that a store is there whole or not |
 //! | `journal/` | the truth since the checkpoint: see `journal.rs` |
 //! | `checkpoint/` | the truth before: see `checkpoint.rs` |
-//! | `view/1/`, … | sled: see `view.rs`; a new number for each that is made |
+//! | `view/1/`, … | sled: see `view/sled.rs`; a new number for each that is made |
 //! | `REACHED` | a revision that the store has reached for sure; `LOCK` says it, too |
 //! | `RESERVE` | room for a disk that is full: see `space.rs` |
 //! | `RESTORING` | what is here is of a restore that was not finished, unless there is a `FORMAT` |

@@ -1,10 +1,9 @@
 //! A durable, ordered key-value store with revisions: the journal is the truth, sled its ordered view.
 //!
 //! The seam is small, so that another ordered store could stand behind it: [`Read::get`],
-//! [`Read::range`], [`Store::commit`] and [`Store::revision`]. `ARCHITECTURE.md` tells why sled alone
+//! [`Read::scan`], [`Store::commit`] and [`Store::revision`]. `ARCHITECTURE.md` tells why sled alone
 //! cannot keep an acknowledged write.
 
-mod applier;
 mod batch;
 mod checkpoint;
 mod checkpointer;
@@ -48,16 +47,15 @@ pub use batch::{Batch, Entry, Found, Outcome};
 pub use error::Error;
 pub use examine::{Examined, Finding, examine};
 pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
-pub use view::Direction;
 
 use self::core::Core;
-use applier::Applier;
 use checkpointer::{Checkpointer, Work};
-use committer::{CommitClock, Committer, Overlay, Task};
+use committer::{CommitClock, Committer, Pending, Task};
 use disk::{Disk, RealDisk};
 use home::Lock;
 use recovery::{Home, Parts};
 use space::Space;
+use view::{End, Feeder, View};
 
 use crate::clock;
 
@@ -69,8 +67,6 @@ const QUEUE_BYTES_MAX: usize = 16 << 20;
 const KEY_OVERHEAD_BYTES: u64 = 64;
 /// How long a caller waits for room in the queue.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
-/// Groups that are durable and wait for the applier: one being applied, and the next.
-const GROUPS_IN_FLIGHT_MAX: usize = 1;
 
 /// What may be chosen about a store that is opened.
 #[derive(Clone, Debug)]
@@ -120,37 +116,59 @@ pub trait Read {
     /// If the view cannot be read, or the value is damaged.
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error>;
 
-    /// The keys within the bounds with what they durably hold, in order. May read from the disk at every
-    /// step: not for an async thread. What is written meanwhile may or may not be seen, each key once.
-    fn range(
+    /// Hands what the keys within the bounds durably hold to `visit`, in order, until that breaks off, and says whether it did.
+    /// Nothing is copied. May read from the disk at every step: not for an async thread, unless [`Store::is_in_memory`]. What is
+    /// written meanwhile may or may not be seen, each key once.
+    ///
+    /// # Errors
+    /// If the view cannot be read, or a value is damaged; what `visit` refuses with.
+    fn scan<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        direction: Direction,
-    ) -> impl Iterator<Item = Result<Entry, Error>>;
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E>;
+
+    /// Hands all that the keys within the bounds hold to `visit`, as [`Read::scan`] does.
+    ///
+    /// # Errors
+    /// As of [`Read::scan`].
+    fn for_each<E: From<Error>>(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        mut visit: impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let scanned = self.scan(bounds, |found| visit(found).map(ControlFlow::Continue));
+        scanned.map(drop)
+    }
 }
 
 impl Read for Store {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        let view = self.core.view()?;
-        self.core.noticed(&view, view.get(key))
+        self.core.view.get(key)
     }
 
-    fn range(
+    fn scan<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        direction: Direction,
-    ) -> impl Iterator<Item = Result<Entry, Error>> {
-        let core = self.core.clone();
-        let (view, mut missing) = match core.view() {
-            Ok(view) => (Some(view), None),
-            Err(error) => (None, Some(error)),
-        };
-        let mut entries = view.as_ref().map(|view| view.range(bounds, direction));
-        std::iter::from_fn(move || match (&mut entries, &view) {
-            (Some(entries), Some(view)) => entries.next().map(|entry| core.noticed(view, entry)),
-            _ => missing.take().map(Err),
-        })
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        refusing(visit, |visit| self.core.view.scan(bounds, visit))
     }
+}
+
+/// Runs a scan that `visit` may break off by refusing.
+fn refusing<E: From<Error>>(
+    mut visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    scan: impl FnOnce(&mut dyn FnMut(Found<'_>) -> ControlFlow<()>) -> Result<ControlFlow<()>, Error>,
+) -> Result<ControlFlow<()>, E> {
+    let mut refused = None;
+    let scanned = scan(&mut |found| {
+        visit(found).unwrap_or_else(|error| {
+            refused = Some(error);
+            ControlFlow::Break(())
+        })
+    })?;
+    refused.map_or(Ok(scanned), Err)
 }
 
 impl fmt::Debug for Store {
@@ -206,7 +224,7 @@ impl Store {
         };
         let Parts {
             id,
-            view,
+            sled,
             journal,
             checkpoint_bytes,
             uncovered_bytes,
@@ -214,20 +232,19 @@ impl Store {
             checkpoint_is_due,
         } = parts;
         let (queue, tasks) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let (shown, shown_seen) = watch::channel(journal.end());
-        let (durable, durable_seen) = watch::channel(journal.end());
         let (condition, _) = watch::channel(Condition::default());
-        let (groups, group_queue) = threads::sync_channel(GROUPS_IN_FLIGHT_MAX);
         // Room for one: what is asked while it is busy is asked again by the next group.
         let (work, requests) = threads::sync_channel(1);
         let space = Space::new(disk, condition.clone());
+        let alarm = work.clone();
+        let view = View::new(sled, journal.end(), move |sled, why| {
+            // Another may be at it already: then there is nothing to ask for.
+            let _ = alarm.try_send(Work::Heal(sled.clone(), why.clone()));
+        });
         let core = Arc::new(Core {
             home,
             id,
-            view: RwLock::new(Some(Arc::new(view))),
-            gate: RwLock::default(),
-            applied: shown_seen,
-            durable: durable_seen,
+            view: Arc::new(view),
             condition,
             space,
             tally: Mutex::new(tally),
@@ -248,24 +265,19 @@ impl Store {
             uncovered_bytes,
             is_due: checkpoint_is_due,
         };
-        let applier = Applier {
-            core: core.clone(),
-            groups: group_queue,
-            applied: shown,
-        };
+        let healer = core.clone();
+        let feeder = Feeder::new(core.view.clone(), move |sled, why| healer.heal(sled, why));
         let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
         let committer = Committer {
-            overlay: Overlay::default(),
+            pending: Pending::default(),
             core: core.clone(),
             journal,
             clock: clock.clone(),
             queue: tasks,
-            durable,
-            groups,
         };
         let threads = [
             spawn("committer", || committer.run())?,
-            spawn("applier", || applier.run())?,
+            spawn("feeder", || feeder.run())?,
             spawn("checkpointer", || checkpointer.run())?,
         ];
         // There is room for it: nobody else has asked yet.
@@ -290,7 +302,7 @@ impl Store {
     /// The revision that reads show at least.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.core.applied.borrow().revision
+        self.core.view.shown().revision
     }
 
     /// Follows how the store is.
@@ -303,29 +315,6 @@ impl Store {
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms()
-    }
-
-    /// Hands what the keys within the bounds durably hold to `visit`, in order, until that breaks off, and says whether it did.
-    /// Nothing is copied. May read from the disk at every step: not for an async thread, unless [`Store::is_in_memory`]. What is
-    /// written meanwhile may or may not be seen, each key once.
-    ///
-    /// # Errors
-    /// If the view cannot be read, or a value is damaged; what `visit` refuses with.
-    pub fn scan<E: From<Error>>(
-        &self,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        mut visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
-    ) -> Result<ControlFlow<()>, E> {
-        let view = self.core.view()?;
-        let mut refused = None;
-        let scanned = view.scan(bounds, |found| {
-            visit(found).unwrap_or_else(|error| {
-                refused = Some(error);
-                ControlFlow::Break(())
-            })
-        });
-        let scanned = self.core.noticed(&view, scanned)?;
-        refused.map_or(Ok(scanned), Err)
     }
 
     /// How many keys start with these two bytes.
@@ -430,19 +419,55 @@ impl Store {
     /// # Errors
     /// What sled or the disk says. Nothing that was acknowledged depends on it.
     pub fn close(self) -> Result<(), Error> {
-        let (core, lock) = self.end()?;
-        let end = *core.durable.borrow();
+        let (core, lock) = self.end(End::Fed)?;
+        let end = core.view.shown();
         let is_well = core.condition.borrow().stopped.is_none();
         let disk = core.home.disk.clone();
-        let view = Arc::into_inner(core).and_then(Core::into_view);
-        if let Some(view) = view.and_then(Arc::into_inner) {
-            view.close()?;
+        let view = Arc::into_inner(core).and_then(|core| Arc::into_inner(core.view));
+        let sled = view.and_then(View::into_sled);
+        if let Some(sled) = sled.and_then(Arc::into_inner) {
+            sled.close()?;
         }
         if is_well {
             home::write_reached(&*disk, end.revision)?;
             lock.close_at(end.revision)?;
         }
         Ok(())
+    }
+
+    /// sled, once it has all that can be read.
+    #[cfg(test)]
+    fn fed_sled(&self) -> Arc<view::Sled> {
+        while self.core.view.fed() != self.core.view.shown() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.core.view.sled().expect("there is one")
+    }
+
+    /// All that can be read.
+    #[cfg(test)]
+    fn content(&self) -> Result<Vec<Entry>, Error> {
+        let all = (
+            Bound::Excluded(view::Sled::LAST_OWN_KEY.to_vec()),
+            Bound::Unbounded,
+        );
+        let mut content = Vec::new();
+        self.for_each::<Error>(
+            all,
+            |Found {
+                 key,
+                 value,
+                 revision,
+             }| {
+                content.push(Entry {
+                    key: Bytes::copy_from_slice(key),
+                    value: Bytes::copy_from_slice(value),
+                    revision,
+                });
+                Ok(())
+            },
+        )?;
+        Ok(content)
     }
 
     /// Reads all of the store and compares it with what was written: every value's checksum, and the state hash. Blocks.
@@ -453,13 +478,22 @@ impl Store {
     /// [`Error::Corrupt`] naming what is damaged.
     #[cfg(test)]
     pub(crate) fn verify(&self) -> Result<(), Error> {
-        let (state, tally) = self.core.view()?.state(&AtomicBool::new(false))?;
+        let (mut state, mut tally) = (state_hash::StateHash::default(), tally::Tally::default());
+        for Entry {
+            key,
+            value,
+            revision,
+        } in self.content()?
+        {
+            state = state.with(&key, &value, revision);
+            tally.change(&key, None, Some(value.len()));
+        }
         assert_eq!(
             tally,
             *self.core.tally.lock().unwrap(),
             "the count is right"
         );
-        if state != self.core.applied.borrow().state {
+        if state != self.core.view.shown().state {
             return Err(Error::Corrupt {
                 what: "the view does not hold what was written".into(),
             });
@@ -473,11 +507,11 @@ impl Store {
     /// Ends as a process ends that is killed, but waits until its threads are gone: for tests and measurements.
     #[doc(hidden)]
     pub fn abandon(self) {
-        drop(self.end());
+        drop(self.end(End::Now));
     }
 
     /// Ends the threads, the committer with all that is queued.
-    fn end(self) -> Result<(Arc<Core>, Lock), Error> {
+    fn end(self, feeder_end: End) -> Result<(Arc<Core>, Lock), Error> {
         let Store {
             core,
             queue,
@@ -487,10 +521,10 @@ impl Store {
         } = self;
         core.home.closing.store(true, Ordering::Relaxed);
         drop(queue);
-        let [committer, applier, checkpointer] = threads;
-        for thread in [committer, applier] {
-            thread.join().map_err(|_| Error::Closed)?;
-        }
+        let [committer, feeder, checkpointer] = threads;
+        committer.join().map_err(|_| Error::Closed)?;
+        core.view.end(feeder_end);
+        feeder.join().map_err(|_| Error::Closed)?;
         // It waits until the checkpointer has noticed that what it makes is not needed any more.
         core.checkpointer
             .send(Work::End)
@@ -556,7 +590,7 @@ mod tests {
     use super::*;
     use home::VIEW_DIR;
     use std::path::PathBuf;
-    use view::View;
+    use view::Sled;
 
     fn open(path: &Path) -> Result<Store, Error> {
         Store::open(path, &Options::default())
@@ -575,16 +609,9 @@ mod tests {
 
     fn content(store: &Store) -> Vec<(String, String)> {
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        store
-            .range(
-                (Bound::Included(b"a".to_vec()), Bound::Unbounded),
-                Direction::Forward,
-            )
-            .map(|entry| {
-                entry
-                    .map(|entry| (text(entry.key), text(entry.value)))
-                    .unwrap()
-            })
+        let entries = store.content().unwrap().into_iter();
+        entries
+            .map(|entry| (text(entry.key), text(entry.value)))
             .collect()
     }
 
@@ -892,7 +919,7 @@ mod tests {
     }
 
     /// What a view says that has lost a key without knowing.
-    fn lose(view: &View, key: &'static str) {
+    fn lose(view: &Sled, key: &'static str) {
         let (revision, state) = view.shown().unwrap();
         let delete = frame::Write {
             key: key.into(),
@@ -914,7 +941,7 @@ mod tests {
         put(&store, "k1", "one").await;
         put(&store, "k2", "two").await;
         store.close().unwrap();
-        let view = View::open(&path.join(VIEW_DIR).join("1"), 8 << 20).unwrap();
+        let view = Sled::open(&path.join(VIEW_DIR).join("1"), 8 << 20).unwrap();
         lose(&view, "k1");
         view.close().unwrap();
         assert_eq!(
@@ -930,7 +957,7 @@ mod tests {
         let store = opened(&path);
         put(&store, "k1", "one").await;
         put(&store, "k2", "two").await;
-        lose(&store.core.view().unwrap(), "k1");
+        lose(&store.fed_sled(), "k1");
         assert!(matches!(
             store.checkpoint().await,
             Err(Error::Corrupt { .. })
@@ -952,7 +979,7 @@ mod tests {
         let store = opened(&dir.path().join("store"));
         put(&store, "k1", "one").await;
         put(&store, "k2", "two").await;
-        store.core.view().unwrap().damage(b"k1");
+        store.fed_sled().damage(b"k1");
         assert!(matches!(store.get(b"k1"), Err(Error::Corrupt { .. })));
         assert_eq!(store.get(b"k2").unwrap().unwrap().value, "two");
         for _ in 0..200 {
@@ -972,8 +999,8 @@ mod tests {
         let store = opened(&dir.path().join("store"));
         put(&store, "k1", "one").await;
         put(&store, "k2", "two").await;
-        let replaced = Arc::downgrade(&store.core.view().unwrap());
-        lose(&store.core.view().unwrap(), "k1");
+        let replaced = Arc::downgrade(&store.fed_sled());
+        lose(&store.fed_sled(), "k1");
         store.checkpoint().await.unwrap_err();
         assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
         // Nobody writes: the committer must not be what keeps it.
@@ -993,7 +1020,7 @@ mod tests {
         let store = opened(&path);
         put(&store, "k", "v").await;
         store.abandon();
-        View::open(&path.join(VIEW_DIR).join("2"), 8 << 20)
+        Sled::open(&path.join(VIEW_DIR).join("2"), 8 << 20)
             .unwrap()
             .close()
             .unwrap();
@@ -1010,7 +1037,7 @@ mod tests {
         put(&store, "k1", "one").await;
         put(&store, "k2", "two").await;
         // Each open makes it wrong again, until a checkpoint has been made of what it really holds.
-        lose(&store.core.view().unwrap(), "k1");
+        lose(&store.fed_sled(), "k1");
         put(&store, "k1", "uno").await;
         store.abandon();
         let store = opened(&path);

@@ -23,7 +23,7 @@ use super::{
     space,
     state_hash::StateHash,
     tally::Tally,
-    view::View,
+    view::Sled,
 };
 
 /// How often a rebuild tells how far it is, in records or revisions.
@@ -46,7 +46,7 @@ pub(super) struct Home {
 /// A store's parts, agreeing with each other.
 pub(super) struct Parts {
     pub(super) id: Uuid,
-    pub(super) view: View,
+    pub(super) sled: Sled,
     pub(super) journal: Journal,
     /// The size of the last checkpoint, 0 without one.
     pub(super) checkpoint_bytes: u64,
@@ -59,7 +59,7 @@ pub(super) struct Parts {
 
 /// A view that was made anew.
 pub(super) struct Built {
-    pub(super) view: View,
+    pub(super) sled: Sled,
     /// Which of the views that are there it is.
     pub(super) generation: u64,
     pub(super) tally: Tally,
@@ -101,7 +101,7 @@ impl Home {
         let view = self.open_view(1)?;
         Ok(Parts {
             id,
-            view,
+            sled: view,
             journal,
             checkpoint_bytes: 0,
             uncovered_bytes: 0,
@@ -181,7 +181,7 @@ impl Home {
                     journal.correct_state(state);
                     checkpoint_is_due = true;
                 }
-                (built.view, built.tally, Some(built.generation))
+                (built.sled, built.tally, Some(built.generation))
             }
         };
         // Another may have been in the making when the process ended.
@@ -190,7 +190,7 @@ impl Home {
         let newest = checkpointer::newest(disk).ok().flatten();
         Ok(Parts {
             id,
-            view,
+            sled: view,
             journal,
             checkpoint_bytes: newest.map_or(0, |checkpoint| checkpoint.summary().bytes),
             uncovered_bytes,
@@ -199,8 +199,8 @@ impl Home {
         })
     }
 
-    fn open_view(&self, generation: u64) -> Result<View, Error> {
-        View::open(&self.root.join(view_path(generation)), self.cache_bytes)
+    fn open_view(&self, generation: u64) -> Result<Sled, Error> {
+        Sled::open(&self.root.join(view_path(generation)), self.cache_bytes)
     }
 
     /// The views that are there, oldest first. There are two only while another is made, or if the process ended meanwhile.
@@ -214,7 +214,7 @@ impl Home {
     /// The view as it lies there, with the revision and state that it claims.
     ///
     /// The error says why it must be made anew.
-    fn claimed_view(&self) -> Result<(View, u64, StateHash), Error> {
+    fn claimed_view(&self) -> Result<(Sled, u64, StateHash), Error> {
         let Some(oldest) = self.generations()?.first().copied() else {
             return Err(distrust("it is missing"));
         };
@@ -226,7 +226,7 @@ impl Home {
     /// Brings a view that shows `shown` to the journal's end.
     pub(super) fn follow(
         &self,
-        view: &View,
+        view: &Sled,
         id: Uuid,
         shown: u64,
         end: Position,
@@ -258,7 +258,7 @@ impl Home {
         let (view, state, tally) = self.build_once(id, end, generation)?;
         if state == end.state {
             return Ok(Built {
-                view,
+                sled: view,
                 generation,
                 tally,
                 made: Made::AsWritten,
@@ -276,7 +276,7 @@ impl Home {
             "the journal's changes are whole, but not the sums beside them: correcting these"
         );
         Ok(Built {
-            view,
+            sled: view,
             generation,
             tally,
             made: Made::Corrected(state),
@@ -306,7 +306,7 @@ impl Home {
         id: Uuid,
         end: Position,
         generation: u64,
-    ) -> Result<(View, StateHash, Tally), Error> {
+    ) -> Result<(Sled, StateHash, Tally), Error> {
         let checkpoint = checkpointer::newest(&*self.disk)?;
         let view = self.open_view(generation)?;
         let mut base = 0;
@@ -316,12 +316,12 @@ impl Home {
             let Position {
                 revision, state, ..
             } = checkpoint.summary().end;
-            view.made(revision, state)?;
+            view.shows(revision, state)?;
             base = revision;
         }
         self.follow(&view, id, base, end)?;
         let (state, tally) = view.state(&self.closing)?;
-        view.made(end.revision, state)?;
+        view.shows(end.revision, state)?;
         Ok((view, state, tally))
     }
 
@@ -334,7 +334,7 @@ impl Home {
         &self,
         id: Uuid,
         checkpoint: Option<&Checkpoint>,
-    ) -> Result<(View, u64, Vec<String>), Error> {
+    ) -> Result<(Sled, u64, Vec<String>), Error> {
         let view = self.open_view(1)?;
         let mut last = 0;
         if let Some(checkpoint) = checkpoint {
@@ -361,7 +361,7 @@ impl Home {
         Ok(())
     }
 
-    fn load(&self, view: &View, checkpoint: &Checkpoint) -> Result<(), Error> {
+    fn load(&self, view: &Sled, checkpoint: &Checkpoint) -> Result<(), Error> {
         let all = checkpoint.summary().records;
         let mut loaded = 0;
         let mut batch: Vec<Entry> = Vec::with_capacity(LOAD_BATCH);
@@ -386,7 +386,7 @@ impl Home {
         checkpoint.frames(&mut |frame| self.apply(view, frame))
     }
 
-    fn apply(&self, view: &View, frame: &Frame) -> Result<(), Error> {
+    fn apply(&self, view: &Sled, frame: &Frame) -> Result<(), Error> {
         self.go_on()?;
         view.apply(&frame.changes)?;
         if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {

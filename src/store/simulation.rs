@@ -19,7 +19,8 @@ use super::{
     disk::DiskFile,
     frame::{Change, Write},
     home::VIEW_DIR,
-    view::View,
+    state_hash::StateHash,
+    view::Sled,
     *,
 };
 
@@ -617,17 +618,16 @@ impl Simulation {
 
     /// That the store holds what was acknowledged, and of the rest all or nothing of each batch.
     fn check(&mut self, store: &Store) -> Result<(), String> {
-        let content = store.range(
-            (
-                Bound::Excluded(View::LAST_OWN_KEY.to_vec()),
-                Bound::Unbounded,
-            ),
-            Direction::Forward,
-        );
-        let content: Model = content
-            .map(|entry| entry.map(|entry| (entry.key.to_vec(), entry.value.to_vec())))
-            .collect::<Result<_, _>>()
+        let entries = store
+            .content()
             .map_err(|error| format!("it cannot be read: {error}"))?;
+        let state = entries.iter().fold(StateHash::default(), |state, entry| {
+            state.with(&entry.key, &entry.value, entry.revision)
+        });
+        let content: Model = entries
+            .into_iter()
+            .map(|entry| (entry.key.to_vec(), entry.value.to_vec()))
+            .collect();
         // They were queued in order, so that some first ones of them may be there.
         let mut allowed = self.model.clone();
         let mut matches = content == allowed;
@@ -642,12 +642,7 @@ impl Simulation {
             ));
         }
         self.model = content;
-        let claimed = store.core.applied.borrow().state;
-        let view = store.core.view().map_err(|error| error.to_string())?;
-        let (state, _) = view
-            .state(&AtomicBool::new(false))
-            .map_err(|error| error.to_string())?;
-        if state == claimed {
+        if state == store.core.view.shown().state {
             Ok(())
         } else {
             Err("it does not come to its state hash".into())
@@ -737,7 +732,7 @@ impl Simulation {
     /// Leaves the view at its revision, without some of what it held there.
     fn apply_half(&mut self, path: &Path) {
         let half = || {
-            let view = View::open(path, 1 << 20)?;
+            let view = Sled::open(path, 1 << 20)?;
             let (revision, state) = view.shown()?;
             let lost = self.model.keys().filter(|_| self.dice.one_in(3));
             let writes = lost

@@ -240,21 +240,15 @@ fn append(
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Bound;
-
     use super::*;
-    use crate::store::{Batch, Direction, Entry, Options, Read, Store};
+    use crate::store::{Batch, Entry, Options, Store};
 
     async fn put(store: &Store, key: String, value: &'static str) {
         store.commit(Batch::new().put(key, value)).await.unwrap();
     }
 
     fn content(store: &Store) -> Vec<Entry> {
-        let all = (Bound::Included(b"a".to_vec()), Bound::Unbounded);
-        store
-            .range(all, Direction::Forward)
-            .map(|entry| entry.unwrap())
-            .collect()
+        store.content().unwrap()
     }
 
     fn write(store: &Store, file: &Path) -> Snapshot {

@@ -1,8 +1,8 @@
-//! The ordered view: every key with its present value, in sled. Only this file knows sled.
+//! sled, holding every key with its value as of some time. Only this file knows it.
 //!
 //! Values carry the revision of their last write in front, and a CRC-32C of key, revision and value before that, so that a
 //! value that sled hands out damaged, or under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view
-//! shows and the state hash there; it is written in the same atomic batch as the changes that bring the view there.
+//! shows and the state hash there; it is written after what brings the view there, so that what it says is there, and maybe more.
 
 use std::{
     io,
@@ -19,7 +19,8 @@ use std::{
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{
+use super::{Feed, Written};
+use crate::store::{
     Error,
     batch::{Entry, Found},
     frame::{Change, Reader, Write},
@@ -45,7 +46,7 @@ const CACHE_OVERHEAD: f64 = 1.6;
 
 /// Which way a range is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(in crate::store) enum Direction {
     /// From the smallest key up.
     Forward,
     /// From the largest key down.
@@ -53,19 +54,25 @@ pub enum Direction {
 }
 
 /// sled, opened.
-pub(super) struct View {
+pub(in crate::store) struct Sled {
     db: sled::Db,
 }
 
-impl View {
+impl std::fmt::Debug for Sled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sled").finish_non_exhaustive()
+    }
+}
+
+impl Sled {
     /// The last of the keys that the view has for itself: those of the store sort behind it.
-    pub(super) const LAST_OWN_KEY: &[u8] = SHOWN_KEY;
+    pub(in crate::store) const LAST_OWN_KEY: &[u8] = SHOWN_KEY;
 
     /// Opens the view in `dir`, or makes an empty one there.
     ///
     /// # Errors
     /// If sled fails or panics; the view must then be made anew from the journal.
-    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<View, Error> {
+    pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -86,14 +93,14 @@ impl View {
                 what: "sled panicked while opening the view".into(),
             })?
             .map_err(|error| sled_failed("open the view", &error))?;
-        Ok(View { db })
+        Ok(Sled { db })
     }
 
     /// The revision that the view shows, and the state hash there.
     ///
     /// # Errors
     /// If sled fails, or the view does not say: it was being made when the process ended.
-    pub(super) fn shown(&self) -> Result<(u64, StateHash), Error> {
+    pub(in crate::store) fn shown(&self) -> Result<(u64, StateHash), Error> {
         match self.get(SHOWN_KEY)? {
             None if self.db.is_empty() => Ok((0, StateHash::default())),
             None => Err(Error::Corrupt {
@@ -115,7 +122,10 @@ impl View {
     ///
     /// # Errors
     /// If sled fails or panics, or a value is damaged; [`Error::Closed`] once `closing` is set.
-    pub(super) fn state(&self, closing: &AtomicBool) -> Result<(StateHash, Tally), Error> {
+    pub(in crate::store) fn state(
+        &self,
+        closing: &AtomicBool,
+    ) -> Result<(StateHash, Tally), Error> {
         let unread = Mutex::new((Bytes::from_static(SHOWN_KEY), None));
         let from = |direction| {
             let sum = || self.sum_towards_the_other(direction, &unread, closing);
@@ -187,7 +197,7 @@ impl View {
     ///
     /// # Errors
     /// If sled fails, or the value is damaged.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+    pub(in crate::store) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         let value = self
             .db
             .get(key)
@@ -198,7 +208,7 @@ impl View {
     }
 
     /// The keys within the bounds with their values, in order.
-    pub(super) fn range(
+    pub(in crate::store) fn range(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         direction: Direction,
@@ -218,7 +228,7 @@ impl View {
     ///
     /// # Errors
     /// If sled fails, or a value is damaged.
-    pub(super) fn scan(
+    pub(in crate::store) fn scan(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>,
@@ -239,31 +249,69 @@ impl View {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Applies consecutive changes, and with them the revision of the last, as one atomic batch.
+    /// Applies consecutive changes, and shows the revision of the last.
     ///
     /// # Errors
-    /// If sled fails.
-    pub(super) fn apply(&self, changes: &[Change]) -> Result<(), Error> {
+    /// If sled fails: some of it may be there then, and what it shows is as before.
+    pub(in crate::store) fn apply(&self, changes: &[Change]) -> Result<(), Error> {
         let Some(last) = changes.last() else {
             return Ok(());
         };
-        let mut batch = sled::Batch::default();
-        for change in changes {
-            for Write { key, value } in &change.writes {
-                match value {
-                    Some(value) => batch.insert(&key[..], stored(key, value, change.revision)),
-                    None => batch.remove(&key[..]),
-                }
-            }
-        }
-        put_shown(&mut batch, last.revision, last.state);
-        self.write(batch)
+        self.put(changes.iter().flat_map(|change| {
+            let writes = change.writes.iter();
+            writes.map(|Write { key, value }| (key, value.as_ref(), change.revision))
+        }))?;
+        self.shows(last.revision, last.state)
     }
 
-    fn write(&self, batch: sled::Batch) -> Result<(), Error> {
-        let written = catch_unwind(AssertUnwindSafe(|| self.db.apply_batch(batch)));
-        // sled holds on to every leaf that a batch has replaced until the whole of it is done, and then collects only now and
-        // then: without this they pile up, twice the cache and more.
+    /// Takes what was written behind what it shows.
+    ///
+    /// # Errors
+    /// As of [`Sled::apply`].
+    pub(in crate::store) fn feed(&self, feed: &Feed) -> Result<(), Error> {
+        let writes = feed.writes.iter();
+        self.put(
+            writes.map(|(key, Written { value, revision })| (key, value.as_ref(), *revision)),
+        )?;
+        self.shows(feed.end.revision, feed.end.state)
+    }
+
+    /// Puts what a checkpoint holds into one that is being made. It shows nothing before [`Sled::shows`].
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub(in crate::store) fn load(&self, entries: &[Entry]) -> Result<(), Error> {
+        let entries = entries.iter();
+        self.put(entries.map(|entry| (&entry.key, Some(&entry.value), entry.revision)))
+    }
+
+    /// Says that it holds what the store held at a revision.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub(in crate::store) fn shows(&self, revision: u64, state: StateHash) -> Result<(), Error> {
+        let mut shown = revision.to_le_bytes().to_vec();
+        shown.extend_from_slice(&state.to_le_bytes());
+        let key = Bytes::from_static(SHOWN_KEY);
+        self.put([(&key, Some(&shown.into()), revision)].into_iter())
+    }
+
+    /// Sets and removes keys, one by one: a batch of sled's would hold up every reader until all of it is done.
+    fn put<'a>(
+        &self,
+        writes: impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>, u64)>,
+    ) -> Result<(), Error> {
+        let put_all = || {
+            for (key, value, revision) in writes {
+                match value {
+                    Some(value) => self.db.insert(key, stored(key, value, revision))?,
+                    None => self.db.remove(key)?,
+                };
+            }
+            Ok(())
+        };
+        let written = catch_unwind(AssertUnwindSafe(put_all));
+        // sled collects what was replaced only now and then: without this it piles up.
         for _ in 0..COLLECT_ROUNDS {
             sled::pin().flush();
         }
@@ -274,37 +322,12 @@ impl View {
             .map_err(|error| sled_failed("write the view", &error))
     }
 
-    /// Puts what a checkpoint holds into a view that is being made. It shows nothing before [`View::made`].
-    ///
-    /// # Errors
-    /// If sled fails.
-    pub(super) fn load(&self, entries: &[Entry]) -> Result<(), Error> {
-        let mut batch = sled::Batch::default();
-        for entry in entries {
-            batch.insert(
-                &entry.key[..],
-                stored(&entry.key, &entry.value, entry.revision),
-            );
-        }
-        self.write(batch)
-    }
-
-    /// Says that all was loaded that the store held at a revision.
-    ///
-    /// # Errors
-    /// If sled fails.
-    pub(super) fn made(&self, revision: u64, state: StateHash) -> Result<(), Error> {
-        let mut batch = sled::Batch::default();
-        put_shown(&mut batch, revision, state);
-        self.write(batch)
-    }
-
     /// Closes the view with all of it written. Whether it reached the disk, the next open finds out by itself: sled's flush
     /// never calls fsync on Linux.
     ///
     /// # Errors
     /// If sled fails.
-    pub(super) fn close(self) -> Result<(), Error> {
+    pub(in crate::store) fn close(self) -> Result<(), Error> {
         let flushed = self.db.flush();
         flushed
             .map(drop)
@@ -313,20 +336,14 @@ impl View {
 }
 
 #[cfg(test)]
-impl View {
+impl Sled {
     /// Flips a bit of what sled holds under a key.
-    pub(super) fn damage(&self, key: &[u8]) {
+    pub(in crate::store) fn damage(&self, key: &[u8]) {
         let stored = self.db.get(key).expect("sled reads").expect("it is there");
         let mut damaged = stored.to_vec();
         *damaged.last_mut().expect("it has a checksum") ^= 1;
         self.db.insert(key, damaged).expect("sled writes");
     }
-}
-
-fn put_shown(batch: &mut sled::Batch, revision: u64, state: StateHash) {
-    let mut shown = revision.to_le_bytes().to_vec();
-    shown.extend_from_slice(&state.to_le_bytes());
-    batch.insert(SHOWN_KEY, stored(SHOWN_KEY, &shown, revision));
 }
 
 fn sled_failed(action: &str, error: &sled::Error) -> Error {

@@ -1,0 +1,383 @@
+//! The ordered view: every key with its present value. It is the same whatever orders the changes.
+//!
+//! Durable writes are read in a table of recent ones (`recent.rs`) at once; sled (`sled.rs`) is fed with them behind, many at a
+//! time and in order of their keys, by the feeder (`feeder.rs`). A read looks into both.
+
+mod feeder;
+mod recent;
+mod sled;
+
+use std::{
+    ops::{Bound, ControlFlow},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tokio::sync::watch;
+
+use self::recent::{Part, Recent};
+pub(super) use self::{
+    feeder::Feeder,
+    recent::{End, Feed, Written},
+    sled::{Direction, Sled},
+};
+use super::{
+    Error,
+    batch::{Entry, Found},
+    frame::{Change, Position},
+};
+
+/// Told of a sled that fails, and why.
+type Alarm = Box<dyn Fn(&Arc<Sled>, &Error) + Send + Sync>;
+
+/// Sled, and what was written and it does not have yet.
+pub(super) struct View {
+    /// `None` only while the disk has no room for one that fails and for one in its place.
+    sled: RwLock<Option<Arc<Sled>>>,
+    recent: Recent,
+    /// Held to read while what sled says decides what is written, and while it is fed; to write while it is made anew.
+    pub(super) gate: RwLock<()>,
+    /// What can be read.
+    shown: watch::Sender<Position>,
+    /// What sled has.
+    fed: watch::Sender<Position>,
+    alarm: Alarm,
+}
+
+impl View {
+    /// The view that sled makes, which holds what the store holds at `end`. `alarm` is told when sled fails.
+    pub(super) fn new(
+        sled: Sled,
+        end: Position,
+        alarm: impl Fn(&Arc<Sled>, &Error) + Send + Sync + 'static,
+    ) -> Self {
+        View {
+            sled: RwLock::new(Some(Arc::new(sled))),
+            recent: Recent::new(end),
+            gate: RwLock::default(),
+            shown: watch::channel(end).0,
+            fed: watch::channel(end).0,
+            alarm: Box::new(alarm),
+        }
+    }
+
+    /// What can be read.
+    pub(super) fn shown(&self) -> Position {
+        *self.shown.borrow()
+    }
+
+    /// What sled has: what is behind it is in the table.
+    pub(super) fn fed(&self) -> Position {
+        *self.fed.borrow()
+    }
+
+    /// Shows changes that are durable, which bring what is shown to `end`.
+    pub(super) fn show(&self, changes: &[Change], end: Position) {
+        self.recent.put(changes, end);
+        self.shown.send_replace(end);
+    }
+
+    /// Waits until the table has room for what is shown next.
+    pub(super) fn wait_for_room(&self) {
+        self.recent.wait_for_room();
+    }
+
+    /// What a key holds.
+    ///
+    /// # Errors
+    /// If sled fails, or the value is damaged.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        if let Some(written) = self.recent.get(key) {
+            return Ok(written.entry(key));
+        }
+        let sled = self.sled()?;
+        self.noticed(&sled, sled.get(key))
+    }
+
+    /// Hands what the keys within the bounds hold to `visit`, in order, until that breaks off, and says whether it did. What is
+    /// written meanwhile may or may not be seen, each key once.
+    ///
+    /// # Errors
+    /// If sled fails, or a value is damaged.
+    pub(super) fn scan(
+        &self,
+        (mut lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let mut writes_max = None;
+        loop {
+            writes_max = Some(Part::grown(writes_max));
+            let part = self
+                .recent
+                .part(&lower, &upper, writes_max.unwrap_or_default());
+            let until = part.until.as_ref().map(|key| key.to_vec());
+            let end = until.clone().map_or(upper.clone(), Bound::Included);
+            let sled = self.sled()?;
+            let scanned = merged(&sled, &part, (lower, end), &mut visit);
+            if self.noticed(&sled, scanned)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match until {
+                Some(key) => lower = Bound::Excluded(key),
+                None => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+
+    /// sled as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while there is none.
+    pub(super) fn sled(&self) -> Result<Arc<Sled>, Error> {
+        let sled = self.sled.read().unwrap_or_else(PoisonError::into_inner);
+        sled.clone().ok_or(Error::Busy)
+    }
+
+    /// Puts another one in its place. Readers that are under way keep the old one until they are done.
+    pub(super) fn replace(&self, sled: Option<Sled>) {
+        let mut place = self.sled.write().unwrap_or_else(PoisonError::into_inner);
+        *place = sled.map(Arc::new);
+    }
+
+    /// Passes on what came of reading `sled`, and gives alarm if that fails.
+    pub(super) fn noticed<T>(
+        &self,
+        sled: &Arc<Sled>,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(error @ (Error::Corrupt { .. } | Error::Io { .. } | Error::Full { .. })) =
+            &result
+        {
+            (self.alarm)(sled, error);
+        }
+        result
+    }
+
+    /// Tells the feeder to end.
+    pub(super) fn end(&self, end: End) {
+        self.recent.end(end);
+    }
+
+    /// Takes sled out, for the end.
+    pub(super) fn into_sled(self) -> Option<Arc<Sled>> {
+        self.sled
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands on what sled holds within the bounds with what was written since laid over it.
+fn merged(
+    sled: &Sled,
+    part: &Part,
+    (lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    visit: &mut impl FnMut(Found<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
+    let mut writes = part.writes(&lower, &upper).peekable();
+    let scanned = sled.scan((lower.clone(), upper.clone()), |found| {
+        while let Some((key, written)) = writes.next_if(|(key, _)| key[..] < *found.key) {
+            if let Some(written) = written.found(key) {
+                visit(written)?;
+            }
+        }
+        match writes.next_if(|(key, _)| key[..] == *found.key) {
+            // What sled was fed with since the part was taken is newer.
+            Some((key, written)) if written.revision >= found.revision => written
+                .found(key)
+                .map_or(ControlFlow::Continue(()), &mut *visit),
+            _ => visit(found),
+        }
+    })?;
+    if scanned.is_break() {
+        return Ok(scanned);
+    }
+    for (key, written) in writes {
+        if let Some(written) = written.found(key)
+            && visit(written).is_break()
+        {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+        time::Duration,
+    };
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::frame::Write;
+
+    /// A view with its feeder, which is stepped by hand.
+    fn made(dir: &tempfile::TempDir) -> (Arc<View>, Feeder) {
+        let sled = Sled::open(dir.path(), 8 << 20).unwrap();
+        let view = Arc::new(View::new(sled, Position::default(), |_, why| {
+            panic!("{why}")
+        }));
+        let feeder = Feeder::new(view.clone(), |_, why| Err(why.clone()));
+        (view, feeder)
+    }
+
+    fn show(view: &View, key: &[u8], value: Option<&[u8]>) {
+        let revision = view.shown().revision + 1;
+        let end = Position {
+            revision,
+            ..Position::default()
+        };
+        let change = Change {
+            revision,
+            writes: vec![Write {
+                key: Bytes::copy_from_slice(key),
+                value: value.map(Bytes::copy_from_slice),
+            }],
+            state: end.state,
+        };
+        view.show(&[change], end);
+    }
+
+    type Model = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
+
+    fn scanned(view: &View, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>), limit: usize) -> Vec<Entry> {
+        let mut found = Vec::new();
+        let _ = view
+            .scan(bounds, |entry| {
+                found.push(Entry {
+                    key: Bytes::copy_from_slice(entry.key),
+                    value: Bytes::copy_from_slice(entry.value),
+                    revision: entry.revision,
+                });
+                if found.len() < limit {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            })
+            .unwrap();
+        found
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8, u8),
+        Delete(u8),
+        /// Hands sled what there is, and does not say yet that it has it.
+        FeedHalf,
+        Feed,
+        Scan(u8, u8, u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..60u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+            3 => (0..60u8).prop_map(Step::Delete),
+            1 => Just(Step::FeedHalf),
+            1 => Just(Step::Feed),
+            4 => (0..62u8, 0..62u8, 1..40u8).prop_map(|(a, b, limit)| Step::Scan(a, b, limit)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn reads_show_the_last_write_wherever_it_is(steps in prop::collection::vec(step(), 1..200)) {
+            let dir = tempfile::tempdir().unwrap();
+            let (view, feeder) = made(&dir);
+            let mut model = Model::new();
+            for step in steps {
+                match step {
+                    Step::Put(key, value) => {
+                        show(&view, &[b'k', key], Some(&[value]));
+                        model.insert(vec![b'k', key], (vec![value], view.shown().revision));
+                    }
+                    Step::Delete(key) => {
+                        show(&view, &[b'k', key], None);
+                        model.remove(&[b'k', key][..]);
+                    }
+                    Step::FeedHalf => {
+                        if let Some(feed) = view.recent.next_feed() {
+                            view.sled().unwrap().feed(&feed).unwrap();
+                        }
+                    }
+                    Step::Feed => drop(feeder.step().unwrap()),
+                    Step::Scan(from, to, limit) => {
+                        let bounds = (Bound::Excluded(vec![b'k', from]), Bound::Included(vec![b'k', to]));
+                        let found = scanned(&view, bounds.clone(), limit.into());
+                        let is_empty = from >= to;
+                        let expected: Vec<Entry> = model
+                            .range(if is_empty { (Bound::Unbounded, Bound::Excluded(Vec::new())) } else { bounds })
+                            .take(limit.into())
+                            .map(|(key, (value, revision))| Entry {
+                                key: key.clone().into(),
+                                value: value.clone().into(),
+                                revision: *revision,
+                            })
+                            .collect();
+                        prop_assert_eq!(found, expected);
+                        let key = [b'k', from];
+                        let held = view.get(&key).unwrap().map(|entry| (entry.value.to_vec(), entry.revision));
+                        prop_assert_eq!(held, model.get(&key[..]).cloned());
+                    }
+                }
+            }
+            while feeder.step().unwrap() {}
+            prop_assert!(!view.recent.is_used());
+            prop_assert_eq!(view.fed(), view.shown());
+        }
+    }
+
+    struct EndsOnDrop<'a>(&'a AtomicBool);
+
+    impl Drop for EndsOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_scan_sees_what_exists_throughout_once_while_sled_is_fed() {
+        const KEYS: u32 = 3000;
+        let dir = tempfile::tempdir().unwrap();
+        let (view, feeder) = made(&dir);
+        let key = |n: u32| format!("k{n:04}").into_bytes();
+        for n in 0..KEYS {
+            show(&view, &key(n), Some(b"first"));
+        }
+        let ends = &AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    feeder.step().unwrap();
+                    thread::sleep(Duration::from_micros(100));
+                }
+            });
+            scope.spawn(|| {
+                let mut n = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    // Written again and again, and never away.
+                    show(&view, &key(n), Some(b"again"));
+                    n = (n + 7) % KEYS;
+                    thread::sleep(Duration::from_micros(20));
+                }
+            });
+            // Whatever becomes of the scans, the others end.
+            let _ends = EndsOnDrop(ends);
+            for _ in 0..40 {
+                let shown = view.shown().revision;
+                let all = (Bound::Included(key(0)), Bound::Unbounded);
+                let found = scanned(&view, all, usize::MAX);
+                let keys = found.iter().map(|entry| entry.key.to_vec());
+                assert!(keys.eq((0..KEYS).map(key)));
+                // What was readable before the scan began is seen.
+                let newest = found.iter().map(|entry| entry.revision).max();
+                assert!(newest >= Some(shown));
+            }
+        });
+    }
+}

@@ -1,0 +1,315 @@
+//! What was written and sled does not have yet: a table that takes writes, and one that sled is being fed with.
+//!
+//! Both are sorted, and together bounded: a writer that finds no room waits for sled. The table that is fed changes no more, so
+//! that readers share it; from the other they copy what they need, since a reader that holds it up would hold up every write.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::store::{
+    batch::{Entry, Found},
+    frame::{Change, Position},
+};
+
+/// What waits until sled is fed with it, at the least, unless it has waited for [`FEED_AFTER`]: what is written close together
+/// rewrites a leaf of sled's once.
+const FEED_BYTES: usize = 2 << 20;
+/// How long a write that nothing follows keeps readers looking in two places.
+const FEED_AFTER: Duration = Duration::from_millis(50);
+/// What the table that takes writes may hold. The one that is fed holds no more either.
+const TABLE_BYTES_MAX: usize = 8 << 20;
+/// What a write takes in a table beside its key and value.
+const WRITE_OVERHEAD_BYTES: usize = 128;
+/// What a scan copies at first; each time it goes on, it copies twice as much.
+const PART_WRITES_FIRST: usize = 64;
+/// What it copies at the most: some ten thousand keys and values that are shared, not copied themselves.
+const PART_WRITES_MAX: usize = 8192;
+
+/// The last write of a key.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Written {
+    /// `None` where it removed the key.
+    pub(in crate::store) value: Option<Bytes>,
+    pub(in crate::store) revision: u64,
+}
+
+impl Written {
+    /// What the key holds since.
+    pub(super) fn entry(&self, key: &[u8]) -> Option<Entry> {
+        Some(Entry {
+            key: Bytes::copy_from_slice(key),
+            value: self.value.clone()?,
+            revision: self.revision,
+        })
+    }
+
+    /// What the key holds since, as a scan hands it on.
+    pub(super) fn found<'a>(&'a self, key: &'a [u8]) -> Option<Found<'a>> {
+        Some(Found {
+            key,
+            value: self.value.as_ref()?,
+            revision: self.revision,
+        })
+    }
+}
+
+pub(in crate::store) type Writes = BTreeMap<Bytes, Written>;
+
+/// What sled is fed with: all that was written between two places, each key once.
+#[derive(Debug)]
+pub(in crate::store) struct Feed {
+    pub(in crate::store) writes: Writes,
+    /// What sled shows when it has all of it.
+    pub(in crate::store) end: Position,
+}
+
+/// The two tables.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    tables: RwLock<Tables>,
+    /// Whether there is anything in them: spares readers the lock. Changed only under it.
+    is_used: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    taking: Writes,
+    fed: Option<Arc<Feed>>,
+    end: Position,
+}
+
+/// What writers and the feeder wait for.
+#[derive(Debug, Default)]
+struct State {
+    taking_bytes: usize,
+    ends: Option<End>,
+    /// Nothing will be fed any more: nobody waits for room.
+    is_broken: bool,
+}
+
+/// How the feeder ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum End {
+    /// When sled has all of it.
+    Fed,
+    /// At once.
+    Now,
+}
+
+impl Recent {
+    pub(super) fn new(end: Position) -> Self {
+        let tables = Tables {
+            end,
+            ..Tables::default()
+        };
+        Recent {
+            tables: RwLock::new(tables),
+            ..Recent::default()
+        }
+    }
+
+    /// The last write of a key, if sled may not have it.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Written> {
+        if !self.is_used() {
+            return None;
+        }
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let fed = || tables.fed.as_ref()?.writes.get(key);
+        tables.taking.get(key).or_else(fed).cloned()
+    }
+
+    /// What the tables hold of the first keys within the bounds, in order.
+    ///
+    /// Taken before sled is read: what sled is fed with meanwhile is in both then, and never in none.
+    pub(super) fn part(
+        &self,
+        lower: &Bound<Vec<u8>>,
+        upper: &Bound<Vec<u8>>,
+        writes_max: usize,
+    ) -> Part {
+        if !self.is_used() || is_empty(lower, upper) {
+            return Part::default();
+        }
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let bounds = (as_slice(lower), as_slice(upper));
+        let mut range = tables.taking.range::<[u8], _>(bounds);
+        let taken: Vec<(Bytes, Written)> = range
+            .by_ref()
+            .take(writes_max)
+            .map(|(key, written)| (key.clone(), written.clone()))
+            .collect();
+        let is_all = range.next().is_none();
+        Part {
+            until: taken.last().filter(|_| !is_all).map(|(key, _)| key.clone()),
+            taken,
+            fed: tables.fed.clone(),
+        }
+    }
+
+    /// Takes writes, which can be read from now on.
+    pub(super) fn put(&self, changes: &[Change], end: Position) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        self.is_used.store(true, Ordering::Release);
+        let mut bytes = 0;
+        for change in changes {
+            for write in &change.writes {
+                let value = write.value.clone();
+                bytes +=
+                    WRITE_OVERHEAD_BYTES + write.key.len() + value.as_ref().map_or(0, Bytes::len);
+                let written = Written {
+                    value,
+                    revision: change.revision,
+                };
+                tables.taking.insert(write.key.clone(), written);
+            }
+        }
+        tables.end = end;
+        drop(tables);
+        self.lock().taking_bytes += bytes;
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is room for another group.
+    pub(super) fn wait_for_room(&self) {
+        let is_full = |state: &mut State| state.taking_bytes >= TABLE_BYTES_MAX && !state.is_broken;
+        drop(
+            self.changed
+                .wait_while(self.lock(), is_full)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    /// Waits until it is time to feed sled. Says how to end, if that is what it is time for.
+    pub(super) fn wait_for_work(&self) -> Option<End> {
+        let nothing = |state: &mut State| state.taking_bytes == 0 && state.ends.is_none();
+        let state = self
+            .changed
+            .wait_while(self.lock(), nothing)
+            .unwrap_or_else(PoisonError::into_inner);
+        let little = |state: &mut State| state.taking_bytes < FEED_BYTES && state.ends.is_none();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, FEED_AFTER, little)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.ends
+    }
+
+    /// What sled is to be fed with next, if there is anything.
+    pub(super) fn next_feed(&self) -> Option<Arc<Feed>> {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if tables.fed.is_none() && !tables.taking.is_empty() {
+            tables.fed = Some(Arc::new(Feed {
+                writes: std::mem::take(&mut tables.taking),
+                end: tables.end,
+            }));
+            self.lock().taking_bytes = 0;
+            self.changed.notify_all();
+        }
+        tables.fed.clone()
+    }
+
+    /// Sled has what it was fed with.
+    pub(super) fn is_fed(&self) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.fed = None;
+        if tables.taking.is_empty() {
+            self.is_used.store(false, Ordering::Release);
+        }
+    }
+
+    /// Tells the feeder to end.
+    pub(super) fn end(&self, end: End) {
+        self.lock().ends = Some(end);
+        self.changed.notify_all();
+    }
+
+    /// Says that sled will not be fed any more.
+    pub(super) fn break_off(&self) {
+        self.lock().is_broken = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether a read has to look here.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The part of the tables that a scan has come to.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    taken: Vec<(Bytes, Written)>,
+    fed: Option<Arc<Feed>>,
+    /// The last key that it tells of. `None` if it tells of all within the bounds.
+    pub(super) until: Option<Bytes>,
+}
+
+impl Part {
+    /// How much the next part of a scan copies, after one that copied so much.
+    pub(super) fn grown(writes_max: Option<usize>) -> usize {
+        writes_max.map_or(PART_WRITES_FIRST, |max| (max * 2).min(PART_WRITES_MAX))
+    }
+
+    /// Its writes within the bounds, in order, each key once.
+    pub(super) fn writes<'a>(
+        &'a self,
+        lower: &'a Bound<Vec<u8>>,
+        upper: &'a Bound<Vec<u8>>,
+    ) -> impl Iterator<Item = (&'a Bytes, &'a Written)> {
+        let bounds = (as_slice(lower), as_slice(upper));
+        let fed = self.fed.as_ref().filter(|_| !is_empty(lower, upper));
+        let mut fed = fed
+            .into_iter()
+            .flat_map(move |feed| feed.writes.range::<[u8], _>(bounds))
+            .peekable();
+        let mut taken = self
+            .taken
+            .iter()
+            .map(|(key, written)| (key, written))
+            .peekable();
+        std::iter::from_fn(move || {
+            let (Some((newer, _)), Some((older, _))) = (taken.peek(), fed.peek()) else {
+                return taken.next().or_else(|| fed.next());
+            };
+            match newer.cmp(older) {
+                std::cmp::Ordering::Greater => fed.next(),
+                std::cmp::Ordering::Less => taken.next(),
+                std::cmp::Ordering::Equal => {
+                    fed.next();
+                    taken.next()
+                }
+            }
+        })
+    }
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}
+
+/// Whether no key is within the bounds, which a map does not like to be asked for.
+fn is_empty(lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> bool {
+    match (lower, upper) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
+        (
+            Bound::Excluded(lower) | Bound::Included(lower),
+            Bound::Excluded(upper) | Bound::Included(upper),
+        ) => lower >= upper,
+    }
+}
