@@ -51,8 +51,6 @@ pub enum Error {
     Store(store::Error),
     /// Another snapshot is being made.
     SnapshotInProgress,
-    /// The server is shutting down, and the work was dropped before it was done.
-    Interrupted,
 }
 
 impl From<Violations> for Error {

@@ -29,7 +29,7 @@ use crate::{
     clock,
     proto::{Backup, Job, Single},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
-    store::{self, Batch, Entry, Found, Outcome, Read, Store},
+    store::{self, Batch, Entry, Found, Outcome, Reach, Read, Store, View},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
@@ -113,8 +113,10 @@ impl Catalog {
                 return Ok((stored, true));
             }
             let (owner, found) = (project.clone(), id);
-            let found: Option<Stored<R>> =
-                self.read(move |store| find(store, &owner, found)).await?;
+            let found: Option<Stored<R>> = self
+                .store
+                .read(Reach::Page, move |view| find(view, &owner, found))
+                .await?;
             // It may have been deleted in between: then it can be created after all.
             if let Some(Stored {
                 resource: stored, ..
@@ -145,12 +147,13 @@ impl Catalog {
         project: ProjectId,
         id: ResourceId,
     ) -> Result<Single<R>, Error> {
-        self.read_a_little(move |store| {
-            let found = find_record::<R>(store, project.as_str(), id)?;
-            let (_, record) = found.ok_or_else(|| not_found::<R>(id))?;
-            Ok(Single::new(record.value, record.revision))
-        })
-        .await
+        self.store
+            .read(Reach::Page, move |view| {
+                let found = find_record::<R>(view, project.as_str(), id)?;
+                let (_, record) = found.ok_or_else(|| not_found::<R>(id))?;
+                Ok(Single::new(record.value, record.revision))
+            })
+            .await
     }
 
     /// Changes the resource with that id and returns it as stored. What `change` leaves as it is takes no
@@ -171,12 +174,12 @@ impl Catalog {
         for _ in 0..CHANGE_TRIES_MAX {
             let (project, change, now) = (project.clone(), change.clone(), self.now());
             // Patching and checking take a while for a large resource: not on an async thread.
-            let planned = self.read(move |store| {
-                let stored: Stored<R> = expected(store, &project, id, expected_revision)?;
+            let planned = self.store.read(Reach::Far, move |view| {
+                let stored: Stored<R> = expected(view, &project, id, expected_revision)?;
                 let mut changed = change(&stored.resource)?.into_inner();
                 changed.set_stamps(stored.resource.stamps());
                 if changed == stored.resource {
-                    return Ok((changed, None));
+                    return Ok::<_, Error>((changed, None));
                 }
                 let batch = replace(&stored, &mut changed, now);
                 Ok((changed, Some(batch)))
@@ -213,7 +216,10 @@ impl Catalog {
                 locator,
                 record,
             } = self
-                .read(move |store| expected::<R>(store, &project, id, expected_revision))
+                .store
+                .read(Reach::Page, move |view| {
+                    expected::<R>(view, &project, id, expected_revision)
+                })
                 .await?;
             let batch = Batch::new()
                 .expect(locator.key.clone(), Some(locator.revision))
@@ -238,25 +244,26 @@ impl Catalog {
         prefix: String,
         limit: usize,
     ) -> Result<Vec<String>, Error> {
-        self.read(move |store| {
-            let mut ids = Vec::new();
-            let _all = store.scan::<Error>(
-                keys::locators_of_prefix::<R>(&prefix),
-                |Found { key, .. }| {
-                    if keys::project_of_locator(key) == Some(project.as_str()) {
-                        let id = keys::id_of_locator(key).filter(|id| id.starts_with(&prefix));
-                        ids.extend(id);
-                    }
-                    Ok(if ids.len() < limit {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    })
-                },
-            )?;
-            Ok(ids)
-        })
-        .await
+        self.store
+            .read(Reach::Page, move |view| {
+                let mut ids = Vec::new();
+                let _all = view.scan::<Error>(
+                    keys::locators_of_prefix::<R>(&prefix),
+                    |Found { key, .. }| {
+                        if keys::project_of_locator(key) == Some(project.as_str()) {
+                            let id = keys::id_of_locator(key).filter(|id| id.starts_with(&prefix));
+                            ids.extend(id);
+                        }
+                        Ok(if ids.len() < limit {
+                            ControlFlow::Continue(())
+                        } else {
+                            ControlFlow::Break(())
+                        })
+                    },
+                )?;
+                Ok(ids)
+            })
+            .await
     }
 
     /// How the store is, and what it holds.
@@ -264,17 +271,16 @@ impl Catalog {
     /// # Errors
     /// If the server is shutting down.
     pub async fn status(&self) -> Result<Status, Error> {
-        self.read(|store| {
-            Ok(Status {
-                store: store.id().simple().to_string(),
-                revision: store.revision(),
-                condition: store.condition().borrow().clone(),
-                backups: store.count(keys::kind_of_records::<Backup>()),
-                jobs: store.count(keys::kind_of_records::<Job>()),
-                usage: store.usage(),
-            })
+        let store = &self.store;
+        let usage = store.local().usage().await?;
+        Ok(Status {
+            store: store.id().simple().to_string(),
+            revision: store.revision(),
+            condition: store.condition().borrow().clone(),
+            backups: store.count(keys::kind_of_records::<Backup>()),
+            jobs: store.count(keys::kind_of_records::<Job>()),
+            usage,
         })
-        .await
     }
 
     /// Writes a snapshot of the whole store, while writes go on. Blocks.
@@ -285,7 +291,7 @@ impl Catalog {
         &self,
         put: impl FnMut(Bytes) -> Result<(), store::Error>,
     ) -> Result<store::Snapshot, Error> {
-        Ok(self.store.snapshot(put)?)
+        Ok(self.store.local().snapshot(put)?)
     }
 
     fn lock_of(&self, project: &ProjectId, id: ResourceId) -> &Mutex<()> {
@@ -296,34 +302,6 @@ impl Catalog {
 
     fn now(&self) -> Timestamp {
         clock::timestamp(self.store.now_ms())
-    }
-
-    /// Runs a read of a page at most: on this thread if nothing of the store has to come from the disk, since a hop to another
-    /// one and back costs more than the read.
-    async fn read_a_little<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        if self.store.is_in_memory() {
-            read(&self.store)
-        } else {
-            self.read(read).await
-        }
-    }
-
-    /// Runs a read on a thread that may wait for the disk.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || read(&store)).await {
-            Ok(result) => result,
-            Err(stopped) => match stopped.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::Interrupted),
-            },
-        }
     }
 }
 
@@ -373,12 +351,12 @@ fn with_revision<R: Resource>(mut resource: R, revision: u64) -> R {
 }
 
 fn expected<R: Resource>(
-    store: &Store,
+    view: &View,
     project: &ProjectId,
     id: ResourceId,
     expected_revision: Option<u64>,
 ) -> Result<Stored<R>, Error> {
-    let stored = find(store, project.as_str(), id)?.ok_or_else(|| not_found::<R>(id))?;
+    let stored = find(view, project.as_str(), id)?.ok_or_else(|| not_found::<R>(id))?;
     let current = stored.record.revision;
     match expected_revision {
         Some(expected) if expected != current => Err(Error::Stale {
@@ -393,11 +371,11 @@ fn expected<R: Resource>(
 
 /// The resource with that id.
 fn find<R: Resource>(
-    store: &Store,
+    view: &View,
     project: &str,
     id: ResourceId,
 ) -> Result<Option<Stored<R>>, Error> {
-    let Some((locator, record)) = find_record::<R>(store, project, id)? else {
+    let Some((locator, record)) = find_record::<R>(view, project, id)? else {
         return Ok(None);
     };
     Ok(Some(Stored {
@@ -409,19 +387,19 @@ fn find<R: Resource>(
 
 /// The locator with that id, and the record that it leads to.
 fn find_record<R: Resource>(
-    store: &Store,
+    view: &View,
     project: &str,
     id: ResourceId,
 ) -> Result<Option<(Entry, Entry)>, Error> {
     let key = keys::locator::<R>(project, id);
     // A rename may come between the two reads: then the locator has changed, too.
     for _ in 0..GET_TRIES_MAX {
-        let Some(locator) = store.get(&key)? else {
+        let Some(locator) = view.get(&key)? else {
             return Ok(None);
         };
         let name = std::str::from_utf8(&locator.value).map_err(|_| page::undecodable(&key))?;
         let record = keys::record::<R>(project, name, id);
-        if let Some(record) = store.get(&record)? {
+        if let Some(record) = view.get(&record)? {
             return Ok(Some((locator, record)));
         }
     }

@@ -3,12 +3,13 @@
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{Catalog, Error, Scope, keys, seen::Seen, token};
 use crate::{
     proto::{Page, Splice},
     resource::{Filter, Resource, ResourceId, Violations},
-    store::{self, Found, Read},
+    store::{self, Found, Reach, Read, View},
 };
 
 /// Items in a page, at the most.
@@ -78,18 +79,22 @@ impl Catalog {
         let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
         // What a filter lets through may lie far apart: such a page may look at very many items.
-        let is_short = query.filter == R::Filter::default();
-        let first = move |store: &store::Store| Scan::start(store, &seen, query)?.step(store);
-        let mut scan = if is_short {
-            self.read_a_little(first).await?
+        let reach = if query.filter == R::Filter::default() {
+            Reach::Page
         } else {
-            self.read(first).await?
+            Reach::Far
         };
+        let id = self.store.id();
+        let first = move |view: &View| Scan::start(view, id, &seen, query)?.step(view);
+        let mut scan = self.store.read(reach, first).await?;
         let mut steps = 1;
         while scan.end == End::NotYet
             && (steps < STEPS_MAX || (scan.records.count() == 0 && !may_be_empty))
         {
-            scan = self.read(move |store| scan.step(store)).await?;
+            scan = self
+                .store
+                .read(Reach::Far, move |view| scan.step(view))
+                .await?;
             steps += 1;
         }
         if !scan.last.is_empty() {
@@ -107,11 +112,11 @@ impl Catalog {
 }
 
 impl<R: Resource> Scan<R> {
-    fn start(store: &store::Store, seen: &Seen, query: Query<R>) -> Result<Self, Error> {
+    fn start(view: &View, store: Uuid, seen: &Seen, query: Query<R>) -> Result<Self, Error> {
         let place = match &query.after {
             After::Nothing => None,
-            After::Marker(id) => Some(place_of_marker::<R>(store, seen, &query.scope, *id)?),
-            After::Token(text) => Some(token::read(store.id(), &query.scope, &query.filter, text)?),
+            After::Marker(id) => Some(place_of_marker::<R>(view, seen, &query.scope, *id)?),
+            After::Token(text) => Some(token::read(store, &query.scope, &query.filter, text)?),
         };
         let range = keys::records::<R>(&query.scope, query.filter.names(), place.as_deref());
         Ok(Scan {
@@ -124,7 +129,7 @@ impl<R: Resource> Scan<R> {
         })
     }
 
-    fn step(mut self, store: &store::Store) -> Result<Self, Error> {
+    fn step(mut self, view: &View) -> Result<Self, Error> {
         let Scan {
             query,
             range,
@@ -136,7 +141,7 @@ impl<R: Resource> Scan<R> {
         let filter = Some(&query.filter).filter(|filter| **filter != R::Filter::default());
         let mut looked_at = 0;
         let mut is_full = false;
-        let scanned = store.scan(range.clone(), |found| {
+        let scanned = view.scan(range.clone(), |found| {
             if looked_at == STEP_ITEMS_MAX {
                 return Ok::<_, Error>(ControlFlow::Break(()));
             }
@@ -177,7 +182,7 @@ fn replace(place: &mut Vec<u8>, by: &[u8]) {
 
 /// The place of the resource with the marker's id.
 fn place_of_marker<R: Resource>(
-    store: &store::Store,
+    view: &View,
     seen: &Seen,
     scope: &Scope,
     id: ResourceId,
@@ -193,13 +198,13 @@ fn place_of_marker<R: Resource>(
     let (locator, name) = match scope {
         Scope::Project(project) => {
             let locator = keys::locator::<R>(project.as_str(), id);
-            let name = store.get(&locator)?.ok_or_else(unknown)?;
+            let name = view.get(&locator)?.ok_or_else(unknown)?;
             (locator, name.value)
         }
         Scope::AllProjects => {
             let all = keys::starting_with(keys::locators_of_id::<R>(id));
             let mut found = None;
-            store.for_each(all, |Found { key, value, .. }| {
+            view.for_each(all, |Found { key, value, .. }| {
                 if found.is_some() {
                     return Err(refuse("is in more than one project: use page_token".into()));
                 }

@@ -23,7 +23,7 @@ use crate::{
         ProjectId,
         freezer_json::{self, Form},
     },
-    store::{self, Examined},
+    store::{self, Examined, OpenError},
 };
 
 /// The most that a server gives at once.
@@ -156,7 +156,7 @@ enum Source {
 
 /// Opens a store to be read, and tells what is damaged in it.
 fn examine(store: &Path) -> Result<Examined, Error> {
-    let failed = |error: store::Error| Error::Failed(format!("{}: {error}", store.display()));
+    let failed = |error: OpenError| Error::Failed(format!("{}: {error}", store.display()));
     let examined = store::examine(store).map_err(failed)?;
     for finding in &examined.findings {
         eprintln!("icebox: {}: {}", store.display(), Printable(&finding.what));

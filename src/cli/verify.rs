@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Error;
 use crate::{
     catalog,
-    store::{self, Finding},
+    store::{self, Finding, OpenError},
 };
 
 /// Check a snapshot, or the store of a server that is not running
@@ -27,7 +27,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let shown = args.path.display();
-    let failed = |error: store::Error| Error::Failed(format!("{shown}: {error}"));
+    let failed = |error: OpenError| Error::Failed(format!("{shown}: {error}"));
     if !args.path.exists() {
         return Err(Error::Failed(format!("{shown} is not there")));
     }
@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     for Finding { what, cure } in &examined.findings {
         println!("{shown}: {what}; {cure}");
     }
-    let verified = catalog::verify(&examined).map_err(failed)?;
+    let verified = catalog::verify(&examined).map_err(|error| failed(error.into()))?;
     if !examined.findings.is_empty() {
         return Err(Error::Failed(format!("{shown} is damaged")));
     }

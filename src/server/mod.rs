@@ -37,7 +37,7 @@ use crate::{
         job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
     },
     service::{Backups, Jobs, Maintenance},
-    store::{self, Store},
+    store::{self, OpenError, Store},
 };
 
 /// A request's size: 16 times the largest record, so that a client's mistake is answered, not cut off.
@@ -67,7 +67,7 @@ pub struct Config {
 #[derive(Debug)]
 pub enum Error {
     /// The store could not be opened or closed.
-    Store(PathBuf, store::Error),
+    Store(PathBuf, OpenError),
     /// The address could not be listened on.
     Listen(Listen, io::Error),
     /// The transport failed.
@@ -109,6 +109,7 @@ pub async fn serve(
         .map_err(|error| Error::Listen(listen.clone(), error))?;
     announce(&bound.listen);
     let store_failed = |error| Error::Store(path.clone(), error);
+    let not_closed = |error: store::Error| Error::Store(path.clone(), error.into());
     let mut shutdown = std::pin::pin!(shutdown);
     let cancelled = store_options.cancelled.clone();
     let mut opening = {
@@ -122,9 +123,9 @@ pub async fn serve(
             cancelled.store(true, Ordering::Relaxed);
             bound.clean_up();
             return match finished(opening.await) {
-                None | Some(Err(store::Error::Closed)) => Ok(()),
+                None | Some(Err(OpenError::Store(store::Error::Closed))) => Ok(()),
                 Some(Err(error)) => Err(store_failed(error)),
-                Some(Ok(store)) => close(store).await.map_err(store_failed),
+                Some(Ok(store)) => close(store).await.map_err(not_closed),
             };
         }
     };
@@ -162,7 +163,7 @@ pub async fn serve(
     }
     bound.clean_up();
     match Arc::into_inner(store) {
-        Some(store) => close(store).await.map_err(store_failed),
+        Some(store) => close(store).await.map_err(not_closed),
         None => Ok(()),
     }
 }

@@ -62,9 +62,6 @@ impl From<Error> for Status {
                 "BUSY",
                 "another snapshot is being made: try again when it is done",
             ),
-            Error::Interrupted => {
-                unavailable("SHUTTING_DOWN", "the server is shutting down: try again")
-            }
         }
     }
 }
@@ -132,16 +129,13 @@ fn from_store(error: &store::Error) -> Status {
     };
     match error {
         store::Error::Busy => unavailable("BUSY", message),
-        store::Error::Closed => unavailable("SHUTTING_DOWN", message),
+        store::Error::Closed => {
+            unavailable("SHUTTING_DOWN", "the server is shutting down: try again")
+        }
         store::Error::Stopped { .. } => unavailable("WRITES_STOPPED", message),
         store::Error::OutcomeUnknown { .. } => unavailable("OUTCOME_UNKNOWN", message),
         store::Error::Full { .. } => with_reason(Code::ResourceExhausted, "DISK_FULL"),
         store::Error::Corrupt { .. } => with_reason(Code::DataLoss, "DATA_DAMAGED"),
-        store::Error::Io { .. }
-        | store::Error::Locked { .. }
-        | store::Error::Foreign { .. }
-        | store::Error::Occupied { .. }
-        | store::Error::NotThatFar { .. }
-        | store::Error::NewerFormat { .. } => with_reason(Code::Unavailable, "STORE_UNAVAILABLE"),
+        store::Error::Io { .. } => with_reason(Code::Unavailable, "STORE_UNAVAILABLE"),
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::frame::Write;
+use super::change::Write;
 
 /// A key with what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What can go wrong below the catalog.
+//! What can go wrong below the catalog: when a store is opened or made, and when an open one is asked something.
 
 use std::{fmt, io, path::Path};
 
@@ -16,33 +16,6 @@ pub enum Error {
     Full {
         /// What was being done to which file.
         action: String,
-    },
-    /// Another process has the store open.
-    Locked {
-        /// What that process wrote about itself.
-        owner: String,
-    },
-    /// The directory is not an Icebox store.
-    Foreign {
-        /// What is there instead.
-        reason: String,
-    },
-    /// A restore cannot come to the revision or time that was asked for.
-    NotThatFar {
-        /// Why not.
-        reason: String,
-    },
-    /// There is a store already where one was to be made.
-    Occupied {
-        /// Where.
-        path: String,
-    },
-    /// The store was written by a newer Icebox.
-    NewerFormat {
-        /// The store's format.
-        found: u32,
-        /// The newest format that this program reads.
-        supported: u32,
     },
     /// Stored data is damaged, and what it held cannot be had from elsewhere.
     Corrupt {
@@ -93,21 +66,6 @@ impl fmt::Display for Error {
         match self {
             Error::Io { action, reason } => write!(f, "could not {action}: {reason}"),
             Error::Full { action } => write!(f, "the disk is full: could not {action}"),
-            Error::Locked { owner } => {
-                write!(
-                    f,
-                    "the store is in use by {owner}: stop that process or choose another --store"
-                )
-            }
-            Error::Foreign { reason } => write!(f, "this is not an Icebox store: {reason}"),
-            Error::NotThatFar { reason } => f.write_str(reason),
-            Error::Occupied { path } => {
-                write!(f, "{path} holds a store already: choose an empty directory")
-            }
-            Error::NewerFormat { found, supported } => write!(
-                f,
-                "the store has format {found} and this Icebox reads up to format {supported}: use a newer Icebox"
-            ),
             Error::Corrupt { what } => write!(f, "stored data is damaged: {what}"),
             Error::Stopped { reason } => {
                 write!(
@@ -128,3 +86,68 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Why a store could not be opened or made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Another process has the store open.
+    Locked {
+        /// What that process wrote about itself.
+        owner: String,
+    },
+    /// The directory is not an Icebox store.
+    Foreign {
+        /// What is there instead.
+        reason: String,
+    },
+    /// A restore cannot come to the revision or time that was asked for.
+    NotThatFar {
+        /// Why not.
+        reason: String,
+    },
+    /// There is a store already where one was to be made.
+    Occupied {
+        /// Where.
+        path: String,
+    },
+    /// The store was written by a newer Icebox.
+    NewerFormat {
+        /// The store's format.
+        found: u32,
+        /// The newest format that this program reads.
+        supported: u32,
+    },
+    /// What may befall an open store as well.
+    Store(Error),
+}
+
+impl From<Error> for OpenError {
+    fn from(error: Error) -> Self {
+        OpenError::Store(error)
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Locked { owner } => {
+                write!(
+                    f,
+                    "the store is in use by {owner}: stop that process or choose another --store"
+                )
+            }
+            OpenError::Foreign { reason } => write!(f, "this is not an Icebox store: {reason}"),
+            OpenError::NotThatFar { reason } => f.write_str(reason),
+            OpenError::Occupied { path } => {
+                write!(f, "{path} holds a store already: choose an empty directory")
+            }
+            OpenError::NewerFormat { found, supported } => write!(
+                f,
+                "the store has format {found} and this Icebox reads up to format {supported}: use a newer Icebox"
+            ),
+            OpenError::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}

@@ -9,28 +9,33 @@ mod sled;
 
 use std::{
     ops::{Bound, ControlFlow},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use tokio::sync::watch;
 
-use self::recent::{Part, Recent};
+use self::recent::{PART_WRITES_FIRST, PART_WRITES_MAX, Part, Recent};
 pub(super) use self::{
     feeder::Feeder,
     recent::{End, Feed, Written},
     sled::{Direction, Sled},
 };
 use super::{
-    Error,
+    Error, Read,
     batch::{Entry, Found},
-    frame::{Change, Position},
+    change::{Change, Position},
+    refusing,
+    tally::Tally,
 };
 
 /// Told of a sled that fails, and why.
 type Alarm = Box<dyn Fn(&Arc<Sled>, &Error) + Send + Sync>;
 
+/// What a key takes in sled's cache beside its bytes and its value's.
+const KEY_OVERHEAD_BYTES: u64 = 64;
+
 /// Sled, and what was written and it does not have yet.
-pub(super) struct View {
+pub struct View {
     /// `None` only while the disk has no room for one that fails and for one in its place.
     sled: RwLock<Option<Arc<Sled>>>,
     recent: Recent,
@@ -40,6 +45,9 @@ pub(super) struct View {
     shown: watch::Sender<Position>,
     /// What sled has.
     fed: watch::Sender<Position>,
+    /// The keys that there are.
+    tally: Mutex<Tally>,
+    cache_bytes: u64,
     alarm: Alarm,
 }
 
@@ -48,9 +56,12 @@ impl View {
     pub(super) fn new(
         sled: Sled,
         end: Position,
+        tally: Tally,
         alarm: impl Fn(&Arc<Sled>, &Error) + Send + Sync + 'static,
     ) -> Self {
         View {
+            cache_bytes: sled.cache_bytes(),
+            tally: Mutex::new(tally),
             sled: RwLock::new(Some(Arc::new(sled))),
             recent: Recent::new(end),
             gate: RwLock::default(),
@@ -63,6 +74,11 @@ impl View {
     /// What can be read.
     pub(super) fn shown(&self) -> Position {
         *self.shown.borrow()
+    }
+
+    /// Follows what can be read.
+    pub(super) fn follow(&self) -> watch::Receiver<Position> {
+        self.shown.subscribe()
     }
 
     /// What sled has: what is behind it is in the table.
@@ -81,46 +97,16 @@ impl View {
         self.recent.wait_for_room();
     }
 
-    /// What a key holds.
-    ///
-    /// # Errors
-    /// If sled fails, or the value is damaged.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        if let Some(written) = self.recent.get(key) {
-            return Ok(written.entry(key));
-        }
-        let sled = self.sled()?;
-        self.noticed(&sled, sled.get(key))
+    /// The keys that there are, those included that are shown next.
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands what the keys within the bounds hold to `visit`, in order, until that breaks off, and says whether it did. What is
-    /// written meanwhile may or may not be seen, each key once.
-    ///
-    /// # Errors
-    /// If sled fails, or a value is damaged.
-    pub(super) fn scan(
-        &self,
-        (mut lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
-        let mut writes_max = None;
-        loop {
-            writes_max = Some(Part::grown(writes_max));
-            let part = self
-                .recent
-                .part(&lower, &upper, writes_max.unwrap_or_default());
-            let until = part.until.as_ref().map(|key| key.to_vec());
-            let end = until.clone().map_or(upper.clone(), Bound::Included);
-            let sled = self.sled()?;
-            let scanned = merged(&sled, &part, (lower, end), &mut visit);
-            if self.noticed(&sled, scanned)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-            match until {
-                Some(key) => lower = Bound::Excluded(key),
-                None => return Ok(ControlFlow::Continue(())),
-            }
-        }
+    /// Whether all of it fits in sled's cache, where reads find it without waiting for the disk: opening has read all of it, and
+    /// what was written since came through the cache.
+    pub(super) fn is_in_memory(&self) -> bool {
+        let tally = self.tally();
+        tally.bytes() + tally.keys() * KEY_OVERHEAD_BYTES < self.cache_bytes / 2
     }
 
     /// sled as it is now.
@@ -165,12 +151,55 @@ impl View {
     }
 }
 
+impl Read for View {
+    fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        if let Some(written) = self.recent.get(key) {
+            return Ok(written.entry(key));
+        }
+        let sled = self.sled()?;
+        self.noticed(&sled, sled.get(key))
+    }
+
+    fn scan<E: From<Error>>(
+        &self,
+        (mut lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        refusing(visit, |visit| {
+            let mut writes_max = PART_WRITES_FIRST;
+            loop {
+                let part = self.recent.part(&lower, &upper, writes_max);
+                let until = part.until.as_ref().map(|key| key.to_vec());
+                let end = until.clone().map_or(upper.clone(), Bound::Included);
+                let sled = self.sled()?;
+                let scanned = merged(&sled, &part, (lower, end), visit);
+                if self.noticed(&sled, scanned)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                match until {
+                    Some(key) => lower = Bound::Excluded(key),
+                    None => return Ok(ControlFlow::Continue(())),
+                }
+                writes_max = (writes_max * 2).min(PART_WRITES_MAX);
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("shown", &self.shown())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Hands on what sled holds within the bounds with what was written since laid over it.
 fn merged(
     sled: &Sled,
     part: &Part,
     (lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    visit: &mut impl FnMut(Found<'_>) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, Error> {
     let mut writes = part.writes(&lower, &upper).peekable();
     let scanned = sled.scan((lower.clone(), upper.clone()), |found| {
@@ -213,14 +242,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::frame::Write;
+    use crate::store::change::Write;
 
     /// A view with its feeder, which is stepped by hand.
     fn made(dir: &tempfile::TempDir) -> (Arc<View>, Feeder) {
         let sled = Sled::open(dir.path(), 8 << 20).unwrap();
-        let view = Arc::new(View::new(sled, Position::default(), |_, why| {
-            panic!("{why}")
-        }));
+        let view = Arc::new(View::new(
+            sled,
+            Position::default(),
+            Tally::default(),
+            |_, why| panic!("{why}"),
+        ));
         let feeder = Feeder::new(view.clone(), |_, why| Err(why.clone()));
         (view, feeder)
     }
@@ -247,17 +279,17 @@ mod tests {
     fn scanned(view: &View, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>), limit: usize) -> Vec<Entry> {
         let mut found = Vec::new();
         let _ = view
-            .scan(bounds, |entry| {
+            .scan::<Error>(bounds, |entry| {
                 found.push(Entry {
                     key: Bytes::copy_from_slice(entry.key),
                     value: Bytes::copy_from_slice(entry.value),
                     revision: entry.revision,
                 });
-                if found.len() < limit {
+                Ok(if found.len() < limit {
                     ControlFlow::Continue(())
                 } else {
                     ControlFlow::Break(())
-                }
+                })
             })
             .unwrap();
         found

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::store::{
     batch::{Entry, Found},
-    frame::{Change, Position},
+    change::{Change, Position},
 };
 
 /// What waits until sled is fed with it, at the least, unless it has waited for [`FEED_AFTER`]: what is written close together
@@ -30,9 +30,9 @@ const TABLE_BYTES_MAX: usize = 8 << 20;
 /// What a write takes in a table beside its key and value.
 const WRITE_OVERHEAD_BYTES: usize = 128;
 /// What a scan copies at first; each time it goes on, it copies twice as much.
-const PART_WRITES_FIRST: usize = 64;
+pub(super) const PART_WRITES_FIRST: usize = 64;
 /// What it copies at the most: some ten thousand keys and values that are shared, not copied themselves.
-const PART_WRITES_MAX: usize = 8192;
+pub(super) const PART_WRITES_MAX: usize = 8192;
 
 /// The last write of a key.
 #[derive(Clone, Debug)]
@@ -260,11 +260,6 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// How much the next part of a scan copies, after one that copied so much.
-    pub(super) fn grown(writes_max: Option<usize>) -> usize {
-        writes_max.map_or(PART_WRITES_FIRST, |max| (max * 2).min(PART_WRITES_MAX))
-    }
-
     /// Its writes within the bounds, in order, each key once.
     pub(super) fn writes<'a>(
         &'a self,

@@ -23,7 +23,8 @@ use super::{Feed, Written};
 use crate::store::{
     Error,
     batch::{Entry, Found},
-    frame::{Change, Reader, Write},
+    change::{Change, Write},
+    reader::Reader,
     state_hash::StateHash,
     tally::Tally,
 };
@@ -56,6 +57,7 @@ pub(in crate::store) enum Direction {
 /// sled, opened.
 pub(in crate::store) struct Sled {
     db: sled::Db,
+    cache_bytes: u64,
 }
 
 impl std::fmt::Debug for Sled {
@@ -93,7 +95,12 @@ impl Sled {
                 what: "sled panicked while opening the view".into(),
             })?
             .map_err(|error| sled_failed("open the view", &error))?;
-        Ok(Sled { db })
+        Ok(Sled { db, cache_bytes })
+    }
+
+    /// The memory that it may take for its pages.
+    pub(in crate::store) fn cache_bytes(&self) -> u64 {
+        self.cache_bytes
     }
 
     /// The revision that the view shows, and the state hash there.

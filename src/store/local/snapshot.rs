@@ -9,13 +9,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    Error,
     checkpoint::{Checkpoint, Sink, Summary},
     checkpointer,
     disk::{Disk, DiskFile, RealDisk},
-    frame::{Frame, Position},
     home, journal,
     journal::Journal,
+};
+use crate::store::{
+    Error, OpenError,
+    change::{Group, Position},
 };
 
 /// The size of the files of a restored journal: as of any other.
@@ -66,8 +68,8 @@ pub enum Until {
 /// Checks a snapshot: every byte, the order, and that it comes to the state that was written.
 ///
 /// # Errors
-/// [`Error::Foreign`] if it is none, [`Error::Corrupt`] naming the damage.
-pub fn verify_snapshot(file: &Path) -> Result<Snapshot, Error> {
+/// [`OpenError::Foreign`] if it is none, [`Error::Corrupt`] naming the damage.
+pub fn verify_snapshot(file: &Path) -> Result<Snapshot, OpenError> {
     let checkpoint = open(file)?;
     checkpoint.verify()?;
     Ok(checkpoint.summary().into())
@@ -79,9 +81,9 @@ pub fn verify_snapshot(file: &Path) -> Result<Snapshot, Error> {
 /// What was not finished is no store, and what it left behind gives way to the next try.
 ///
 /// # Errors
-/// [`Error::Occupied`]; [`Error::NotThatFar`] if the snapshot is of a later time than wanted, or the journal ends before it;
+/// [`OpenError::Occupied`]; [`OpenError::NotThatFar`] if the snapshot is of a later time than wanted, or the journal ends before it;
 /// [`Error::Corrupt`] if one of them is damaged, or they do not meet; what the disk says.
-pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Result<u64, Error> {
+pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Result<u64, OpenError> {
     let checkpoint = open(file)?;
     checkpoint.verify()?;
     let replay = match replay {
@@ -99,7 +101,7 @@ pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Resu
         || !was_begun
             && (Journal::holds_changes(&*disk)? || checkpointer::newest(&*disk)?.is_some());
     if occupied {
-        return Err(Error::Occupied {
+        return Err(OpenError::Occupied {
             path: root.display().to_string(),
         });
     }
@@ -109,7 +111,7 @@ pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Resu
         // The first error is the one to tell; should something stay, the next try removes it.
         let _ = home::clear_restore(&*disk);
     }
-    made
+    Ok(made?)
 }
 
 fn make(
@@ -129,10 +131,14 @@ fn make(
 }
 
 /// The last revision that is wanted of the original's journal.
-fn last_wanted(checkpoint: &Checkpoint, original: &RealDisk, until: Until) -> Result<u64, Error> {
+fn last_wanted(
+    checkpoint: &Checkpoint,
+    original: &RealDisk,
+    until: Until,
+) -> Result<u64, OpenError> {
     let snapshot = checkpoint.summary();
     let first = snapshot.end.revision;
-    let too_late = |wanted: String| Error::NotThatFar {
+    let too_late = |wanted: String| OpenError::NotThatFar {
         reason: format!(
             "the snapshot is of revision {first}, which is later than {wanted}: choose an older snapshot"
         ),
@@ -164,19 +170,25 @@ fn last_wanted(checkpoint: &Checkpoint, original: &RealDisk, until: Until) -> Re
         Until::End => Ok(last),
         Until::TimeMs(_) => Ok(last_in_time),
         Until::Revision(wanted) if wanted <= last => Ok(wanted),
-        Until::Revision(wanted) => Err(Error::NotThatFar {
+        Until::Revision(wanted) => Err(OpenError::NotThatFar {
             reason: format!("the journal ends at revision {last}: it has no revision {wanted}"),
         }),
     }
 }
 
-fn open(file: &Path) -> Result<Checkpoint, Error> {
+fn open(file: &Path) -> Result<Checkpoint, OpenError> {
     let dir = file
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let name = file.file_name().map(PathBuf::from).unwrap_or_default();
-    Checkpoint::open(&RealDisk::new(dir.to_path_buf()), &name)
+    let disk = RealDisk::new(dir.to_path_buf());
+    if !Checkpoint::is_one(&disk, &name)? {
+        return Err(OpenError::Foreign {
+            reason: format!("{} is no Icebox snapshot", name.display()),
+        });
+    }
+    Ok(Checkpoint::open(&disk, &name)?)
 }
 
 /// Writes the snapshot as the checkpoint of the store with that id, and says where it ends.
@@ -229,7 +241,7 @@ fn append(
             if changes.is_empty() {
                 return Ok(());
             }
-            journal.append(&Frame {
+            journal.append(&Group {
                 first_revision: frame.first_revision,
                 time_ms: frame.time_ms,
                 changes,
@@ -254,6 +266,7 @@ mod tests {
     fn write(store: &Store, file: &Path) -> Snapshot {
         let mut bytes = Vec::new();
         let snapshot = store
+            .local()
             .snapshot(|chunk| {
                 bytes.extend_from_slice(&chunk);
                 Ok(())
@@ -307,7 +320,7 @@ mod tests {
         );
         let occupied = restore(&file, &dir.path().join("alone"), None);
         assert!(
-            matches!(occupied, Err(Error::Occupied { .. })),
+            matches!(occupied, Err(OpenError::Occupied { .. })),
             "{occupied:?}"
         );
         for (name, until) in [
@@ -317,7 +330,7 @@ mod tests {
         ] {
             let refused = restore(&file, &dir.path().join(name), Some((&original, until)));
             assert!(
-                matches!(refused, Err(Error::NotThatFar { .. })),
+                matches!(refused, Err(OpenError::NotThatFar { .. })),
                 "{name}: {refused:?}"
             );
             assert!(!dir.path().join(name).exists(), "{name}");
@@ -336,11 +349,11 @@ mod tests {
         // As a restore leaves it that ended before it was done.
         std::fs::remove_file(root.join("FORMAT")).unwrap();
         let lost = restore(&file, &root, None);
-        assert!(matches!(lost, Err(Error::Occupied { .. })), "{lost:?}");
+        assert!(matches!(lost, Err(OpenError::Occupied { .. })), "{lost:?}");
         std::fs::write(root.join("RESTORING"), "").unwrap();
         let unfinished = Store::open(&root, &Options::default());
         assert!(
-            matches!(unfinished, Err(Error::Foreign { .. })),
+            matches!(unfinished, Err(OpenError::Foreign { .. })),
             "{unfinished:?}"
         );
         put(&store, "k".into(), "two").await;

@@ -15,13 +15,12 @@ use std::{
     },
 };
 
-use super::{
-    disk::DiskFile,
-    frame::{Change, Write},
-    home::VIEW_DIR,
+use super::{disk::DiskFile, home::VIEW_DIR, *};
+use crate::store::{
+    Store,
+    change::{Change, Write},
     state_hash::StateHash,
     view::Sled,
-    *,
 };
 
 const SEEDS: u64 = 2_000;
@@ -574,7 +573,7 @@ impl Simulation {
         }
     }
 
-    fn open(&self, disk: &Arc<FakeDisk>) -> Result<Store, Error> {
+    fn open(&self, disk: &Arc<FakeDisk>) -> Result<Store, OpenError> {
         let options = Options {
             cache_bytes: 1 << 20,
             checkpoint_floor_bytes: u64::MAX / 2,
@@ -583,7 +582,7 @@ impl Simulation {
             ..Options::default()
         };
         let lock = home::claim(self.root.path())?;
-        Store::open_on(disk.clone(), lock, self.root.path(), &options)
+        Local::open_on(disk.clone(), lock, self.root.path(), &options).map(Store::of)
     }
 
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
@@ -642,7 +641,7 @@ impl Simulation {
             ));
         }
         self.model = content;
-        if state == store.core.view.shown().state {
+        if state == store.view.shown().state {
             Ok(())
         } else {
             Err("it does not come to its state hash".into())
@@ -658,7 +657,7 @@ impl Simulation {
         let mut older_view = None;
         for step in 0..self.dice.below(STEPS_MAX) {
             match self.dice.below(6) {
-                0 => drop(runtime.block_on(store.checkpoint())),
+                0 => drop(runtime.block_on(store.local().checkpoint())),
                 1 => {
                     let copy = self.copies.path().join(format!("{step}"));
                     copy_dir(&self.views(), &copy);

@@ -32,13 +32,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
+    disk::{Disk, DiskFile},
+    frame::{HEADER_BYTES as FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX},
+    journal,
+};
+use crate::store::{
     Error,
     batch::Entry,
-    disk::{Disk, DiskFile},
-    frame::{
-        Frame, HEADER_BYTES as FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, Reader, Write,
-    },
-    journal,
+    change::{Group, Position, Write},
+    reader::Reader,
     state_hash::StateHash,
     view::{Direction, Sled},
 };
@@ -164,7 +166,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn frame(&mut self, frame: &Frame) -> Result<(), Error> {
+    fn frame(&mut self, frame: &Group) -> Result<(), Error> {
         let (bytes, chain) = frame.encode(self.store, self.place.chain);
         self.place = Position {
             revision: frame.last_revision(),
@@ -278,10 +280,20 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether a file starts as a checkpoint does.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn is_one(disk: &dyn Disk, path: &Path) -> Result<bool, Error> {
+        let mut magic = [0; MAGIC.len()];
+        disk.open_to_read(path)?.read_at(0, &mut magic)?;
+        Ok(magic == MAGIC)
+    }
+
     /// Opens a checkpoint, and checks its header and trailer.
     ///
     /// # Errors
-    /// [`Error::Foreign`] if it is none, [`Error::Corrupt`] if it is damaged or not whole.
+    /// [`Error::Corrupt`] if it is none, damaged, or not whole.
     pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Checkpoint, Error> {
         let file = disk.open_to_read(path)?;
         let path = path.display().to_string();
@@ -289,15 +301,10 @@ impl Checkpoint {
         let mut header = [0; HEADER_BYTES];
         file.read_at(0, &mut header)?;
         let (content, crc) = header.split_at(HEADER_BYTES - 4);
-        if !content.starts_with(&MAGIC) {
-            return Err(Error::Foreign {
-                reason: format!("{path} is no Icebox snapshot"),
-            });
-        }
         let torn = || Error::Corrupt {
             what: format!("{path} is damaged, or was not written to its end"),
         };
-        if crc != crc32c::crc32c(content).to_le_bytes() {
+        if !content.starts_with(&MAGIC) || crc != crc32c::crc32c(content).to_le_bytes() {
             return Err(torn());
         }
         let mut reader = Reader(&content[MAGIC.len()..]);
@@ -424,7 +431,7 @@ impl Checkpoint {
     /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
     pub(super) fn frames(
         &self,
-        visit: &mut dyn FnMut(&Frame) -> Result<(), Error>,
+        visit: &mut dyn FnMut(&Group) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let end = self.summary.end;
         let trailer_at = self.summary.bytes - TRAILER_BYTES as u64;
@@ -436,16 +443,16 @@ impl Checkpoint {
                 what: format!("{} is damaged at byte {at}", self.path),
             };
             let header = input.take(FRAME_HEADER_BYTES)?.ok_or_else(damaged)?;
-            let payload_len = Frame::payload_len_in(&header).ok_or_else(damaged)?;
+            let payload_len = Group::payload_len_in(&header).ok_or_else(damaged)?;
             let payload = input.take(payload_len)?.ok_or_else(damaged)?;
             let bytes = [header, payload].concat();
-            let found = Frame::decode(&bytes, self.summary.store).ok_or_else(damaged)?;
+            let found = Group::decode(&bytes, self.summary.store).ok_or_else(damaged)?;
             if place.is_some_and(|p| {
-                p.chain != found.before || p.revision + 1 != found.frame.first_revision
+                p.chain != found.before || p.revision + 1 != found.group.first_revision
             }) {
                 return Err(damaged());
             }
-            visit(&found.frame)?;
+            visit(&found.group)?;
             place = Some(found.end());
         }
         if place.is_some_and(|place| place != end) {
@@ -571,7 +578,7 @@ impl<'a> Input<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Batch, Options, Store, disk::RealDisk};
+    use crate::store::{Batch, Options, Store, local::disk::RealDisk};
 
     struct Collect(Vec<u8>);
 
@@ -593,11 +600,11 @@ mod tests {
             store.commit(batch).await.unwrap();
         }
         let source = Source {
-            disk: &*store.core.home.disk,
+            disk: &*store.local().core.home.disk,
             store: store.id(),
             sled: &store.fed_sled(),
             fed: Position::default(),
-            durable: &|| store.core.view.shown(),
+            durable: &|| store.local().core.view.shown(),
             time_ms: 0,
         };
         let mut bytes = Collect(Vec::new());

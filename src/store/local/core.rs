@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
@@ -15,15 +15,17 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    changes::Ring,
     checkpoint::{Sink, Source, Summary},
     checkpointer::{self, Work},
     recovery::{Home, Made},
     space::Space,
-    tally::Tally,
-    view::{Sled, View},
 };
 use crate::clock;
+use crate::store::{
+    Error,
+    view::{Sled, View},
+};
 
 /// How long to wait for room for a view before it is tried again to make one.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
@@ -52,10 +54,10 @@ pub(super) struct Core {
     pub(super) home: Home,
     pub(super) id: Uuid,
     pub(super) view: Arc<View>,
+    /// The latest groups, for those who follow.
+    pub(super) recent: Ring,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) space: Space,
-    /// The keys that there are, those included that are on their way to be shown.
-    pub(super) tally: Mutex<Tally>,
     pub(super) checkpointer: SyncSender<Work>,
     /// Held to read while the journal's old segments are needed, to write while they are removed.
     pub(super) segments: RwLock<()>,

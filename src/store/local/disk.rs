@@ -277,7 +277,7 @@ impl DiskFile for RealFile {
 }
 
 #[cfg(test)]
-pub(super) mod full {
+pub(in crate::store) mod full {
     //! A disk that can be full.
 
     use std::sync::{

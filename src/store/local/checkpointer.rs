@@ -14,13 +14,12 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Error,
     checkpoint::{Checkpoint, Sink, Summary},
     core::Core,
     disk::{Disk, DiskFile},
     home, journal,
-    view::Sled,
 };
+use crate::store::{Error, view::Sled};
 
 /// How often it is looked for room on the disk while there is nothing else to do.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);

@@ -20,10 +20,8 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{
-    Error,
-    disk::{Disk, replace_file},
-};
+use super::disk::{Disk, replace_file};
+use crate::store::{Error, OpenError};
 
 /// The format that this program writes, and the newest that it reads.
 const FORMAT: u32 = 2;
@@ -80,11 +78,11 @@ impl Lock {
 /// Makes the directory if it is missing, refuses one that is not ours, and locks it.
 ///
 /// # Errors
-/// [`Error::Foreign`] before anything is written, [`Error::Locked`] naming the owner.
-pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
+/// [`OpenError::Foreign`] before anything is written, [`OpenError::Locked`] naming the owner.
+pub(super) fn claim(root: &Path) -> Result<Lock, OpenError> {
     match fs::metadata(root) {
         Ok(metadata) if !metadata.is_dir() => {
-            return Err(Error::Foreign {
+            return Err(OpenError::Foreign {
                 reason: format!("{} is not a directory", root.display()),
             });
         }
@@ -126,11 +124,11 @@ pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
             } else {
                 owner
             };
-            return Err(Error::Locked {
+            return Err(OpenError::Locked {
                 owner: owner.into(),
             });
         }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
+        Err(TryLockError::Error(error)) => return Err(failed(error).into()),
     }
     let mut said = String::new();
     // What is no text is no revision.
@@ -154,25 +152,25 @@ pub(super) fn claim(root: &Path) -> Result<Lock, Error> {
 /// it; and the revision that the last owner says it had reached.
 ///
 /// # Errors
-/// [`Error::Foreign`], [`Error::Locked`].
-pub(super) fn claim_to_read(root: &Path) -> Result<(Option<File>, u64), Error> {
+/// [`OpenError::Foreign`], [`OpenError::Locked`].
+pub(super) fn claim_to_read(root: &Path) -> Result<(Option<File>, u64), OpenError> {
     refuse_foreign(root)?;
     let path = root.join(LOCK_FILE);
     let mut file = match File::open(&path) {
         Ok(file) => file,
         // Nobody has ever written to it: it is a copy.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, 0)),
-        Err(error) => return Err(Error::io("open", &path, &error)),
+        Err(error) => return Err(Error::io("open", &path, &error).into()),
     };
     let mut said = String::new();
     // What is no text names nobody and no revision.
     let _ = (&mut file).take(OWNER_BYTES_MAX).read_to_string(&mut said);
     match file.try_lock_shared() {
         Ok(()) => Ok((Some(file), reached_in(&said))),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
             owner: said.trim().to_owned(),
         }),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error).into()),
     }
 }
 
@@ -184,7 +182,7 @@ fn reached_in(said: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn refuse_foreign(root: &Path) -> Result<(), Error> {
+fn refuse_foreign(root: &Path) -> Result<(), OpenError> {
     let failed = |error: std::io::Error| Error::io("list", root, &error);
     for entry in fs::read_dir(root).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
@@ -194,7 +192,7 @@ fn refuse_foreign(root: &Path) -> Result<(), Error> {
                 root.display(),
                 name.to_string_lossy()
             );
-            return Err(Error::Foreign { reason });
+            return Err(OpenError::Foreign { reason });
         }
     }
     Ok(())
@@ -203,8 +201,8 @@ fn refuse_foreign(root: &Path) -> Result<(), Error> {
 /// The store's id, or `None` where no store was made yet.
 ///
 /// # Errors
-/// [`Error::NewerFormat`], or [`Error::Foreign`] if `FORMAT` is not readable as ours.
-pub(super) fn read_format(disk: &dyn Disk) -> Result<Option<Uuid>, Error> {
+/// [`OpenError::NewerFormat`], or [`OpenError::Foreign`] if `FORMAT` is not readable as ours.
+pub(super) fn read_format(disk: &dyn Disk) -> Result<Option<Uuid>, OpenError> {
     let Some(bytes) = disk.read(Path::new(FORMAT_FILE))? else {
         return Ok(None);
     };
@@ -219,18 +217,18 @@ pub(super) fn read_format(disk: &dyn Disk) -> Result<Option<Uuid>, Error> {
         .and_then(|line| line.strip_prefix("id "))
         .and_then(|id| Uuid::parse_str(id).ok());
     match (version, id) {
-        (Some(found), _) if found > FORMAT => Err(Error::NewerFormat {
+        (Some(found), _) if found > FORMAT => Err(OpenError::NewerFormat {
             found,
             supported: FORMAT,
         }),
-        (Some(found), _) if found < FORMAT => Err(Error::Foreign {
+        (Some(found), _) if found < FORMAT => Err(OpenError::Foreign {
             reason: format!(
                 "it has format {found}, of an Icebox before the first release: export it with that one, and import \
                  the export"
             ),
         }),
         (Some(_), Some(id)) => Ok(Some(id)),
-        _ => Err(Error::Foreign {
+        _ => Err(OpenError::Foreign {
             reason: "its FORMAT file is damaged or not Icebox's".into(),
         }),
     }

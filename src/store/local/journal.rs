@@ -25,9 +25,13 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Error,
     disk::{Disk, DiskFile},
-    frame::{Frame, HEADER_BYTES as FRAME_HEADER_BYTES, Position, Reader},
+    frame::HEADER_BYTES as FRAME_HEADER_BYTES,
+};
+use crate::store::{
+    Error,
+    change::{Group, Position},
+    reader::Reader,
     state_hash::StateHash,
 };
 
@@ -105,7 +109,7 @@ impl Journal {
         store: Uuid,
         base: Position,
         segment_bytes: u64,
-        visit: &mut dyn FnMut(&Frame, usize),
+        visit: &mut dyn FnMut(&Group, usize),
     ) -> Result<Journal, Error> {
         let Checked {
             end,
@@ -167,7 +171,7 @@ impl Journal {
     /// # Errors
     /// [`Error::OutcomeUnknown`] if the disk failed while the frame was on its way to it, [`Error::Stopped`] if it failed
     /// before: neither is to be tried again. After any other error nothing was written, and the same may be tried again.
-    pub(super) fn append(&mut self, frame: &Frame) -> Result<(), Error> {
+    pub(super) fn append(&mut self, frame: &Group) -> Result<(), Error> {
         assert_eq!(
             frame.first_revision,
             self.end.revision + 1,
@@ -271,7 +275,7 @@ pub(super) fn check(
     disk: &dyn Disk,
     store: Uuid,
     base: Position,
-    visit: &mut dyn FnMut(&Frame, usize),
+    visit: &mut dyn FnMut(&Group, usize),
 ) -> Result<Checked, Error> {
     let segments = segments(disk)?;
     let Some(mut next) = first_needed(disk, store, &segments, base.revision + 1)? else {
@@ -321,7 +325,7 @@ pub(super) fn check(
             last_bytes = bytes;
             Ok(())
         })?;
-        if let Some((_, later)) = Frame::find(&segment.bytes[offset..], store, place.revision + 1) {
+        if let Some((_, later)) = Group::find(&segment.bytes[offset..], store, place.revision + 1) {
             return Err(segment.damage(offset, *place, later));
         }
         tail = Some(CheckedTail {
@@ -355,27 +359,27 @@ pub(super) fn salvage(
     disk: &dyn Disk,
     store: Uuid,
     after: u64,
-    visit: &mut dyn FnMut(&Frame) -> Result<(), Error>,
+    visit: &mut dyn FnMut(&Group) -> Result<(), Error>,
 ) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     let mut last = after;
     for first in segments(disk)? {
         let bytes = disk.read(&segment_path(first))?.unwrap_or_default();
         let mut at = 0;
-        while let Some((skipped, _)) = Frame::find(&bytes[at..], store, last + 1) {
+        while let Some((skipped, _)) = Group::find(&bytes[at..], store, last + 1) {
             at += skipped;
-            let Some(found) = Frame::decode(&bytes[at..], store) else {
+            let Some(found) = Group::decode(&bytes[at..], store) else {
                 break;
             };
-            if found.frame.first_revision > last + 1 {
+            if found.group.first_revision > last + 1 {
                 missing.push(format!(
                     "revisions {} to {} are lost",
                     last + 1,
-                    found.frame.first_revision - 1
+                    found.group.first_revision - 1
                 ));
             }
-            visit(&found.frame)?;
-            last = found.frame.last_revision();
+            visit(&found.group)?;
+            last = found.group.last_revision();
             at += found.len;
         }
     }
@@ -392,7 +396,7 @@ pub(super) fn read(
     store: Uuid,
     after: u64,
     until: u64,
-    visit: &mut dyn FnMut(&Frame, &Position) -> Result<(), Error>,
+    visit: &mut dyn FnMut(&Group, &Position) -> Result<(), Error>,
 ) -> Result<(), Error> {
     if after >= until {
         return Ok(());
@@ -437,7 +441,7 @@ pub(super) fn read(
             .min(until);
         if expected == u64::MAX {
             if let Some((_, later)) =
-                Frame::find(&segment.bytes[stop..], store, position.revision + 1)
+                Group::find(&segment.bytes[stop..], store, position.revision + 1)
             {
                 return Err(segment.damage(stop, *position, later));
             }
@@ -455,6 +459,113 @@ pub(super) fn read(
             },
         )),
     }
+}
+
+/// Reads the journal's groups one after the other, while others are being appended and old segments removed.
+pub(super) struct Follower {
+    store: Uuid,
+    /// The revision of the last change that was read.
+    after: u64,
+    /// The segment that it is in, and the place of the next frame there.
+    place: Option<(Box<dyn DiskFile>, u64)>,
+}
+
+/// What a [`Follower`] comes to next.
+pub(super) enum Next {
+    Group(Group),
+    /// The segment that it was in is gone.
+    Compacted {
+        oldest: u64,
+    },
+}
+
+impl Follower {
+    pub(super) fn new(store: Uuid, after: u64) -> Self {
+        Follower {
+            store,
+            after,
+            place: None,
+        }
+    }
+
+    /// The group that holds what comes next, which is durable: revision `shown` is. Holds that one in memory, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged or missing; what the disk says.
+    pub(super) fn next(&mut self, disk: &dyn Disk, shown: u64) -> Result<Next, Error> {
+        // Once in the segment that it is in, and then from the one that should hold what comes next.
+        for _ in 0..2 {
+            let (file, offset) = match &mut self.place {
+                Some(place) => place,
+                None => match Self::segment_with(disk, self.store, self.after + 1)? {
+                    Ok(file) => self.place.insert((file, HEADER_BYTES as u64)),
+                    Err(oldest) => return Ok(Next::Compacted { oldest }),
+                },
+            };
+            while let Some((first, last, len)) = frame_at(&**file, *offset)? {
+                if last > self.after {
+                    let mut bytes = vec![0; len];
+                    file.read_at(*offset, &mut bytes)?;
+                    let found = Group::decode(&bytes, self.store);
+                    let Some(found) = found.filter(|_| first <= self.after + 1) else {
+                        break;
+                    };
+                    *offset += len as u64;
+                    self.after = last;
+                    return Ok(Next::Group(found.group));
+                }
+                *offset += len as u64;
+            }
+            self.place = None;
+        }
+        Err(Error::Corrupt {
+            what: format!(
+                "the journal does not hold revision {}, though it has reached revision {shown}",
+                self.after + 1
+            ),
+        })
+    }
+
+    /// The segment that a revision is in, or the oldest revision that there is.
+    fn segment_with(
+        disk: &dyn Disk,
+        store: Uuid,
+        revision: u64,
+    ) -> Result<Result<Box<dyn DiskFile>, u64>, Error> {
+        loop {
+            let segments = segments(disk)?;
+            let oldest = segments.first().copied().unwrap_or(revision + 1);
+            let candidates = &segments[..segments.partition_point(|first| *first <= revision)];
+            let mut gone = false;
+            for first in candidates.iter().rev() {
+                // It may have been removed since the directory was read.
+                let Ok(file) = disk.open_to_read(&segment_path(*first)) else {
+                    gone = true;
+                    break;
+                };
+                let mut header = [0; HEADER_BYTES];
+                file.read_at(0, &mut header)?;
+                // A disk that was full may have left segments that nothing was appended to.
+                if decode_header(&header, store).is_some()
+                    && frame_at(&*file, HEADER_BYTES as u64)?.is_some()
+                {
+                    return Ok(Ok(file));
+                }
+            }
+            if !gone {
+                return Ok(Err(oldest));
+            }
+        }
+    }
+}
+
+/// What the frame at a place says of itself: its first and last revision, and its size.
+fn frame_at(file: &dyn DiskFile, offset: u64) -> Result<Option<(u64, u64, usize)>, Error> {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    if file.read_at(offset, &mut header)? < header.len() {
+        return Ok(None);
+    }
+    Ok(Group::said_in(&header))
 }
 
 /// Removes the segments of which every change is at or before `revision`, but for the last `keep` full ones.
@@ -647,14 +758,14 @@ impl Segment {
                 start,
                 store,
             })),
-            None if Frame::find(&bytes, store, 0).is_none() => Ok(None),
+            None if Group::find(&bytes, store, 0).is_none() => Ok(None),
             None => Err(header_is_damaged(&path)),
         }
     }
 
     /// Whether nothing was appended behind its header.
     fn is_unused(&self) -> bool {
-        Frame::find(&self.bytes[HEADER_BYTES..], self.store, 0).is_none()
+        Group::find(&self.bytes[HEADER_BYTES..], self.store, 0).is_none()
     }
 
     /// Visits the frames that are whole and in sequence, each with its size in bytes and the place behind it, and says
@@ -662,19 +773,19 @@ impl Segment {
     fn walk(
         &self,
         position: &mut Position,
-        visit: &mut dyn FnMut(&Frame, usize, &Position) -> Result<(), Error>,
+        visit: &mut dyn FnMut(&Group, usize, &Position) -> Result<(), Error>,
     ) -> Result<usize, Error> {
         let mut at = HEADER_BYTES;
         while at + FRAME_HEADER_BYTES <= self.bytes.len() {
-            let Some(found) = Frame::decode(&self.bytes[at..], self.store) else {
+            let Some(found) = Group::decode(&self.bytes[at..], self.store) else {
                 break;
             };
-            if found.before != position.chain || found.frame.first_revision != position.revision + 1
+            if found.before != position.chain || found.group.first_revision != position.revision + 1
             {
                 break;
             }
             *position = found.end();
-            visit(&found.frame, found.len, position)?;
+            visit(&found.group, found.len, position)?;
             at += found.len;
         }
         Ok(at.min(self.bytes.len()))
@@ -719,8 +830,8 @@ impl Segment {
 mod tests {
     use super::*;
     use crate::store::{
-        disk::{self, RealDisk},
-        frame::{Change, Write},
+        change::{Change, Write},
+        local::disk::{self, RealDisk},
     };
 
     const SEGMENT_BYTES: u64 = 16 << 20;
@@ -731,12 +842,12 @@ mod tests {
         (dir, disk)
     }
 
-    fn frame(revision: u64, value_bytes: usize) -> Frame {
+    fn frame(revision: u64, value_bytes: usize) -> Group {
         let write = Write {
             key: b"key".as_slice().into(),
             value: Some(vec![7; value_bytes].into()),
         };
-        Frame {
+        Group {
             first_revision: revision,
             time_ms: 0,
             changes: vec![Change {
@@ -763,7 +874,7 @@ mod tests {
     /// The revisions found at open.
     fn reopened(disk: &Arc<dyn Disk>) -> Result<Vec<u64>, Error> {
         let mut revisions = Vec::new();
-        let mut visit = |frame: &Frame, _: usize| revisions.push(frame.first_revision);
+        let mut visit = |frame: &Group, _: usize| revisions.push(frame.first_revision);
         let journal = Journal::open(
             disk.clone(),
             Uuid::nil(),

@@ -16,17 +16,15 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{
-    Batch, Error, Outcome,
-    checkpointer::Work,
-    core::Core,
-    frame::{Change, Frame, Write, encoded_len},
-    journal::Journal,
+use super::{checkpointer::Work, core::Core, frame::encoded_len, journal::Journal};
+use crate::clock;
+use crate::store::{
+    Batch, Error, Outcome, Read,
+    change::{Change, Group, Write},
     state_hash::StateHash,
     tally::Tally,
     view::View,
 };
-use crate::clock;
 
 /// Batches that share one sync: beyond a few hundred the sync's share of each is small.
 const GROUP_BATCHES_MAX: usize = 256;
@@ -266,17 +264,16 @@ impl Committer {
         let outcome = if changes.is_empty() {
             Ok(())
         } else {
-            let frame = Frame {
+            let group = Arc::new(Group {
                 first_revision: start.revision + 1,
                 time_ms,
                 changes,
-            };
-            let made = self.make_durable(&frame);
+            });
+            let made = self.make_durable(&group);
             if made.is_ok() {
-                let mut tally = core.tally.lock().unwrap_or_else(PoisonError::into_inner);
-                self.pending.is_durable(&mut tally);
-                drop(tally);
-                view.show(&frame.changes, self.journal.end());
+                self.pending.is_durable(&mut view.tally());
+                core.recent.push(group.clone(), bytes);
+                view.show(&group.changes, self.journal.end());
             } else {
                 self.pending.forget();
             }
@@ -308,17 +305,17 @@ impl Committer {
         Ok(Some(after))
     }
 
-    fn make_durable(&mut self, frame: &Frame) -> Result<(), Error> {
+    fn make_durable(&mut self, group: &Group) -> Result<(), Error> {
         if let Some(stopped) = &self.core.condition.borrow().stopped {
             return Err(Error::Stopped {
                 reason: stopped.reason(),
             });
         }
-        let mut appended = self.journal.append(frame);
+        let mut appended = self.journal.append(group);
         if let Err(Error::Full { action }) = &appended {
             self.core.space.met_the_end(action);
             if self.core.space.release_reserve() {
-                appended = self.journal.append(frame);
+                appended = self.journal.append(group);
             }
         }
         // A sync that failed may have dropped what it could not write: trying again could lie. After another error nothing was

@@ -12,17 +12,15 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{
-    Error, Found, Read,
-    batch::Entry,
     checkpoint::Checkpoint,
     checkpointer,
     disk::{Disk, RealDisk},
-    frame::Position,
     home::{self, VIEW_DIR},
     journal::{self, Checked},
     recovery::Home,
-    refusing,
-    state_hash::StateHash,
+};
+use crate::store::{
+    Error, Found, OpenError, Read, batch::Entry, change::Position, refusing, state_hash::StateHash,
     view::Sled,
 };
 
@@ -81,15 +79,15 @@ const RESTORE: &str =
 /// since sled opens nothing without writing to it.
 ///
 /// # Errors
-/// [`Error::Locked`], [`Error::Foreign`], [`Error::NewerFormat`]; [`Error::Corrupt`] where `FORMAT` is missing; what the disk
+/// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] where `FORMAT` is missing; what the disk
 /// says. Damage is among the findings, and no error.
-pub fn examine(root: &Path) -> Result<Examined, Error> {
+pub fn examine(root: &Path) -> Result<Examined, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
     let Some(id) = home::read_format(&*disk)? else {
         return Err(if journal::Journal::holds_changes(&*disk)? {
-            home::format_is_missing()
+            home::format_is_missing().into()
         } else {
-            Error::Foreign {
+            OpenError::Foreign {
                 reason: "there is none".into(),
             }
         });

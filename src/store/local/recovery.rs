@@ -12,15 +12,17 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Error,
-    batch::Entry,
     checkpoint::Checkpoint,
     checkpointer,
     disk::Disk,
-    frame::{Frame, Position},
     home::{self, VIEW_DIR},
     journal::{self, Journal},
     space,
+};
+use crate::store::{
+    Error, OpenError,
+    batch::Entry,
+    change::{Group, Position},
     state_hash::StateHash,
     tally::Tally,
     view::Sled,
@@ -80,14 +82,14 @@ impl Home {
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn create(&self) -> Result<Parts, Error> {
+    pub(super) fn create(&self) -> Result<Parts, OpenError> {
         if home::restore_was_begun(&*self.disk)? {
-            return Err(Error::Foreign {
+            return Err(OpenError::Foreign {
                 reason: "a restore into it was not finished: run `icebox restore` again".into(),
             });
         }
         if Journal::holds_changes(&*self.disk)? || checkpointer::newest(&*self.disk)?.is_some() {
-            return Err(home::format_is_missing());
+            return Err(home::format_is_missing().into());
         }
         let id = Uuid::new_v4();
         let journal = Journal::create(
@@ -386,7 +388,7 @@ impl Home {
         checkpoint.frames(&mut |frame| self.apply(view, frame))
     }
 
-    fn apply(&self, view: &Sled, frame: &Frame) -> Result<(), Error> {
+    fn apply(&self, view: &Sled, frame: &Group) -> Result<(), Error> {
         self.go_on()?;
         view.apply(&frame.changes)?;
         if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {

@@ -11,7 +11,8 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Error, core::Condition, disk::Disk};
+use super::{core::Condition, disk::Disk};
+use crate::store::Error;
 
 /// Below so much room nothing new is taken: sled writes behind what is acknowledged, a few buffers of 2 MiB.
 const ROOM_BYTES_MIN: u64 = 8 << 20;

@@ -17,7 +17,11 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::state_hash::StateHash;
+use crate::store::{
+    change::{Change, Group, Position, Write},
+    reader::Reader,
+    state_hash::StateHash,
+};
 
 /// The most payload that a frame may have: a length beyond it is damage, not a reason to allocate.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
@@ -29,61 +33,12 @@ const CRC_AT: usize = 8;
 const DELETE: u8 = 0;
 const PUT: u8 = 1;
 
-/// One absolute change of one key: repeating it changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Write {
-    /// The key.
-    pub(super) key: Bytes,
-    /// Its value from now on; `None` removes the key.
-    pub(super) value: Option<Bytes>,
-}
-
-/// What one batch changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    /// Its place in the catalog-wide sequence.
-    pub(super) revision: u64,
-    /// Its writes, in order.
-    pub(super) writes: Vec<Write>,
-    /// What the store holds after it.
-    pub(super) state: StateHash,
-}
-
 /// The checksum of a frame, which the next frame repeats.
 pub(super) type Chain = u32;
 
-/// A group of changes as it is written, or as it was read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    /// The revision of the first change.
-    pub(super) first_revision: u64,
-    /// When the group was committed, milliseconds since the Unix epoch.
-    pub(super) time_ms: u64,
-    /// The changes, at least one, with consecutive revisions.
-    pub(super) changes: Vec<Change>,
-}
-
-/// A place between two frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Position {
-    /// The revision of the last change before it: 0 at the very start.
-    pub(super) revision: u64,
-    /// The checksum of the frame before it.
-    pub(super) chain: Chain,
-    /// What the store holds there.
-    pub(super) state: StateHash,
-}
-
-impl Position {
-    /// Whether it is the same place of the same history: the state hash follows from these.
-    pub(super) fn is_at(&self, other: &Position) -> bool {
-        (self.revision, self.chain) == (other.revision, other.chain)
-    }
-}
-
 /// A frame that was found whole.
 pub(super) struct Found {
-    pub(super) frame: Frame,
+    pub(super) group: Group,
     /// The chain that the frame continues.
     pub(super) before: Chain,
     /// Its own checksum.
@@ -96,27 +51,14 @@ impl Found {
     /// The place behind the frame.
     pub(super) fn end(&self) -> Position {
         Position {
-            revision: self.frame.last_revision(),
+            revision: self.group.last_revision(),
             chain: self.chain,
-            state: self.frame.state(),
+            state: self.group.state(),
         }
     }
 }
 
-impl Frame {
-    /// The revision of the last change.
-    pub(super) fn last_revision(&self) -> u64 {
-        self.first_revision + self.changes.len() as u64 - 1
-    }
-
-    /// What the store holds after the last change.
-    pub(super) fn state(&self) -> StateHash {
-        self.changes
-            .last()
-            .expect("a frame has at least one change")
-            .state
-    }
-
+impl Group {
     /// The frame's bytes and its checksum.
     pub(super) fn encode(&self, store: Uuid, before: Chain) -> (Vec<u8>, Chain) {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.payload_len());
@@ -156,6 +98,15 @@ impl Frame {
         let ours = header.take(4)? == MAGIC;
         let payload_len = header.u32()? as usize;
         (ours && payload_len <= PAYLOAD_BYTES_MAX).then_some(payload_len)
+    }
+
+    /// The first and last revision that this header says, and the size of the frame, if it is one.
+    pub(super) fn said_in(header: &[u8; HEADER_BYTES]) -> Option<(u64, u64, usize)> {
+        let payload_len = Self::payload_len_in(header)?;
+        let mut rest = Reader(&header[CRC_AT + 8..]);
+        let (first, _time_ms, count) = (rest.u64()?, rest.u64()?, rest.u32()?);
+        let last = first.checked_add(count.checked_sub(1)?.into())?;
+        Some((first, last, HEADER_BYTES + payload_len))
     }
 
     /// The place and the first revision of the first whole frame in `bytes` that is not before `revision`.
@@ -209,7 +160,7 @@ impl Frame {
         let payload = Bytes::copy_from_slice(&bytes[HEADER_BYTES..]);
         let changes = decode_changes(&payload, first_revision, count)?;
         Some(Found {
-            frame: Frame {
+            group: Group {
                 first_revision,
                 time_ms,
                 changes,
@@ -301,36 +252,6 @@ fn put_slice(bytes: &mut Vec<u8>, slice: &[u8]) {
     bytes.extend_from_slice(slice);
 }
 
-/// Takes numbers and slices off the front; `None` past the end.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    pub(super) fn state_hash(&mut self) -> Option<StateHash> {
-        Some(StateHash::from_le_bytes(
-            self.take(StateHash::BYTES)?.try_into().ok()?,
-        ))
-    }
-
-    fn slice(&mut self) -> Option<&'a [u8]> {
-        let len = self.u32()? as usize;
-        self.take(len)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,14 +266,14 @@ mod tests {
         proptest::collection::vec(write, 0..5)
     }
 
-    fn frames() -> impl Strategy<Value = Frame> {
+    fn frames() -> impl Strategy<Value = Group> {
         let transaction = (writes(), any::<[u8; StateHash::BYTES]>());
         (
             1..u64::MAX / 2,
             any::<u64>(),
             proptest::collection::vec(transaction, 1..5),
         )
-            .prop_map(|(first_revision, time_ms, transactions)| Frame {
+            .prop_map(|(first_revision, time_ms, transactions)| Group {
                 first_revision,
                 time_ms,
                 changes: (first_revision..)
@@ -372,9 +293,9 @@ mod tests {
             let (mut bytes, chain) = frame.encode(Uuid::max(), before);
             let len = bytes.len();
             bytes.extend(garbage);
-            let found = Frame::decode(&bytes, Uuid::max()).unwrap();
+            let found = Group::decode(&bytes, Uuid::max()).unwrap();
             prop_assert_eq!((found.before, found.chain, found.len), (before, chain, len));
-            prop_assert_eq!(found.frame, frame);
+            prop_assert_eq!(found.group, frame);
         }
 
         #[test]
@@ -382,7 +303,7 @@ mod tests {
             let (mut bytes, _) = frame.encode(Uuid::nil(), 7);
             let bit = at.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(Frame::decode(&bytes, Uuid::nil()).is_none());
+            prop_assert!(Group::decode(&bytes, Uuid::nil()).is_none());
         }
 
         #[test]
@@ -391,14 +312,14 @@ mod tests {
             let (bytes, _) = frame.encode(Uuid::max(), 7);
             let at = before.len();
             let all = [before, bytes, after].concat();
-            prop_assert_eq!(Frame::find(&all, Uuid::max(), revision), Some((at, revision)));
-            prop_assert_eq!(Frame::find(&all, Uuid::max(), revision + 1), None);
-            prop_assert_eq!(Frame::find(&all, Uuid::nil(), revision), None);
+            prop_assert_eq!(Group::find(&all, Uuid::max(), revision), Some((at, revision)));
+            prop_assert_eq!(Group::find(&all, Uuid::max(), revision + 1), None);
+            prop_assert_eq!(Group::find(&all, Uuid::nil(), revision), None);
         }
 
         #[test]
         fn random_bytes_are_no_frame(bytes: Vec<u8>) {
-            prop_assert!(Frame::decode(&bytes, Uuid::nil()).is_none());
+            prop_assert!(Group::decode(&bytes, Uuid::nil()).is_none());
         }
     }
 
@@ -414,7 +335,7 @@ mod tests {
                 all.extend_from_slice(&[1; 32]);
             }
             let start = std::time::Instant::now();
-            assert_eq!(Frame::find(&all, Uuid::nil(), 1), None);
+            assert_eq!(Group::find(&all, Uuid::nil(), 1), None);
             start.elapsed()
         };
         let (small, large) = (looks(64 << 10), looks(1 << 20));
@@ -424,7 +345,7 @@ mod tests {
 
     #[test]
     fn another_stores_frame_is_no_frame() {
-        let frame = Frame {
+        let frame = Group {
             first_revision: 1,
             time_ms: 0,
             changes: vec![Change {
@@ -433,6 +354,6 @@ mod tests {
                 state: StateHash::default(),
             }],
         };
-        assert!(Frame::decode(&frame.encode(Uuid::nil(), 0).0, Uuid::max()).is_none());
+        assert!(Group::decode(&frame.encode(Uuid::nil(), 0).0, Uuid::max()).is_none());
     }
 }

@@ -1,0 +1,68 @@
+//! What was committed, as it is handed from the truth to the view and to whoever follows the changes.
+
+use bytes::Bytes;
+
+use super::state_hash::StateHash;
+
+/// One absolute change of one key: repeating it changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The key.
+    pub key: Bytes,
+    /// Its value from now on; `None` removes the key.
+    pub value: Option<Bytes>,
+}
+
+/// What one batch changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its place in the catalog-wide sequence.
+    pub revision: u64,
+    /// Its writes, in order.
+    pub writes: Vec<Write>,
+    /// What the store holds after it.
+    pub(super) state: StateHash,
+}
+
+/// Changes that became durable as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The revision of the first change.
+    pub first_revision: u64,
+    /// When they were committed, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The changes, at least one, with consecutive revisions.
+    pub changes: Vec<Change>,
+}
+
+impl Group {
+    /// The revision of the last change.
+    #[must_use]
+    pub fn last_revision(&self) -> u64 {
+        self.first_revision + self.changes.len() as u64 - 1
+    }
+
+    /// What the store holds after the last change.
+    pub(super) fn state(&self) -> StateHash {
+        let last = self.changes.last();
+        last.expect("a group has at least one change").state
+    }
+}
+
+/// A place between two frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The revision of the last change before it: 0 at the very start.
+    pub(super) revision: u64,
+    /// The checksum of the frame before it.
+    pub(super) chain: u32,
+    /// What the store holds there.
+    pub(super) state: StateHash,
+}
+
+impl Position {
+    /// Whether it is the same place of the same history: the state hash follows from these.
+    pub(super) fn is_at(&self, other: &Position) -> bool {
+        (self.revision, self.chain) == (other.revision, other.chain)
+    }
+}

@@ -1,0 +1,265 @@
+//! What was committed, handed out in order to whoever asks for what comes next: nobody is sent anything, so that a slow reader
+//! queues nothing.
+//!
+//! The latest groups are in memory ([`Ring`]); who is further behind reads them from the journal, a frame at a time; what the
+//! journal has let go of is compacted.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    core::Core,
+    journal::{Follower, Next},
+};
+use crate::store::{
+    Error,
+    change::{Group, Position},
+};
+
+/// What the groups in memory may take. They share their keys and values with the table of recent writes.
+const RING_BYTES_MAX: usize = 4 << 20;
+
+/// The latest groups.
+#[derive(Debug, Default)]
+pub(super) struct Ring(Mutex<Groups>);
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// In order, without gaps, each with what it takes.
+    groups: VecDeque<(Arc<Group>, usize)>,
+    bytes: usize,
+}
+
+impl Ring {
+    /// Adds the group that comes next.
+    pub(super) fn push(&self, group: Arc<Group>, bytes: usize) {
+        let mut ring = self.lock();
+        ring.groups.push_back((group, bytes));
+        ring.bytes += bytes;
+        while ring.bytes > RING_BYTES_MAX {
+            let Some((_, bytes)) = ring.groups.pop_front() else {
+                return;
+            };
+            ring.bytes -= bytes;
+        }
+    }
+
+    /// The group that holds what comes right after a revision, if it is here.
+    fn after(&self, revision: u64) -> Option<Arc<Group>> {
+        let ring = self.lock();
+        let place = ring
+            .groups
+            .partition_point(|(group, _)| group.last_revision() <= revision);
+        let (group, _) = ring.groups.get(place)?;
+        (group.first_revision <= revision + 1).then(|| group.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows what is committed after a revision. It holds nothing up: neither writes, nor the journal's files.
+pub struct Changes {
+    core: Weak<Core>,
+    shown: watch::Receiver<Position>,
+    after: u64,
+    /// Where it is in the journal, if it reads there.
+    follower: Option<Follower>,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pulled {
+    /// Changes that were committed as one, with the revisions that follow on those pulled before.
+    Group(Arc<Group>),
+    /// What comes next is gone. Changes can be followed from this revision on: state has to be read first.
+    Compacted {
+        /// The oldest revision that is still there.
+        oldest: u64,
+    },
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Changes")
+            .field("after", &self.after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Changes {
+    pub(super) fn new(core: &Arc<Core>, after: u64) -> Self {
+        Changes {
+            core: Arc::downgrade(core),
+            shown: core.view.follow(),
+            after,
+            follower: None,
+        }
+    }
+
+    /// The revision of the last change that was pulled.
+    #[must_use]
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+
+    /// Waits until there is more, and pulls it. What was pulled can be read from the view as well.
+    ///
+    /// If the future is dropped nothing is lost.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the store is closing; what the disk says, if the journal cannot be read.
+    pub async fn next(&mut self) -> Result<Pulled, Error> {
+        let after = self.after;
+        let shown = self
+            .shown
+            .wait_for(|shown| shown.revision > after)
+            .await
+            .map_err(|_| Error::Closed)?
+            .revision;
+        let core = self.core.upgrade().ok_or(Error::Closed)?;
+        let group = if let Some(group) = core.recent.after(after) {
+            self.follower = None;
+            group
+        } else {
+            let follower = self.follower.take();
+            let read = move || {
+                let mut follower = follower.unwrap_or_else(|| Follower::new(core.id, after));
+                let next = follower.next(&*core.home.disk, shown);
+                (follower, next)
+            };
+            let read = tokio::task::spawn_blocking(read).await;
+            let (follower, next) = read.map_err(|_| Error::Closed)?;
+            match next? {
+                Next::Group(group) => {
+                    self.follower = Some(follower);
+                    Arc::new(group)
+                }
+                Next::Compacted { oldest } => return Ok(Pulled::Compacted { oldest }),
+            }
+        };
+        self.after = group.last_revision();
+        Ok(Pulled::Group(behind(group, after)))
+    }
+}
+
+/// What of a group comes after a revision within it.
+fn behind(group: Arc<Group>, after: u64) -> Arc<Group> {
+    if group.first_revision > after {
+        return group;
+    }
+    let changes = group.changes.iter();
+    let changes = changes.filter(|change| change.revision > after).cloned();
+    Arc::new(Group {
+        first_revision: after + 1,
+        time_ms: group.time_ms,
+        changes: changes.collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{Batch, Options, Outcome, Store};
+
+    fn small_segments() -> Options {
+        Options {
+            journal_segment_bytes: 64 << 10,
+            journal_keep_bytes: 64 << 10,
+            checkpoint_floor_bytes: u64::MAX / 2,
+            ..Options::default()
+        }
+    }
+
+    async fn put(store: &Store, n: u64, bytes: usize) {
+        let batch = Batch::new().put(format!("k{n}"), vec![b'v'; bytes]);
+        let committed = store.commit(batch).await;
+        assert!(
+            matches!(committed, Ok(Outcome::Committed(_))),
+            "{committed:?}"
+        );
+    }
+
+    async fn pulled(changes: &mut Changes) -> Arc<Group> {
+        let next = tokio::time::timeout(Duration::from_secs(20), changes.next());
+        match next.await.expect("there is more").unwrap() {
+            Pulled::Group(group) => group,
+            compacted @ Pulled::Compacted { .. } => panic!("{compacted:?}"),
+        }
+    }
+
+    /// Pulls everything up to a revision, and checks that nothing is missing and nothing comes twice.
+    async fn follow(mut changes: Changes, until: u64) {
+        let mut next = changes.after() + 1;
+        while next <= until {
+            let group = pulled(&mut changes).await;
+            for change in &group.changes {
+                assert_eq!(change.revision, next);
+                assert_eq!(change.writes.len(), 1);
+                next += 1;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_follower_pulls_every_change_once_from_memory_and_from_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = Arc::new(Store::open(&path, &small_segments()).unwrap());
+        // One that keeps up, one that begins in the middle, and writes that are queued together.
+        let quick = tokio::spawn(follow(store.changes(0), 3000));
+        let middle = tokio::spawn(follow(store.changes(1777), 3000));
+        for first in (1..=3000).step_by(50) {
+            let writes = (first..first + 50).map(|n| put(&store, n, 4000));
+            futures_util::future::join_all(writes).await;
+        }
+        quick.await.unwrap();
+        middle.await.unwrap();
+        // 12 MB were written and 4 are in memory: these begin in the journal.
+        assert!(store.local().core.recent.after(0).is_none());
+        for after in [0, 1, 49, 50, 77, 1234, 2999] {
+            follow(store.changes(after), 3000).await;
+        }
+        // What is not there yet is waited for.
+        let mut waiting = store.changes(3000);
+        let nothing = tokio::time::timeout(Duration::from_millis(30), waiting.next());
+        assert!(nothing.await.is_err());
+        put(&store, 3001, 10).await;
+        assert_eq!(pulled(&mut waiting).await.first_revision, 3001);
+        Arc::into_inner(store).unwrap().close().unwrap();
+        assert_eq!(waiting.next().await, Err(Error::Closed));
+
+        let store = Store::open(&path, &small_segments()).unwrap();
+        follow(store.changes(2000), 3001).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_journal_has_let_go_of_is_compacted_and_says_where_to_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &small_segments()).unwrap();
+        let mut slow = store.changes(0);
+        for n in 1..=2000 {
+            put(&store, n, 4000).await;
+        }
+        assert_eq!(pulled(&mut slow).await.first_revision, 1);
+        store.local().checkpoint().await.unwrap();
+        // It has the segment open that it was reading, and no other.
+        let oldest = loop {
+            match slow.next().await.unwrap() {
+                Pulled::Group(_) => {}
+                Pulled::Compacted { oldest } => break oldest,
+            }
+        };
+        assert!(slow.after() < 1000 && oldest > 1000, "{slow:?} {oldest}");
+        let new = store.changes(0).next().await.unwrap();
+        assert_eq!(new, Pulled::Compacted { oldest });
+        follow(store.changes(oldest - 1), 2000).await;
+    }
+}
