@@ -4,10 +4,13 @@
 //! (`local/`); the view is the same whatever the truth. What a catalog needs of both is here: [`Store::commit`],
 //! [`Store::read`], [`Store::changes`] and how the store is. What only an operator needs belongs to the truth: [`Local`].
 
+#![warn(clippy::disallowed_methods)]
+
 mod batch;
 mod change;
 mod error;
 mod local;
+mod outside;
 mod reader;
 mod state_hash;
 mod tally;
@@ -280,7 +283,7 @@ impl Store {
     /// sled, once it has all that can be read.
     fn fed_sled(&self) -> Arc<view::Sled> {
         while self.view.fed() != self.view.shown() {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            outside::sleep(std::time::Duration::from_millis(1));
         }
         self.view.sled().expect("there is one")
     }

@@ -54,6 +54,8 @@ pub(super) struct Checkpointer {
     pub(super) last_bytes: u64,
     /// Bytes of the journal that it did not cover when the store was opened.
     pub(super) uncovered_bytes: u64,
+    /// Bytes that were appended since, and that a later one covers.
+    pub(super) covered_bytes: u64,
     /// Whether one must be made, however little there is in the journal.
     pub(super) is_due: bool,
 }
@@ -61,38 +63,54 @@ pub(super) struct Checkpointer {
 impl Checkpointer {
     /// Works until it is told to end, or nobody can ask any more.
     pub(super) fn run(mut self) {
-        let mut covered_bytes = 0;
         loop {
             let work = self.work.recv_timeout(LOOK_FOR_ROOM);
             let Some(core) = self.core.upgrade() else {
                 return;
             };
             match work {
-                Ok(Work::Look { appended_bytes }) => {
-                    let uncovered_bytes = self.uncovered_bytes + appended_bytes - covered_bytes;
-                    let worthwhile = uncovered_bytes > self.floor_bytes.max(self.last_bytes / 2);
-                    if worthwhile || self.is_due {
-                        // Tried again when as much has come again, if it fails now.
-                        covered_bytes = appended_bytes;
-                        self.uncovered_bytes = 0;
-                        self.is_due = false;
-                        if let Err(error) = self.checkpoint(&core)
-                            && error != Error::Closed
-                        {
-                            tracing::warn!(%error, "no checkpoint could be made: the journal keeps growing");
-                        }
-                    }
-                }
-                Ok(Work::Now(answer)) => {
-                    // Nobody listens when the caller has gone.
-                    let _ = answer.send(self.checkpoint(&core));
-                }
-                // What fails on the way is in the store's condition.
-                Ok(Work::Heal(sled, why)) => drop(core.heal(sled, &why)),
                 // Health must show room that somebody made while nobody writes.
                 Err(RecvTimeoutError::Timeout) => drop(core.space.look()),
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(work) => self.do_work(&core, work),
             }
+        }
+    }
+
+    /// Does what it is asked to do, and says whether that was anything.
+    #[cfg(test)]
+    pub(super) fn step(&mut self) -> bool {
+        let (Some(core), Ok(work)) = (self.core.upgrade(), self.work.try_recv()) else {
+            return false;
+        };
+        self.do_work(&core, work);
+        true
+    }
+
+    fn do_work(&mut self, core: &Core, work: Work) {
+        match work {
+            Work::Look { appended_bytes } => {
+                let uncovered_bytes = self.uncovered_bytes + appended_bytes - self.covered_bytes;
+                let worthwhile = uncovered_bytes > self.floor_bytes.max(self.last_bytes / 2);
+                if worthwhile || self.is_due {
+                    // Tried again when as much has come again, if it fails now.
+                    self.covered_bytes = appended_bytes;
+                    self.uncovered_bytes = 0;
+                    self.is_due = false;
+                    if let Err(error) = self.checkpoint(core)
+                        && error != Error::Closed
+                    {
+                        tracing::warn!(%error, "no checkpoint could be made: the journal keeps growing");
+                    }
+                }
+            }
+            Work::Now(answer) => {
+                // Nobody listens when the caller has gone.
+                let _ = answer.send(self.checkpoint(core));
+            }
+            // What fails on the way is in the store's condition.
+            Work::Heal(sled, why) => drop(core.heal(sled, &why)),
+            Work::End => {}
         }
     }
 

@@ -17,10 +17,10 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{checkpointer::Work, core::Core, frame::encoded_len, journal::Journal};
-use crate::clock;
 use crate::store::{
     Batch, Error, Outcome, Read,
     change::{Change, Group, Write},
+    outside,
     state_hash::StateHash,
     tally::Tally,
     view::View,
@@ -57,7 +57,7 @@ impl CommitClock {
 
     /// Milliseconds since the Unix epoch.
     pub(super) fn now_ms(&self) -> u64 {
-        let now = clock::now_ms();
+        let now = outside::now_ms();
         self.0.fetch_max(now, Ordering::Relaxed).max(now)
     }
 }
@@ -203,13 +203,14 @@ impl Committer {
         while let Some(first) = self.queue.blocking_recv() {
             self.core.view.wait_for_room();
             self.commit_group(first);
-            let appended_bytes = self.journal.appended_bytes();
-            // It has work already if it takes no more: it looks again when that is done.
-            let _ = self
-                .core
-                .checkpointer
-                .try_send(Work::Look { appended_bytes });
         }
+    }
+
+    /// Commits a group of what is queued, and says whether there was anything.
+    #[cfg(test)]
+    pub(super) fn step(&mut self) -> bool {
+        let first = self.queue.try_recv();
+        first.map(|first| self.commit_group(first)).is_ok()
     }
 
     fn commit_group(&mut self, first: Task) {
@@ -282,6 +283,9 @@ impl Committer {
         for answer in answers {
             answer.give(&outcome);
         }
+        let appended_bytes = self.journal.appended_bytes();
+        // It has work already if it takes no more: it looks again when that is done.
+        let _ = core.checkpointer.try_send(Work::Look { appended_bytes });
     }
 
     /// What the store comes to after a batch; `None` if a key does not hold what it expects.

@@ -6,7 +6,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
-    thread,
     time::Duration,
 };
 
@@ -21,9 +20,8 @@ use super::{
     recovery::{Home, Made},
     space::Space,
 };
-use crate::clock;
 use crate::store::{
-    Error,
+    Error, outside,
     view::{Sled, View},
 };
 
@@ -126,7 +124,7 @@ impl Core {
                         self.view.replace(None);
                         self.home.discard_views_but(None)?;
                     }
-                    thread::sleep(ROOM_WAIT);
+                    outside::sleep(ROOM_WAIT);
                 }
                 other => return other,
             }
@@ -155,7 +153,7 @@ impl Core {
             sled: &sled,
             fed: self.view.fed(),
             durable: &|| self.view.shown(),
-            time_ms: clock::now_ms(),
+            time_ms: outside::now_ms(),
         };
         let written = source.write(&mut Stoppable {
             sink,

@@ -253,6 +253,7 @@ fn put_slice(bytes: &mut Vec<u8>, slice: &[u8]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

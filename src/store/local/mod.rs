@@ -15,10 +15,12 @@ mod home;
 mod journal;
 mod recovery;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod simulation;
 mod snapshot;
 mod space;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests;
 
 use std::{
@@ -29,7 +31,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc as threads,
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -52,10 +54,9 @@ use recovery::{Home, Parts};
 use space::Space;
 
 use super::{
-    Batch, Error, OpenError, Outcome,
+    Batch, Error, OpenError, Outcome, outside,
     view::{End, Feeder, View},
 };
-use crate::clock;
 
 /// Writes that may wait for the committer: a few groups' worth.
 const QUEUE_BATCHES_MAX: usize = 1024;
@@ -99,8 +100,16 @@ pub struct Local {
     queue: mpsc::Sender<Task>,
     /// The bytes that may still be queued.
     room: Arc<Semaphore>,
-    threads: [JoinHandle<()>; 3],
+    /// Of the committer, the feeder and the checkpointer; `None` where these are stepped.
+    threads: Option<[JoinHandle<()>; 3]>,
     lock: Lock,
+}
+
+/// What works on an open store, each on a thread of its own, or stepped by a simulation.
+struct Workers {
+    committer: Committer,
+    feeder: Feeder,
+    checkpointer: Checkpointer,
 }
 
 impl Local {
@@ -114,7 +123,7 @@ impl Local {
     /// lost, or what the disk says.
     pub fn open(root: &Path, options: &Options) -> Result<Local, OpenError> {
         // sled panics then, which is no damage of the view.
-        if clock::is_before_epoch() {
+        if outside::is_before_epoch() {
             return Err(Error::Io {
                 action: "open the store".into(),
                 reason: "the system's clock says a time before 1970: set it".into(),
@@ -135,6 +144,27 @@ impl Local {
         root: &Path,
         options: &Options,
     ) -> Result<Local, OpenError> {
+        let (mut local, workers) = Local::open_stepped(disk, lock, root, options)?;
+        let Workers {
+            committer,
+            feeder,
+            checkpointer,
+        } = workers;
+        local.threads = Some([
+            outside::spawn("committer", || committer.run())?,
+            outside::spawn("feeder", || feeder.run())?,
+            outside::spawn("checkpointer", || checkpointer.run())?,
+        ]);
+        Ok(local)
+    }
+
+    /// Opens the store and leaves its workers to whoever steps them.
+    fn open_stepped(
+        disk: Arc<dyn Disk>,
+        lock: Lock,
+        root: &Path,
+        options: &Options,
+    ) -> Result<(Local, Workers), OpenError> {
         let home = Home {
             disk: disk.clone(),
             root: root.to_path_buf(),
@@ -187,6 +217,7 @@ impl Local {
             .unwrap_or(usize::MAX),
             last_bytes: checkpoint_bytes,
             uncovered_bytes,
+            covered_bytes: 0,
             is_due: checkpoint_is_due,
         };
         let healer = core.clone();
@@ -199,22 +230,23 @@ impl Local {
             clock: clock.clone(),
             queue: tasks,
         };
-        let threads = [
-            spawn("committer", || committer.run())?,
-            spawn("feeder", || feeder.run())?,
-            spawn("checkpointer", || checkpointer.run())?,
-        ];
         // There is room for it: nobody else has asked yet.
         let first = Work::Look { appended_bytes: 0 };
         let _ = core.checkpointer.try_send(first);
-        Ok(Local {
+        let local = Local {
             core,
             clock,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
-            threads,
+            threads: None,
             lock,
-        })
+        };
+        let workers = Workers {
+            committer,
+            feeder,
+            checkpointer,
+        };
+        Ok((local, workers))
     }
 
     pub(super) fn view(&self) -> Arc<View> {
@@ -342,15 +374,16 @@ impl Local {
         } = self;
         core.home.closing.store(true, Ordering::Relaxed);
         drop(queue);
-        let [committer, feeder, checkpointer] = threads;
-        committer.join().map_err(|_| Error::Closed)?;
-        core.view.end(feeder_end);
-        feeder.join().map_err(|_| Error::Closed)?;
-        // It waits until the checkpointer has noticed that what it makes is not needed any more.
-        core.checkpointer
-            .send(Work::End)
-            .map_err(|_| Error::Closed)?;
-        checkpointer.join().map_err(|_| Error::Closed)?;
+        if let Some([committer, feeder, checkpointer]) = threads {
+            committer.join().map_err(|_| Error::Closed)?;
+            core.view.end(feeder_end);
+            feeder.join().map_err(|_| Error::Closed)?;
+            // It waits until the checkpointer has noticed that what it makes is not needed any more.
+            core.checkpointer
+                .send(Work::End)
+                .map_err(|_| Error::Closed)?;
+            checkpointer.join().map_err(|_| Error::Closed)?;
+        }
         Ok((core, lock))
     }
 }
@@ -393,29 +426,4 @@ fn bytes_in(dir: &Path) -> u64 {
         Err(_) => 0,
     });
     bytes.sum()
-}
-
-/// Starts one of the store's threads. A store in which one has panicked would accept what nobody does.
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    let run = || {
-        let _guard = AbortOnPanic;
-        run();
-    };
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(run)
-        .map_err(|error| Error::Io {
-            action: format!("start the {name}"),
-            reason: error.to_string(),
-        })
-}
-
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
-    }
 }

@@ -1,18 +1,21 @@
 //! Power cuts, simulated: a disk in memory that forgets, at any operation, what was not synced.
 //!
-//! A seed decides everything: what is written, when checkpoints are made, where the power goes, what of the unsynced is
-//! there afterwards, which operation fails while it is on or how long the disk is full, and what has become of the view. Each
-//! surviving state must open, hold every acknowledged write and no half one, and come to its state hash. `ICEBOX_LONG=1` tries
-//! 50,000 seeds, `ICEBOX_SEED=n` one.
+//! A seed decides everything: what is written, which of committer, feeder and checkpointer takes the next step, where the power
+//! goes, what of the unsynced is there afterwards, which operation fails while it is on or how long the disk is full, and what
+//! has become of the view. The same seed does the same to the disk. Each surviving state must open, hold every acknowledged write
+//! and no half one, and come to its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, `ICEBOX_SEED=n` one.
 
 use std::{
     collections::BTreeMap,
     fs,
+    future::Future,
     path::PathBuf,
+    pin::Pin,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64},
     },
+    task::{Context, Poll, Waker},
 };
 
 use super::{disk::DiskFile, home::VIEW_DIR, *};
@@ -27,11 +30,15 @@ const SEEDS: u64 = 2_000;
 const SEEDS_LONG: u64 = 50_000;
 /// Seeds within which a sync that is left out must show.
 const SEEDS_CONTROL: u64 = 200;
+/// Seeds that are tried twice.
+const SEEDS_REPLAYED: u64 = 100;
 /// What a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;
 /// Lives of one store: each ends with a cut, or with the process killed.
 const LIVES: usize = 4;
-const STEPS_MAX: u64 = 14;
+const STEPS_MAX: u64 = 60;
+/// A checkpoint is made of itself once the journal has grown by so much.
+const CHECKPOINT_FLOOR_BYTES: u64 = 6 << 10;
 /// More operations than a life has, so that some end by themselves.
 const OPERATIONS_MAX: u64 = 120;
 
@@ -132,6 +139,18 @@ struct FakeDisk {
     /// Operations until one fails, once.
     fault: Arc<Fault>,
     left_out: LeftOut,
+    trace: Trace,
+}
+
+/// What was done, in order.
+#[derive(Clone, Default)]
+struct Trace(Arc<Mutex<Vec<String>>>);
+
+impl Trace {
+    fn tell(&self, what: String) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.push(what);
+    }
 }
 
 /// What fails while the power is on.
@@ -182,7 +201,8 @@ impl FakeDisk {
     }
 
     /// Counts an operation that changes something. The last one before the cut is begun and does not return.
-    fn spend(&self, needs_room: bool) -> Result<(), Error> {
+    fn spend(&self, what: &str, path: &Path, needs_room: bool) -> Result<(), Error> {
+        self.trace.tell(format!("{what} {}", path.display()));
         spend(&self.left, &self.off)?;
         self.fault.meet(needs_room)
     }
@@ -213,7 +233,7 @@ impl Disk for FakeDisk {
         let id = if let Some(Some(id)) = platter.names.get(path) {
             *id
         } else {
-            self.spend(true)?;
+            self.spend("create", path, true)?;
             let id = platter.files.len();
             platter.files.push(FileState::default());
             let create = Naming::Create(path.to_owned(), Some(id));
@@ -230,6 +250,7 @@ impl Disk for FakeDisk {
             off: self.off.clone(),
             fault: self.fault.clone(),
             left_out: self.left_out,
+            trace: self.trace.clone(),
         }))
     }
 
@@ -273,7 +294,7 @@ impl Disk for FakeDisk {
     fn create_dir(&self, dir: &Path) -> Result<(), Error> {
         let mut platter = self.lock();
         if !platter.names.contains_key(dir) {
-            self.spend(true)?;
+            self.spend("create directory", dir, true)?;
             let create = Naming::Create(dir.to_owned(), None);
             create.apply(&mut platter.names);
             platter.unsynced_names.push(create);
@@ -282,7 +303,7 @@ impl Disk for FakeDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        self.spend(true)?;
+        self.spend("rename", from, true)?;
         if Self::is_real(from) {
             return fs::rename(self.root.join(from), self.root.join(to))
                 .map_err(|error| Error::io("rename", from, &error));
@@ -296,14 +317,14 @@ impl Disk for FakeDisk {
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
         if Self::is_real(path) {
-            self.spend(false)?;
+            self.spend("remove", path, false)?;
             // It may not be there.
             let _ = fs::remove_dir_all(self.root.join(path));
             return Ok(());
         }
         let mut platter = self.lock();
         if platter.names.contains_key(path) {
-            self.spend(false)?;
+            self.spend("remove", path, false)?;
             let naming = Naming::Remove(path.to_owned());
             naming.apply(&mut platter.names);
             platter.unsynced_names.push(naming);
@@ -312,7 +333,7 @@ impl Disk for FakeDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-        self.spend(true)?;
+        self.spend("sync directory", dir, true)?;
         if matches!(self.left_out, LeftOut::Dir(left_out) if dir == Path::new(left_out)) {
             return Ok(());
         }
@@ -344,6 +365,7 @@ struct FakeFile {
     off: Arc<AtomicBool>,
     fault: Arc<Fault>,
     left_out: LeftOut,
+    trace: Trace,
 }
 
 impl FakeFile {
@@ -355,6 +377,11 @@ impl FakeFile {
         if self.off.load(Ordering::SeqCst) {
             return Err(power_is_off());
         }
+        let what = match &change {
+            Unsynced::Write(offset, bytes) => format!("write {} at {offset} to", bytes.len()),
+            Unsynced::Size(size) => format!("size {size} of"),
+        };
+        self.trace.tell(format!("{what} {}", self.path.display()));
         // The operation that the cut meets has begun: part of it may be found.
         let spent = spend(&self.left, &self.off);
         let file = &mut self.lock().files[self.id];
@@ -432,6 +459,7 @@ impl DiskFile for FakeFile {
         if self.off.load(Ordering::SeqCst) {
             return Err(power_is_off());
         }
+        self.trace.tell(format!("sync {}", self.path.display()));
         spend(&self.left, &self.off)?;
         let failed = self.fault.meet(true);
         let left_out = matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir));
@@ -527,7 +555,20 @@ struct Simulation {
     /// What was being written when the power went, in the order in which it was queued.
     in_doubt: Vec<Writes>,
     left_out: LeftOut,
+    trace: Trace,
 }
+
+/// An open store with its workers, which are stepped.
+struct Stepped {
+    store: Store,
+    workers: Workers,
+}
+
+/// A commit that was asked for, and what it writes.
+type Asked<'a> = (
+    Writes,
+    Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>,
+);
 
 impl Simulation {
     fn new(seed: u64, left_out: LeftOut) -> Self {
@@ -539,6 +580,7 @@ impl Simulation {
             model: Model::new(),
             in_doubt: Vec::new(),
             left_out,
+            trace: Trace::default(),
         }
     }
 
@@ -548,10 +590,11 @@ impl Simulation {
         }
         // The last life is not cut: what it finds is what is left.
         let disk = Arc::new(self.disk(u64::MAX, None));
-        let store = self
+        let Stepped { store, workers } = self
             .open(&disk)
             .map_err(|error| format!("it does not open: {error}"))?;
         self.check(&store)?;
+        drop(workers);
         store
             .close()
             .map_err(|error| format!("it does not close: {error}"))
@@ -570,19 +613,24 @@ impl Simulation {
                 met: AtomicBool::new(false),
             }),
             left_out: self.left_out,
+            trace: self.trace.clone(),
         }
     }
 
-    fn open(&self, disk: &Arc<FakeDisk>) -> Result<Store, OpenError> {
+    fn open(&self, disk: &Arc<FakeDisk>) -> Result<Stepped, OpenError> {
         let options = Options {
             cache_bytes: 1 << 20,
-            checkpoint_floor_bytes: u64::MAX / 2,
+            checkpoint_floor_bytes: CHECKPOINT_FLOOR_BYTES,
             journal_keep_bytes: 0,
             journal_segment_bytes: 32 << 10,
             ..Options::default()
         };
         let lock = home::claim(self.root.path())?;
-        Local::open_on(disk.clone(), lock, self.root.path(), &options).map(Store::of)
+        let (local, workers) = Local::open_stepped(disk.clone(), lock, self.root.path(), &options)?;
+        Ok(Stepped {
+            store: Store::of(local),
+            workers,
+        })
     }
 
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
@@ -597,9 +645,9 @@ impl Simulation {
         let disk = Arc::new(self.disk(operations, kind.map(|kind| (kind, until_fault))));
         let mut older_view = None;
         match self.open(&disk) {
-            Ok(store) => {
-                self.check(&store)?;
-                older_view = self.work(store, &disk)?;
+            Ok(stepped) => {
+                self.check(&stepped.store)?;
+                older_view = self.work(stepped, &disk)?;
             }
             Err(_) if disk.has_failed() => {}
             Err(error) => return Err(format!("it does not open: {error}")),
@@ -648,47 +696,85 @@ impl Simulation {
         }
     }
 
-    /// Writes until the power goes. Gives a copy of the view from some time before.
-    fn work(&mut self, store: Store, disk: &FakeDisk) -> Result<Option<PathBuf>, String> {
+    /// Works until the power goes, or somebody ends it. Gives a copy of the view from some time before.
+    fn work(&mut self, stepped: Stepped, disk: &FakeDisk) -> Result<Option<PathBuf>, String> {
+        let Stepped { store, mut workers } = stepped;
+        // Commits set timers, which never run out.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .expect("a runtime");
+        let _entered = runtime.enter();
+        let mut asked: Vec<Asked<'_>> = Vec::new();
         let mut older_view = None;
         for step in 0..self.dice.below(STEPS_MAX) {
-            match self.dice.below(6) {
-                0 => drop(runtime.block_on(store.local().checkpoint())),
+            match self.dice.below(12) {
+                // It has something to do already if it takes no more.
+                0 => drop(
+                    store
+                        .local()
+                        .core
+                        .checkpointer
+                        .try_send(Work::Now(oneshot::channel().0)),
+                ),
                 1 => {
                     let copy = self.copies.path().join(format!("{step}"));
-                    copy_dir(&self.views(), &copy);
-                    older_view = Some(copy);
-                }
-                _ => {
-                    let batches: Vec<_> = (0..=self.dice.below(5))
-                        .map(|_| batch(&mut self.dice))
-                        .collect();
-                    let commits = batches.iter().cloned().map(|batch| commit(&store, batch));
-                    let outcomes = runtime.block_on(futures_util::future::join_all(commits));
-                    for (batch, outcome) in batches.into_iter().zip(outcomes) {
-                        match outcome {
-                            Ok(()) if self.in_doubt.is_empty() => put(&mut self.model, &batch),
-                            Ok(()) => {
-                                return Err("a write is acknowledged after one that failed".into());
-                            }
-                            Err(Error::OutcomeUnknown { .. }) => self.in_doubt.push(batch),
-                            Err(_) if disk.has_failed() => {}
-                            Err(error) => return Err(format!("a write fails: {error}")),
-                        }
+                    if store.view.sled().is_ok_and(|sled| sled.flush().is_ok()) {
+                        copy_dir(&self.views(), &copy);
+                        older_view = Some(copy);
                     }
                 }
+                2..=4 => {
+                    for _ in 0..=self.dice.below(3) {
+                        let writes = batch(&mut self.dice);
+                        asked.push((writes.clone(), Box::pin(commit(&store, writes))));
+                    }
+                }
+                5..=8 => drop(workers.committer.step()),
+                9 | 10 => drop(workers.feeder.step()),
+                _ => drop(workers.checkpointer.step()),
             }
+            self.hear(&mut asked, disk)?;
         }
-        if self.dice.one_in(3) {
+        let is_closed = self.dice.one_in(3);
+        if is_closed {
+            while workers.committer.step() {}
+            while workers.feeder.step() == Ok(true) {}
+            self.hear(&mut asked, disk)?;
+        }
+        // What nobody took from the queue was never begun.
+        drop(asked);
+        drop(workers);
+        if is_closed {
             drop(store.close());
         } else {
             store.abandon();
         }
         Ok(older_view)
+    }
+
+    /// Hears the answers that are there, in the order in which the commits were asked for.
+    fn hear(&mut self, asked: &mut Vec<Asked<'_>>, disk: &FakeDisk) -> Result<(), String> {
+        let mut waiting = Vec::new();
+        for (writes, mut commit) in asked.drain(..) {
+            let Poll::Ready(outcome) = commit
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            else {
+                waiting.push((writes, commit));
+                continue;
+            };
+            self.trace.tell(format!("answer {outcome:?}"));
+            match outcome {
+                Ok(()) if self.in_doubt.is_empty() => put(&mut self.model, &writes),
+                Ok(()) => return Err("a write is acknowledged after one that failed".into()),
+                Err(Error::OutcomeUnknown { .. }) => self.in_doubt.push(writes),
+                Err(_) if disk.has_failed() => {}
+                Err(error) => return Err(format!("a write fails: {error}")),
+            }
+        }
+        *asked = waiting;
+        Ok(())
     }
 
     fn views(&self) -> PathBuf {
@@ -788,7 +874,7 @@ fn first_failure(seeds: std::ops::Range<u64>, left_out: LeftOut) -> Option<(u64,
             }
         }
     };
-    thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(worker);
         }
@@ -821,5 +907,30 @@ fn a_sync_that_is_left_out_is_found() {
     ] {
         let found = first_failure(0..SEEDS_CONTROL, left_out);
         assert!(found.is_some(), "{left_out:?} was not found");
+    }
+}
+
+#[test]
+fn the_same_seed_does_the_same() {
+    let traced = |seed| {
+        let mut simulation = Simulation::new(seed, LeftOut::Nothing);
+        simulation
+            .run()
+            .map(|()| simulation.trace.0.lock().unwrap().clone())
+    };
+    for seed in 0..SEEDS_REPLAYED {
+        let (first, again) = (traced(seed).unwrap(), traced(seed).unwrap());
+        let differs = first
+            .iter()
+            .zip(&again)
+            .position(|(first, again)| first != again);
+        assert!(
+            differs.is_none() && first.len() == again.len(),
+            "seed {seed}: {differs:?} of {} and {}: {:?}, then {:?}",
+            first.len(),
+            again.len(),
+            differs.map(|at| &first[at]),
+            differs.map(|at| &again[at]),
+        );
     }
 }

@@ -251,6 +251,7 @@ fn append(
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use crate::store::{Batch, Entry, Options, Store};

@@ -508,7 +508,7 @@ async fn commit_times_never_go_back_though_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let store = opened(&path);
-    let future = clock::now_ms() + 1_000_000_000;
+    let future = crate::clock::now_ms() + 1_000_000_000;
     store.local().clock.is_at_least(future);
     put(&store, "k", "v").await;
     store.close().unwrap();

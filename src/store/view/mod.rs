@@ -230,6 +230,7 @@ fn merged(
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use std::{
         collections::BTreeMap,

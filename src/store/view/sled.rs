@@ -13,7 +13,6 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
 };
 
 use bytes::Bytes;
@@ -24,6 +23,7 @@ use crate::store::{
     Error,
     batch::{Entry, Found},
     change::{Change, Write},
+    outside,
     reader::Reader,
     state_hash::StateHash,
     tally::Tally,
@@ -142,11 +142,8 @@ impl Sled {
                 })
             })
         };
-        let (forward, backward) = thread::scope(|scope| {
-            let backward = scope.spawn(|| from(Direction::Backward));
-            (from(Direction::Forward), backward.join())
-        });
-        let backward = backward.expect("panics are caught within");
+        let (backward, forward) =
+            outside::both(|| from(Direction::Backward), || from(Direction::Forward));
         let ((state, mut tally), (other_state, other_tally)) = (forward?, backward?);
         tally.merge(&other_tally);
         Ok((state.plus(other_state), tally))
@@ -329,16 +326,24 @@ impl Sled {
             .map_err(|error| sled_failed("write the view", &error))
     }
 
+    /// Writes all of it to its files.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub(in crate::store) fn flush(&self) -> Result<(), Error> {
+        let flushed = self.db.flush();
+        flushed
+            .map(drop)
+            .map_err(|error| sled_failed("flush the view", &error))
+    }
+
     /// Closes the view with all of it written. Whether it reached the disk, the next open finds out by itself: sled's flush
     /// never calls fsync on Linux.
     ///
     /// # Errors
     /// If sled fails.
     pub(in crate::store) fn close(self) -> Result<(), Error> {
-        let flushed = self.db.flush();
-        flushed
-            .map(drop)
-            .map_err(|error| sled_failed("flush the view", &error))
+        self.flush()
     }
 }
 

@@ -1,0 +1,75 @@
+//! What the store takes from outside: time, and threads to run on. Everything else it reaches through `Disk`.
+//!
+//! The rest of the store is forbidden to ask for either, so that a simulation that steps its parts by itself decides all that
+//! happens (`local/simulation.rs`).
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::Error;
+use crate::clock;
+
+/// Now, in milliseconds since the Unix epoch.
+pub(super) fn now_ms() -> u64 {
+    clock::now_ms()
+}
+
+/// Whether the system's clock says a time before 1970.
+pub(super) fn is_before_epoch() -> bool {
+    clock::is_before_epoch()
+}
+
+/// Waits.
+pub(super) fn sleep(time: Duration) {
+    thread::sleep(time);
+}
+
+/// Does two things at one time. Whichever panics, the caller does.
+pub(super) fn both<A: Send, B>(
+    one: impl FnOnce() -> A + Send,
+    other: impl FnOnce() -> B,
+) -> (A, B) {
+    thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one.join();
+        (
+            one.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            other,
+        )
+    })
+}
+
+/// Starts one of the store's threads. A store in which one has panicked would accept what nobody does.
+///
+/// # Errors
+/// If the system has no thread left.
+pub(super) fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let run = || {
+        let _guard = AbortOnPanic;
+        run();
+    };
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(|error| Error::Io {
+            action: format!("start the {name}"),
+            reason: error.to_string(),
+        })
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
