@@ -1,7 +1,9 @@
-//! What a page costs: at the start and at the end of lists of 1,000 and 100,000 jobs.
+//! What a page costs: at the start and at the end of lists of 1,000 to 100,000 jobs.
 //!
 //! `cargo bench --bench pages`. A page by marker is a range scan: its cost must not depend on how many items
 //! stand before it. The machine's noise is in every figure, so the ratios are what to look at.
+
+mod shared;
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,6 +13,7 @@ use icebox::{
     resource::{ProjectId, ResourceId, Valid},
     store::{Options, Store},
 };
+use serde_json::json;
 
 const PAGE_ITEMS: usize = 100;
 const PAGES: usize = 500;
@@ -22,7 +25,8 @@ fn main() {
             "{:>9}  {:>14}  {:>14}",
             "jobs", "first page µs", "last page µs"
         );
-        for jobs in [1_000, 100_000] {
+        let mut rows = Vec::new();
+        for jobs in [1_000, 10_000, 100_000] {
             let dir = tempfile::tempdir().expect("a directory");
             let store =
                 Store::open(&dir.path().join("store"), &Options::default()).expect("a store");
@@ -31,7 +35,9 @@ fn main() {
             let first = median_us(&catalog, &After::Nothing).await;
             let last = median_us(&catalog, &After::Marker(ids[ids.len() - PAGE_ITEMS - 1])).await;
             println!("{jobs:>9}  {first:>14.1}  {last:>14.1}");
+            rows.push(json!({"jobs": jobs, "first_us": first, "last_us": last}));
         }
+        shared::write_figures("pages", &json!({ "rows": rows }));
     });
 }
 

@@ -1,51 +1,95 @@
-//! What it takes to open a store: closed, killed, and with its view to be made anew.
+//! What a large store takes: of the disk, of memory, and of time when it is opened after it was closed, after the process was
+//! killed, and with its view to be made anew.
 //!
 //! `cargo bench --bench reopen`. `ICEBOX_RECORDS` says how many backups of about 1.2 KB there are (100,000).
 
-use std::{path::Path, sync::Arc, time::Instant};
+mod shared;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use icebox::{
     catalog::Catalog,
-    proto::{Backup, BackupMetadata},
     resource::Valid,
     store::{Options, Store},
 };
+use prost::Message;
+use serde_json::json;
 
 /// As the command has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Creates under way at one time.
+const CALLERS: u64 = 512;
+/// Creates that the rate at the beginning and at the end is taken of.
+const RATED: u64 = 50_000;
+
 fn main() {
     let records = std::env::var("ICEBOX_RECORDS").ok();
-    let records: usize = records.map_or(100_000, |records| records.parse().expect("a number"));
+    let records: u64 = records.map_or(100_000, |records| records.parse().expect("a number"));
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let store = Arc::new(Store::open(&path, &Options::default()).expect("a store"));
-    let start = Instant::now();
-    runtime.block_on(fill(&Catalog::new(store.clone()), records));
-    let took = start.elapsed();
-    println!("{records} backups, created in {took:.1?}");
+    let catalog = Catalog::new(store.clone());
+    let rated = RATED.min(records / 2);
+    let rate = |numbers: std::ops::Range<u64>| {
+        let count = f64::from(u32::try_from(numbers.end - numbers.start).expect("few"));
+        let start = Instant::now();
+        runtime.block_on(fill(&catalog, numbers));
+        count / start.elapsed().as_secs_f64()
+    };
+    let first = rate(0..rated);
+    rate(rated..records - rated);
+    let last = rate(records - rated..records);
+    println!("{records} backups: {first:.0} creates/s at the beginning, {last:.0} at the end");
+    let usage = runtime.block_on(store.local().usage()).expect("it is open");
+    let bytes: u64 = (0..records)
+        .map(|n| shared::backup(n).encoded_len() as u64)
+        .sum();
+    let on_disk = usage.journal_bytes + usage.checkpoint_bytes + usage.view_bytes;
+    println!(
+        "on the disk: {} MiB of {} (journal {}, checkpoint {}, view {})",
+        on_disk >> 20,
+        bytes >> 20,
+        usage.journal_bytes >> 20,
+        usage.checkpoint_bytes >> 20,
+        usage.view_bytes >> 20,
+    );
+    drop(catalog);
     Arc::into_inner(store)
         .expect("nobody else")
         .close()
         .expect("it closes");
-    println!("while they were created: {} MiB", peak_mib());
-    println!(
-        "closed: {:.2} s, {} MiB",
-        seconds_to_open(&path),
-        peak_mib()
-    );
-    println!(
-        "killed: {:.2} s, {} MiB",
-        seconds_to_open(&path),
-        peak_mib()
-    );
-    std::fs::remove_dir_all(path.join("view")).expect("there is a view");
-    println!(
-        "view made anew: {:.2} s, {} MiB",
-        seconds_to_open(&path),
-        peak_mib()
+    let created_mib = peak_mib();
+    println!("while they were created: {created_mib} MiB");
+    let mut opened = Vec::new();
+    for what in ["closed", "killed", "view made anew"] {
+        if what == "view made anew" {
+            std::fs::remove_dir_all(path.join("view")).expect("there is a view");
+        }
+        let (seconds, mib) = (seconds_to_open(&path), peak_mib());
+        println!("{what}: {seconds:.2} s, {mib} MiB");
+        opened.push(json!({"what": what, "seconds": seconds, "mib": mib}));
+    }
+    shared::write_figures(
+        "reopen",
+        &json!({
+            "records": records,
+            "creates_first": first,
+            "creates_last": last,
+            "bytes": bytes,
+            "bytes_on_disk": on_disk,
+            "created_mib": created_mib,
+            "opened": opened,
+        }),
     );
 }
 
@@ -75,31 +119,17 @@ fn seconds_to_open(path: &Path) -> f64 {
     elapsed
 }
 
-async fn fill(catalog: &Catalog, records: usize) {
-    for first in (0..records).step_by(512) {
-        let creates = (first..records.min(first + 512)).map(|n| catalog.create(backup(n)));
-        for created in futures_util::future::join_all(creates).await {
-            created.expect("created");
+async fn fill(catalog: &Catalog, numbers: std::ops::Range<u64>) {
+    let next = AtomicU64::new(numbers.start);
+    let callers = (0..CALLERS).map(|_| async {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= numbers.end {
+                return;
+            }
+            let backup = Valid::new("bench", Some(shared::backup(n))).expect("a valid backup");
+            catalog.create(backup).await.expect("created");
         }
-    }
-}
-
-fn backup(n: usize) -> Valid<Backup> {
-    // Names that are spread over the whole list, as those of many hosts are.
-    let name = format!(
-        "host-{:06}",
-        (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44
-    );
-    let metadata = BackupMetadata {
-        backup_name: name,
-        container: "c".into(),
-        hostname: "h".into(),
-        path_to_backup: "/var/lib/data/".repeat(80),
-        ..BackupMetadata::default()
-    };
-    let backup = Backup {
-        backup_metadata: Some(metadata),
-        ..Backup::default()
-    };
-    Valid::new("bench", Some(backup)).expect("a valid backup")
+    });
+    futures_util::future::join_all(callers).await;
 }

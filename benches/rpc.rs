@@ -1,13 +1,23 @@
-//! Calls a second over real sockets, each beside its limit in the same run: a server that answers constants at once.
+//! Calls a second over real sockets, each beside its limit and its peer in the same run.
 //!
-//! `cargo bench --bench rpc`. Closed loop: each caller sends its next call when the last was answered. The client is this process,
-//! the servers are others, on the same cores; lists are not decoded. `ICEBOX_SECONDS` is how long each figure is taken (2);
-//! `ICEBOX_LOG=info` shows what the line that each change gets costs.
+//! `cargo bench --bench rpc`. The limit is a server that answers constants at once; the peer is etcd, if it is on `PATH`: its
+//! `Range` of one key for a get, its `Put` of the same bytes for a create. Closed loop: each caller sends its next call when
+//! the last was answered. The client is this process, the servers are others, on the same cores; lists are not decoded. The
+//! figures are medians of several rounds, in each of which all servers take their turn. Before the table it says what the disk
+//! can do: an append of so many creates with its fdatasync, one after the other.
+//!
+//! `ICEBOX_SECONDS` is how long one turn takes (1), `ICEBOX_ROUNDS` how many rounds there are (3); `ICEBOX_LOG=info` shows what
+//! the line that each change gets costs.
+
+mod shared;
 
 use std::{
     convert::Infallible,
+    fs::File,
     future::Future,
     io::{BufRead, BufReader},
+    os::unix::fs::FileExt,
+    path::Path,
     pin::Pin,
     process::{Child, Command, Stdio},
     sync::{
@@ -19,19 +29,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
 use icebox::proto::{
-    Backup, BackupMetadata, CreateBackupRequest, GetBackupRequest, ListBackupsRequest,
+    CreateBackupRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse,
     backup_service_client::BackupServiceClient,
 };
 use prost::Message;
+use serde_json::json;
 use tonic::{
     body::Body,
     server::NamedService,
     transport::{Channel, server::TcpIncoming},
 };
+use tonic_prost::ProstCodec;
 use tower::Service;
+
+use shared::{backup, write_figures};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,9 +53,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Backups that the lists and gets are of.
 const STORED: u64 = 20_000;
 /// Calls of one measurement under way, and the connections that they share.
-const LOADS: [(usize, usize); 3] = [(1, 1), (16, 1), (64, 8)];
+const LOADS: [(usize, usize); 4] = [(1, 1), (16, 1), (64, 8), (256, 8)];
 /// Set in the process that answers constants.
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
+/// Creates in one append that the disk is measured with.
+const APPENDED: [usize; 3] = [1, 16, 64];
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -52,84 +68,247 @@ fn main() {
     }
 }
 
-/// What one call does: its name, and its request as a message.
+/// What one call does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
-    Create,
-    Get,
+    /// A page of 100 from the start.
     List,
+    /// A page of 100 behind any item.
+    Page,
+    Get,
+    Create,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EtcdPut {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EtcdRange {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+}
+
+/// Any answer, not looked at.
+#[derive(Clone, PartialEq, Message)]
+struct Anything {}
+
+fn setting(name: &str, default: f64) -> f64 {
+    let set = std::env::var(name).ok();
+    set.map_or(default, |set| set.parse().expect("a number"))
 }
 
 async fn measure() {
-    let seconds = std::env::var("ICEBOX_SECONDS").ok();
-    let seconds = seconds.map_or(2.0, |seconds| seconds.parse().expect("a number"));
-    let duration = Duration::from_secs_f64(seconds);
+    let duration = Duration::from_secs_f64(setting("ICEBOX_SECONDS", 1.0));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let rounds = setting("ICEBOX_ROUNDS", 3.0) as usize;
     let dir = tempfile::tempdir().expect("a directory");
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
-    serve
-        .args(["serve", "--listen", "127.0.0.1:0", "--store"])
-        .arg(dir.path().join("store"))
-        .env(
-            "ICEBOX_LOG",
-            std::env::var("ICEBOX_LOG").unwrap_or_else(|_| "warn".into()),
-        );
-    let icebox = Server::start(serve);
-    fill(&icebox).await;
-
-    // What the constant server answers are answers of the real one.
-    let mut client = icebox.client().await;
-    let page = client
-        .list_backups(list())
-        .await
-        .expect("a page")
-        .into_inner();
-    let got = client
-        .get_backup(get(7))
-        .await
-        .expect("a backup")
-        .into_inner();
-    let answers = dir.path().join("answers");
-    let answer = |message: Vec<u8>| {
-        let mut framed = vec![0];
-        framed.extend_from_slice(&u32::try_from(message.len()).expect("small").to_be_bytes());
-        framed.extend(message);
-        framed
-    };
-    for (name, message) in [
-        ("page", page.encode_to_vec()),
-        ("backup", got.encode_to_vec()),
-    ] {
-        std::fs::write(answers.with_extension(name), answer(message)).expect("room");
+    let appends = appends_a_second(dir.path(), duration);
+    for (creates, rate) in APPENDED.iter().zip(&appends) {
+        println!("append of {creates} with its fdatasync: {rate:.0}/s");
     }
-    let mut constant = Command::new(std::env::current_exe().expect("this"));
-    constant.env(CONSTANTS, &answers);
-    let constant = Server::start(constant);
-
+    let icebox = start_icebox(dir.path());
+    let markers = fill(&icebox).await;
+    let constant = start_constants(&icebox, dir.path()).await;
+    let etcd = start_etcd(dir.path()).await;
     println!(
-        "{:<8}{:>8}{:>6}{:>12}{:>12}{:>8}{:>10}{:>10}",
-        "call", "callers", "conns", "icebox/s", "limit/s", "ratio", "p50 µs", "p99 µs"
+        "{:<8}{:>8}{:>6}{:>11}{:>8}{:>8}{:>8}{:>11}{:>7}{:>11}{:>7}",
+        "call",
+        "callers",
+        "conns",
+        "icebox/s",
+        "p50 µs",
+        "p99 µs",
+        "CPU µs",
+        "limit/s",
+        "ratio",
+        "etcd/s",
+        "ratio"
     );
-    for call in [Call::List, Call::Get, Call::Create] {
+    let mut rows = Vec::new();
+    for call in [Call::List, Call::Page, Call::Get, Call::Create] {
         for (callers, connections) in LOADS {
-            let limit = load(&constant, call, callers, connections, duration).await;
-            let real = load(&icebox, call, callers, connections, duration).await;
+            let mut turns: [Vec<Figures>; 3] = Default::default();
+            let peer = etcd
+                .as_ref()
+                .filter(|_| matches!(call, Call::Get | Call::Create));
+            for _ in 0..rounds {
+                let servers = [Some(&icebox), Some(&constant), peer];
+                for (server, turns) in servers.into_iter().zip(&mut turns) {
+                    if let Some(server) = server {
+                        turns.push(
+                            load(server, call, &markers, callers, connections, duration).await,
+                        );
+                    }
+                }
+            }
+            let [real, limit, peer] = turns.each_ref().map(|turns| median(turns));
+            let (real, limit) = (real.expect("measured"), limit.expect("measured"));
+            let etcd = peer.as_ref().map_or_else(
+                || format!("{:>18}", ""),
+                |etcd| format!("{:>11.0}{:>7.2}", etcd.rate, real.rate / etcd.rate),
+            );
             println!(
-                "{:<8}{callers:>8}{connections:>6}{:>12.0}{:>12.0}{:>8.2}{:>10}{:>10}",
+                "{:<8}{callers:>8}{connections:>6}{:>11.0}{:>8}{:>8}{:>8.0}{:>11.0}{:>7.2}{etcd}",
                 format!("{call:?}"),
                 real.rate,
-                limit.rate,
-                real.rate / limit.rate,
                 real.p50_us,
                 real.p99_us,
+                real.server_cpu_us,
+                limit.rate,
+                real.rate / limit.rate,
             );
+            rows.push(json!({
+                "call": format!("{call:?}"),
+                "callers": callers,
+                "connections": connections,
+                "icebox": real.json(),
+                "limit": limit.json(),
+                "etcd": peer.as_ref().map(Figures::json),
+            }));
         }
     }
+    let appends = APPENDED.iter().zip(appends);
+    write_figures(
+        "rpc",
+        &json!({
+            "appends": appends.map(|(creates, rate)| json!({"creates": creates, "rate": rate})).collect::<Vec<_>>(),
+            "rows": rows,
+        }),
+    );
+}
+
+/// What the disk can do: appends of some creates, each followed by its fdatasync, within room that was reserved.
+fn appends_a_second(dir: &Path, duration: Duration) -> Vec<f64> {
+    let one = backup(0).encoded_len() + 128;
+    let path = dir.join("appended");
+    let rates = APPENDED.map(|creates| {
+        let file = File::create(&path).expect("room");
+        let bytes = vec![7; one * creates];
+        file.write_all_at(&vec![0; 256 << 20], 0).expect("room");
+        file.sync_all().expect("it syncs");
+        let start = Instant::now();
+        let mut appends = 0;
+        while start.elapsed() < duration && appends * (bytes.len() as u64) < 250 << 20 {
+            file.write_all_at(&bytes, appends * bytes.len() as u64)
+                .expect("room");
+            file.sync_data().expect("it syncs");
+            appends += 1;
+        }
+        f64::from(u32::try_from(appends).expect("few")) / start.elapsed().as_secs_f64()
+    });
+    std::fs::remove_file(path).expect("it is there");
+    rates.to_vec()
 }
 
 /// A server in a process of its own, ended with this.
 struct Server {
     process: Child,
     address: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Speaks Icebox's services.
+    Freezer,
+    Etcd,
+}
+
+fn start_icebox(dir: &Path) -> Server {
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
+    serve
+        .args(["serve", "--listen", "127.0.0.1:0", "--store"])
+        .arg(dir.join("store"))
+        .env(
+            "ICEBOX_LOG",
+            std::env::var("ICEBOX_LOG").unwrap_or_else(|_| "warn".into()),
+        );
+    Server::start(serve)
+}
+
+/// Starts a server that answers what the real one answers.
+async fn start_constants(icebox: &Server, dir: &Path) -> Server {
+    let mut client = BackupServiceClient::new(icebox.channel().await);
+    let page = client.list_backups(list("")).await.expect("a page");
+    let got = client.get_backup(get(7)).await.expect("a backup");
+    let answers = dir.join("answers");
+    for (name, message) in [
+        ("page", page.into_inner().encode_to_vec()),
+        ("backup", got.into_inner().encode_to_vec()),
+    ] {
+        let mut framed = vec![0];
+        framed.extend_from_slice(&u32::try_from(message.len()).expect("small").to_be_bytes());
+        framed.extend(message);
+        std::fs::write(answers.with_extension(name), framed).expect("room");
+    }
+    let mut constant = Command::new(std::env::current_exe().expect("this"));
+    constant.env(CONSTANTS, &answers);
+    Server::start(constant)
+}
+
+/// Starts etcd with one member, if there is one, and gives it as many keys as Icebox has backups.
+async fn start_etcd(dir: &Path) -> Option<Server> {
+    let port = |n| 20_000 + std::process::id() % 10_000 * 2 + n;
+    let (client, peer) = (
+        format!("http://127.0.0.1:{}", port(0)),
+        format!("http://127.0.0.1:{}", port(1)),
+    );
+    let process = Command::new("etcd")
+        .arg("--data-dir")
+        .arg(dir.join("etcd"))
+        .args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ])
+        .args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ])
+        .args([
+            "--initial-cluster",
+            &format!("default={peer}"),
+            "--log-level",
+            "error",
+        ])
+        .args(["--quota-backend-bytes", "8589934592"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .ok()?;
+    let server = Server {
+        process,
+        address: client.trim_start_matches("http://").to_owned(),
+        kind: Kind::Etcd,
+    };
+    let start = Instant::now();
+    while tokio::net::TcpStream::connect(&server.address)
+        .await
+        .is_err()
+    {
+        if start.elapsed() > Duration::from_secs(20) {
+            eprintln!("etcd does not listen: measuring without it");
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // It elects itself before it takes writes.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let channel = server.channel().await;
+    for_all(STORED, move |n| {
+        let channel = channel.clone();
+        async move { etcd_put(channel, n).await }
+    })
+    .await;
+    Some(server)
 }
 
 impl Server {
@@ -144,10 +323,14 @@ impl Server {
             .expect("an address")
             .to_owned();
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Server { process, address }
+        Server {
+            process,
+            address,
+            kind: Kind::Freezer,
+        }
     }
 
-    async fn client(&self) -> BackupServiceClient<Channel> {
+    async fn channel(&self) -> Channel {
         let uri = format!("http://{}", self.address);
         let endpoint = Channel::from_shared(uri)
             .expect("a URI")
@@ -155,7 +338,22 @@ impl Server {
         let endpoint = endpoint
             .initial_connection_window_size(16 << 20)
             .tcp_nodelay(true);
-        BackupServiceClient::new(endpoint.connect().await.expect("it listens"))
+        endpoint.connect().await.expect("it listens")
+    }
+
+    /// The time that it has spent on the CPU.
+    fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
+        let stat = stat.expect("it runs");
+        // Behind the name, which may hold anything.
+        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+        let ticks: u64 = fields
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum();
+        // USER_HZ is 100 on Linux, whatever the kernel's own clock.
+        Duration::from_millis(ticks * 10)
     }
 }
 
@@ -166,26 +364,11 @@ impl Drop for Server {
     }
 }
 
-fn backup(n: u64) -> Backup {
-    let metadata = BackupMetadata {
-        backup_name: format!("host-{:06}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44),
-        container: "c".into(),
-        hostname: "h".into(),
-        path_to_backup: "/var/lib/data/".repeat(80),
-        ..BackupMetadata::default()
-    };
-    Backup {
-        backup_id: format!("{n:032x}"),
-        project_id: "bench".into(),
-        backup_metadata: Some(metadata),
-        ..Backup::default()
-    }
-}
-
-fn list() -> ListBackupsRequest {
+fn list(marker: &str) -> ListBackupsRequest {
     ListBackupsRequest {
         project_id: "bench".into(),
         limit: 100,
+        marker: marker.into(),
         ..ListBackupsRequest::default()
     }
 }
@@ -197,7 +380,7 @@ fn get(n: u64) -> GetBackupRequest {
     }
 }
 
-async fn create(client: &mut BackupServiceClient<Channel>, n: u64) {
+async fn create(mut client: BackupServiceClient<Channel>, n: u64) {
     let request = CreateBackupRequest {
         project_id: String::new(),
         backup: Some(backup(n)),
@@ -205,28 +388,104 @@ async fn create(client: &mut BackupServiceClient<Channel>, n: u64) {
     client.create_backup(request).await.expect("created");
 }
 
-async fn fill(server: &Server) {
-    let client = server.client().await;
-    let next = Arc::new(AtomicU64::new(0));
-    let callers = (0..64).map(|_| {
-        let (mut client, next) = (client.clone(), next.clone());
-        async move {
-            loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= STORED {
-                    return;
-                }
-                create(&mut client, n).await;
+fn etcd_key(n: u64) -> Vec<u8> {
+    format!("backup/{n:032x}").into_bytes()
+}
+
+async fn etcd_put(channel: Channel, n: u64) {
+    let put = EtcdPut {
+        key: etcd_key(n),
+        value: backup(n).encode_to_vec(),
+    };
+    etcd(channel, "/etcdserverpb.KV/Put", put).await;
+}
+
+async fn etcd<M: Message + 'static>(channel: Channel, path: &'static str, message: M) {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("it is connected");
+    let path = PathAndQuery::from_static(path);
+    let codec: ProstCodec<M, Anything> = ProstCodec::default();
+    let answer = client.unary(tonic::Request::new(message), path, codec);
+    answer.await.expect("an answer");
+}
+
+/// Runs something for every number below `count`, 64 at a time.
+async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
+    let next = AtomicU64::new(0);
+    let callers = (0..64).map(|_| async {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                return;
             }
+            run(n).await;
         }
     });
     futures_util::future::join_all(callers).await;
 }
 
+/// Fills the server, and gives the ids of some backups, spread over the list.
+async fn fill(server: &Server) -> Vec<String> {
+    let client = BackupServiceClient::new(server.channel().await);
+    for_all(STORED, |n| create(client.clone(), n)).await;
+    let mut markers = Vec::new();
+    let mut client = client;
+    let mut page_token = String::new();
+    loop {
+        let request = ListBackupsRequest {
+            page_token,
+            ..list("")
+        };
+        let page: ListBackupsResponse = client
+            .list_backups(request)
+            .await
+            .expect("a page")
+            .into_inner();
+        if page.next_page_token.is_empty() {
+            return markers;
+        }
+        let last = page.decoded().expect("backups").pop().expect("a full page");
+        markers.push(last.backup_id);
+        page_token = page.next_page_token;
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Figures {
     rate: f64,
-    p50_us: u128,
-    p99_us: u128,
+    p50_us: u64,
+    p99_us: u64,
+    server_cpu_us: f64,
+}
+
+impl Figures {
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "rate": self.rate.round(),
+            "p50_us": self.p50_us,
+            "p99_us": self.p99_us,
+            "server_cpu_us": self.server_cpu_us.round(),
+        })
+    }
+}
+
+/// Each figure's own median.
+fn median(turns: &[Figures]) -> Option<Figures> {
+    fn middle<T: Copy>(
+        turns: &[Figures],
+        figure: impl Fn(&Figures) -> T,
+        compare: impl Fn(&T, &T) -> std::cmp::Ordering,
+    ) -> T {
+        let mut all: Vec<T> = turns.iter().map(figure).collect();
+        all.sort_by(compare);
+        all[all.len() / 2]
+    }
+    (!turns.is_empty()).then(|| Figures {
+        rate: middle(turns, |turn| turn.rate, f64::total_cmp),
+        p50_us: middle(turns, |turn| turn.p50_us, u64::cmp),
+        p99_us: middle(turns, |turn| turn.p99_us, u64::cmp),
+        server_cpu_us: middle(turns, |turn| turn.server_cpu_us, f64::total_cmp),
+    })
 }
 
 /// Numbers of backups that no earlier measurement has created.
@@ -235,52 +494,79 @@ static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
 async fn load(
     server: &Server,
     call: Call,
+    markers: &[String],
     callers: usize,
     connections: usize,
     duration: Duration,
 ) -> Figures {
-    let mut clients = Vec::new();
+    let mut channels = Vec::new();
     for _ in 0..connections {
-        clients.push(server.client().await);
+        channels.push(server.channel().await);
     }
+    let kind = server.kind;
     let start = Instant::now();
     // The first fifth warms up.
     let counted_from = start + duration / 5;
     let end = counted_from + duration;
-    let callers = (0..callers).map(|caller| {
-        let mut client = clients[caller % connections].clone();
-        tokio::spawn(async move {
-            let mut times = Vec::new();
-            let mut n = caller as u64;
-            loop {
-                let begun = Instant::now();
-                if begun >= end {
-                    return times;
-                }
-                match call {
-                    Call::List => drop(client.list_backups(list()).await.expect("a page")),
-                    Call::Get => {
-                        n = (n + 7919) % STORED;
-                        client.get_backup(get(n)).await.expect("a backup");
+    let markers: Arc<[String]> = markers.into();
+    let callers: Vec<_> = (0..callers)
+        .map(|caller| {
+            let channel = channels[caller % connections].clone();
+            let markers = markers.clone();
+            tokio::spawn(async move {
+                let mut client = BackupServiceClient::new(channel.clone());
+                let mut times = Vec::new();
+                let mut n = caller as u64;
+                loop {
+                    let begun = Instant::now();
+                    if begun >= end {
+                        return times;
                     }
-                    Call::Create => create(&mut client, NEXT.fetch_add(1, Ordering::Relaxed)).await,
+                    n = (n + 7919) % STORED;
+                    let fresh = || NEXT.fetch_add(1, Ordering::Relaxed);
+                    match (kind, call) {
+                        (_, Call::List) => {
+                            client.list_backups(list("")).await.expect("a page");
+                        }
+                        (_, Call::Page) => {
+                            let marker =
+                                &markers[usize::try_from(n).expect("small") % markers.len()];
+                            client.list_backups(list(marker)).await.expect("a page");
+                        }
+                        (Kind::Freezer, Call::Get) => {
+                            client.get_backup(get(n)).await.expect("a backup");
+                        }
+                        (Kind::Etcd, Call::Get) => {
+                            let range = EtcdRange { key: etcd_key(n) };
+                            etcd(channel.clone(), "/etcdserverpb.KV/Range", range).await;
+                        }
+                        (Kind::Freezer, Call::Create) => create(client.clone(), fresh()).await,
+                        (Kind::Etcd, Call::Create) => etcd_put(channel.clone(), fresh()).await,
+                    }
+                    if begun >= counted_from {
+                        times.push(begun.elapsed());
+                    }
                 }
-                if begun >= counted_from {
-                    times.push(begun.elapsed());
-                }
-            }
+            })
         })
-    });
+        .collect();
+    tokio::time::sleep_until(counted_from.into()).await;
+    let cpu = server.cpu();
+    tokio::time::sleep_until(end.into()).await;
+    let cpu = server.cpu().saturating_sub(cpu);
     let mut times: Vec<Duration> = Vec::new();
-    for caller in futures_util::future::join_all(callers).await {
-        times.extend(caller.expect("it does not panic"));
+    for caller in callers {
+        times.extend(caller.await.expect("it does not panic"));
     }
     times.sort_unstable();
-    let at = |share: usize| times[times.len() * share / 100].as_micros();
+    let at =
+        |share: usize| u64::try_from(times[times.len() * share / 100].as_micros()).expect("short");
+    let count = f64::from(u32::try_from(times.len()).expect("few"));
     Figures {
-        rate: f64::from(u32::try_from(times.len()).expect("few")) / duration.as_secs_f64(),
+        rate: count / duration.as_secs_f64(),
         p50_us: at(50),
         p99_us: at(99),
+        server_cpu_us: cpu.as_secs_f64() * 1e6 / count,
     }
 }
 
