@@ -6,8 +6,8 @@
 //! figures are medians of several rounds, in each of which all servers take their turn. Before the table it says what the disk
 //! can do: an append of so many creates with its fdatasync, one after the other.
 //!
-//! `ICEBOX_SECONDS` is how long one turn takes (1), `ICEBOX_ROUNDS` how many rounds there are (3); `ICEBOX_LOG=info` shows what
-//! the line that each change gets costs.
+//! `ICEBOX_SECONDS` is how long one turn takes (1), `ICEBOX_ROUNDS` how many rounds there are (3), `ICEBOX_CALL` the only call to
+//! measure; `ICEBOX_LOG=info` shows what the line that each change gets costs.
 
 mod shared;
 
@@ -130,7 +130,14 @@ async fn measure() {
         "ratio"
     );
     let mut rows = Vec::new();
+    let only = std::env::var("ICEBOX_CALL").ok();
     for call in [Call::List, Call::Page, Call::Get, Call::Create] {
+        if only
+            .as_ref()
+            .is_some_and(|only| *only != format!("{call:?}"))
+        {
+            continue;
+        }
         for (callers, connections) in LOADS {
             let mut turns: [Vec<Figures>; 3] = Default::default();
             let peer = etcd

@@ -73,3 +73,34 @@ impl Drop for AbortOnPanic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Set in the process that is to end.
+    const DOOMED: &str = "ICEBOX_TEST_DOOMED";
+    const SIGABRT: i32 = 6;
+
+    #[test]
+    fn a_panic_in_one_of_the_stores_threads_ends_the_process() {
+        if std::env::var_os(DOOMED).is_some() {
+            let doomed = spawn("doomed", || panic!("on purpose")).unwrap();
+            drop(doomed.join());
+            return;
+        }
+        let this = "store::outside::tests::a_panic_in_one_of_the_stores_threads_ends_the_process";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this])
+            .env(DOOMED, "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().signal(), Some(SIGABRT));
+    }
+}

@@ -81,11 +81,12 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 256 MiB of cache: most of a catalog of 100,000 backups. 64 MiB of journal: seconds to replay.
+    /// 256 MiB of cache: most of a catalog of 100,000 backups. 128 MiB of journal before a checkpoint: a second or two to check, and
+    /// seldom enough that checkpoints take little from a server that is being filled.
     fn default() -> Self {
         Options {
             cache_bytes: 256 << 20,
-            checkpoint_floor_bytes: 64 << 20,
+            checkpoint_floor_bytes: 128 << 20,
             journal_keep_bytes: 64 << 20,
             journal_segment_bytes: 16 << 20,
             cancelled: Arc::default(),

@@ -32,6 +32,8 @@ const SEEDS_LONG: u64 = 50_000;
 const SEEDS_CONTROL: u64 = 200;
 /// Seeds that are tried twice.
 const SEEDS_REPLAYED: u64 = 100;
+/// Cuts that a restored store is tried with.
+const SEEDS_RESTORED: u64 = 20;
 /// What a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;
 /// Lives of one store: each ends with a cut, or with the process killed.
@@ -932,5 +934,39 @@ fn the_same_seed_does_the_same() {
             differs.map(|at| &first[at]),
             differs.map(|at| &again[at]),
         );
+    }
+}
+
+#[test]
+fn a_restored_store_survives_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Store::open(&dir.path().join("original"), &Options::default()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for n in 0..50 {
+        let writes = vec![(format!("k{n}").into_bytes(), Some(vec![b'v'; 900]))];
+        runtime.block_on(commit(&original, writes)).unwrap();
+    }
+    let file = dir.path().join("snapshot");
+    let mut bytes = Vec::new();
+    let taken = original.local().snapshot(|chunk| {
+        bytes.extend_from_slice(&chunk);
+        Ok(())
+    });
+    taken.unwrap();
+    fs::write(&file, bytes).unwrap();
+    for seed in 0..SEEDS_RESTORED {
+        let mut simulation = Simulation::new(seed, LeftOut::Nothing);
+        let disk: Arc<FakeDisk> = Arc::new(simulation.disk(u64::MAX, None));
+        let shared: Arc<dyn Disk> = disk.clone();
+        snapshot::make(&snapshot::open(&file).unwrap(), &shared, None).unwrap();
+        simulation.platter = disk.lock().after_cut(&mut simulation.dice);
+        let disk = Arc::new(simulation.disk(u64::MAX, None));
+        let Stepped { store, workers } = simulation.open(&disk).unwrap();
+        assert!(
+            store.content().unwrap() == original.content().unwrap(),
+            "seed {seed}"
+        );
+        drop(workers);
+        store.abandon();
     }
 }

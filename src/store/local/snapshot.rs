@@ -114,7 +114,8 @@ pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Resu
     Ok(made?)
 }
 
-fn make(
+/// Makes the store of a snapshot on a disk that holds none.
+pub(super) fn make(
     checkpoint: &Checkpoint,
     disk: &Arc<dyn Disk>,
     replay: Option<(RealDisk, u64)>,
@@ -176,7 +177,8 @@ fn last_wanted(
     }
 }
 
-fn open(file: &Path) -> Result<Checkpoint, OpenError> {
+/// Opens a snapshot.
+pub(super) fn open(file: &Path) -> Result<Checkpoint, OpenError> {
     let dir = file
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())

@@ -637,3 +637,46 @@ async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_a
     assert_eq!(store.commit(create).await, Ok(Outcome::Committed(5)));
     assert!(path.join("RESERVE").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_keeps_the_segments_that_it_needs_though_checkpoints_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        journal_segment_bytes: 64 << 10,
+        journal_keep_bytes: 0,
+        checkpoint_floor_bytes: u64::MAX / 2,
+        ..Options::default()
+    };
+    let store = Store::open(&dir.path().join("store"), &options).unwrap();
+    let write = async |n: u32| {
+        let batch = Batch::new().put(format!("k{n}"), vec![b'v'; 4000]);
+        store.commit(batch).await.unwrap();
+    };
+    for n in 0..600 {
+        write(n).await;
+    }
+    let mut snapshot = Vec::new();
+    let made = tokio::task::block_in_place(|| {
+        store.local().snapshot(|chunk| {
+            // After the first chunk of several, all is written anew, and a checkpoint covers that.
+            if snapshot.is_empty() {
+                tokio::runtime::Handle::current().block_on(async {
+                    for n in 0..600 {
+                        write(n).await;
+                    }
+                    store.local().checkpoint().await.unwrap();
+                });
+            }
+            snapshot.extend_from_slice(&chunk);
+            Ok(())
+        })
+    });
+    assert_eq!(made.unwrap().revision, 1200);
+    let file = dir.path().join("snapshot");
+    std::fs::write(&file, snapshot).unwrap();
+    assert_eq!(verify_snapshot(&file).unwrap().revision, 1200);
+    let restored = dir.path().join("restored");
+    assert_eq!(restore(&file, &restored, None).unwrap(), 1200);
+    let restored = opened(&restored);
+    assert!(restored.content().unwrap() == store.content().unwrap());
+}

@@ -43,7 +43,7 @@ const COLLECT_ROUNDS: usize = 4;
 const STATE_STEP: usize = 1000;
 /// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in
 /// memory, and buffers stand beside them.
-const CACHE_OVERHEAD: f64 = 1.6;
+const CACHE_OVERHEAD: f64 = 2.0;
 
 /// Which way a range is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
