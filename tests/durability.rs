@@ -282,6 +282,59 @@ async fn what_is_under_way_at_sigterm_is_answered_and_kept() {
     compare(&ledger, &read_all(server.backups().await).await.0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_writes_in_flight_at_sigterm_are_each_kept_or_refused() {
+    const WRITES: u64 = 1000;
+    for round in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        let server = ChildServer::start(&store);
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            clients.push(server.backups().await);
+        }
+        let calls: Vec<_> = (0..WRITES)
+            .map(|n| {
+                let mut client = clients[usize::try_from(n).unwrap() % clients.len()].clone();
+                let request = CreateBackupRequest {
+                    project_id: String::new(),
+                    backup: Some(backup(n)),
+                };
+                tokio::spawn(async move { client.create_backup(request).await })
+            })
+            .collect();
+        // Some are done, most are on their way.
+        tokio::time::sleep(Duration::from_millis(5 * round)).await;
+        let ended = tokio::task::spawn_blocking(|| server.terminate());
+        let mut kept = BTreeMap::new();
+        for call in calls {
+            match call.await.unwrap() {
+                Ok(created) => {
+                    let backup = created.into_inner().backup.unwrap();
+                    kept.insert(backup.backup_id.clone(), backup);
+                }
+                Err(refused) => assert!(
+                    matches!(
+                        refused.code(),
+                        Code::Unavailable | Code::Unknown | Code::Cancelled
+                    ),
+                    "{refused:?}"
+                ),
+            }
+        }
+        assert!(ended.await.unwrap().success());
+        let server = ChildServer::start(&store);
+        let (stored, _) = read_all(server.backups().await).await;
+        for (id, backup) in kept {
+            assert_eq!(
+                stored.get(&id),
+                Some(&backup),
+                "acknowledged, and not there"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_second_server_on_the_same_store_is_told_who_has_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -41,8 +41,8 @@ const SEGMENT_BYTES: usize = 2 << 20;
 const COLLECT_ROUNDS: usize = 4;
 /// Entries that are read at once while the whole view is.
 const STATE_STEP: usize = 1000;
-/// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in
-/// memory, and buffers stand beside them.
+/// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in memory, buffers stand
+/// beside them, and a page counts only after 64 accesses in its shard, of which there are 256.
 const CACHE_OVERHEAD: f64 = 2.0;
 
 /// Which way a range is read.
