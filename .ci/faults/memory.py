@@ -16,7 +16,7 @@ from served import ICEBOX, TIMEOUT_S, Server, read_all, work
 
 BACKUPS = 200_000
 CACHE_MIB = 16
-OVERHEAD_MIB = 320
+OVERHEAD_MIB = 380
 PHASE_TIMEOUT_S = 300
 
 

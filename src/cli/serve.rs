@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The store's directory, made if it is missing
     #[arg(long, env = "ICEBOX_STORE", default_value = "icebox.db")]
     store: PathBuf,
-    /// Memory for the store's cache, in MiB; the process takes up to 320 MiB more
+    /// Memory for the store's cache, in MiB; the process takes up to 380 MiB more
     #[arg(long, env = "ICEBOX_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
     cache_mib: u64,
     /// Listen on an address that others can reach, without asking anybody who they are
