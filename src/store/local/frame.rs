@@ -61,28 +61,36 @@ impl Found {
 impl Group {
     /// The frame's bytes and its checksum.
     pub(super) fn encode(&self, store: Uuid, before: Chain) -> (Vec<u8>, Chain) {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.payload_len());
+        let mut bytes = Vec::new();
+        let chain = self.encode_over(&mut bytes, store, before);
+        (bytes, chain)
+    }
+
+    /// Writes the frame over what is in `bytes`, and says its checksum.
+    pub(super) fn encode_over(&self, bytes: &mut Vec<u8>, store: Uuid, before: Chain) -> Chain {
+        bytes.clear();
+        bytes.reserve(HEADER_BYTES + self.payload_len());
         bytes.extend_from_slice(&MAGIC);
-        put_len(&mut bytes, self.payload_len());
+        put_len(bytes, self.payload_len());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&before.to_le_bytes());
         bytes.extend_from_slice(&self.first_revision.to_le_bytes());
         bytes.extend_from_slice(&self.time_ms.to_le_bytes());
-        put_len(&mut bytes, self.changes.len());
+        put_len(bytes, self.changes.len());
         for change in &self.changes {
-            put_len(&mut bytes, change.writes.len());
+            put_len(bytes, change.writes.len());
             bytes.extend_from_slice(&change.state.to_le_bytes());
             for write in &change.writes {
                 bytes.push(if write.value.is_some() { PUT } else { DELETE });
-                put_slice(&mut bytes, &write.key);
+                put_slice(bytes, &write.key);
                 if let Some(value) = &write.value {
-                    put_slice(&mut bytes, value);
+                    put_slice(bytes, value);
                 }
             }
         }
-        let chain = checksum(store, &bytes);
+        let chain = checksum(store, bytes);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&chain.to_le_bytes());
-        (bytes, chain)
+        chain
     }
 
     fn payload_len(&self) -> usize {

@@ -53,6 +53,8 @@ pub(super) struct Journal {
     end: Position,
     last_time_ms: u64,
     appended_bytes: u64,
+    /// The last frame's bytes: room for the next.
+    buffer: Vec<u8>,
     /// Room reserved for a segment. Appending within reserved room spares a sync the file's new length.
     segment_bytes: u64,
 }
@@ -85,6 +87,7 @@ impl Journal {
             end: base,
             last_time_ms: 0,
             appended_bytes: 0,
+            buffer: Vec::new(),
             segment_bytes,
         })
     }
@@ -137,6 +140,7 @@ impl Journal {
             end,
             last_time_ms,
             appended_bytes: 0,
+            buffer: Vec::new(),
             segment_bytes,
         })
     }
@@ -177,8 +181,8 @@ impl Journal {
             self.end.revision + 1,
             "revisions have no gaps"
         );
-        let (bytes, chain) = frame.encode(self.store, self.end.chain);
-        let len = bytes.len() as u64;
+        let chain = frame.encode_over(&mut self.buffer, self.store, self.end.chain);
+        let len = self.buffer.len() as u64;
         if self.tail.offset + len > self.tail.room_bytes {
             if self.tail.offset > HEADER_BYTES as u64 {
                 let (disk, store) = (&*self.disk, self.store);
@@ -193,7 +197,7 @@ impl Journal {
             reason: error.to_string(),
         };
         let Tail { file, offset, .. } = &mut self.tail;
-        file.write_at(*offset, &bytes).map_err(outcome)?;
+        file.write_at(*offset, &self.buffer).map_err(outcome)?;
         file.sync().map_err(outcome)?;
         *offset += len;
         self.appended_bytes += len;

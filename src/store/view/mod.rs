@@ -4,6 +4,7 @@
 //! time and in order of their keys, by the feeder (`feeder.rs`). A read looks into both.
 
 mod feeder;
+mod filter;
 mod recent;
 mod sled;
 

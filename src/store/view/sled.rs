@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{Feed, Written};
+use super::{Feed, Written, filter::Filter};
 use crate::store::{
     Error,
     batch::{Entry, Found},
@@ -57,6 +57,7 @@ pub(in crate::store) enum Direction {
 /// sled, opened.
 pub(in crate::store) struct Sled {
     db: sled::Db,
+    filter: Filter,
     cache_bytes: u64,
 }
 
@@ -75,12 +76,13 @@ impl Sled {
     /// # Errors
     /// If sled fails or panics; the view must then be made anew from the journal.
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
+        let filter = Filter::new(cache_bytes);
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss
         )]
-        let capacity = (cache_bytes as f64 / CACHE_OVERHEAD) as u64;
+        let capacity = (cache_bytes.saturating_sub(filter.bytes()) as f64 / CACHE_OVERHEAD) as u64;
         let open = || {
             sled::Config::new()
                 .path(dir)
@@ -95,7 +97,14 @@ impl Sled {
                 what: "sled panicked while opening the view".into(),
             })?
             .map_err(|error| sled_failed("open the view", &error))?;
-        Ok(Sled { db, cache_bytes })
+        if db.is_empty() {
+            filter.is_complete();
+        }
+        Ok(Sled {
+            db,
+            filter,
+            cache_bytes,
+        })
     }
 
     /// The memory that it may take for its pages.
@@ -146,6 +155,7 @@ impl Sled {
             outside::both(|| from(Direction::Backward), || from(Direction::Forward));
         let ((state, mut tally), (other_state, other_tally)) = (forward?, backward?);
         tally.merge(&other_tally);
+        self.filter.is_complete();
         Ok((state.plus(other_state), tally))
     }
 
@@ -188,6 +198,7 @@ impl Sled {
                 met
             };
             for entry in step {
+                self.filter.insert(&entry.key);
                 sum = sum.with(&entry.key, &entry.value, entry.revision);
                 tally.change(&entry.key, None, Some(entry.value.len()));
             }
@@ -202,6 +213,9 @@ impl Sled {
     /// # Errors
     /// If sled fails, or the value is damaged.
     pub(in crate::store) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        if self.filter.lacks(key) {
+            return Ok(None);
+        }
         let value = self
             .db
             .get(key)
@@ -308,7 +322,10 @@ impl Sled {
         let put_all = || {
             for (key, value, revision) in writes {
                 match value {
-                    Some(value) => self.db.insert(key, stored(key, value, revision))?,
+                    Some(value) => {
+                        self.filter.insert(key);
+                        self.db.insert(key, stored(key, value, revision))?
+                    }
                     None => self.db.remove(key)?,
                 };
             }
