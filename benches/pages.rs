@@ -5,7 +5,10 @@
 
 mod shared;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use icebox::{
     catalog::{After, Catalog, Query, Scope},
@@ -32,6 +35,8 @@ fn main() {
                 Store::open(&dir.path().join("store"), &Options::default()).expect("a store");
             let catalog = Catalog::new(Arc::new(store));
             let ids = fill(&catalog, jobs).await;
+            // What was written last is read from memory until sled has it.
+            tokio::time::sleep(Duration::from_secs(1)).await;
             let first = median_us(&catalog, &After::Nothing).await;
             let last = median_us(&catalog, &After::Marker(ids[ids.len() - PAGE_ITEMS - 1])).await;
             println!("{jobs:>9}  {first:>14.1}  {last:>14.1}");

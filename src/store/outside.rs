@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::{process::setpriority_process, thread::gettid};
+
 use super::Error;
 use crate::clock;
 
@@ -43,16 +45,33 @@ pub(super) fn both<A: Send, B>(
     })
 }
 
+/// How soon a thread's work is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Callers wait for it.
+    Awaited,
+    /// It may be done when nobody else needs the processor.
+    Behind,
+}
+
+/// The niceness of a thread whose work may wait: a tenth of the processor, where it is short.
+const BEHIND_NICENESS: i32 = 10;
+
 /// Starts one of the store's threads. A store in which one has panicked would accept what nobody does.
 ///
 /// # Errors
 /// If the system has no thread left.
 pub(super) fn spawn(
     name: &str,
+    urgency: Urgency,
     run: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
-    let run = || {
+    let run = move || {
         let _guard = AbortOnPanic;
+        if urgency == Urgency::Behind {
+            // Where it is not allowed, the work is only less polite. Linux has a niceness of each thread.
+            let _ = setpriority_process(Some(gettid()), BEHIND_NICENESS);
+        }
         run();
     };
     thread::Builder::new()
@@ -90,7 +109,7 @@ mod tests {
     #[test]
     fn a_panic_in_one_of_the_stores_threads_ends_the_process() {
         if std::env::var_os(DOOMED).is_some() {
-            let doomed = spawn("doomed", || panic!("on purpose")).unwrap();
+            let doomed = spawn("doomed", Urgency::Awaited, || panic!("on purpose")).unwrap();
             drop(doomed.join());
             return;
         }

@@ -54,7 +54,8 @@ use recovery::{Home, Parts};
 use space::Space;
 
 use super::{
-    Batch, Error, OpenError, Outcome, outside,
+    Batch, Error, OpenError, Outcome,
+    outside::{self, Urgency},
     view::{End, Feeder, View},
 };
 
@@ -152,9 +153,9 @@ impl Local {
             checkpointer,
         } = workers;
         local.threads = Some([
-            outside::spawn("committer", || committer.run())?,
-            outside::spawn("feeder", || feeder.run())?,
-            outside::spawn("checkpointer", || checkpointer.run())?,
+            outside::spawn("committer", Urgency::Awaited, || committer.run())?,
+            outside::spawn("feeder", Urgency::Behind, || feeder.run())?,
+            outside::spawn("checkpointer", Urgency::Behind, || checkpointer.run())?,
         ]);
         Ok(local)
     }
