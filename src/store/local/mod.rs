@@ -340,7 +340,8 @@ impl Local {
     pub(super) fn close(self) -> Result<(), Error> {
         let (core, lock) = self.end(End::Fed)?;
         let end = core.view.shown();
-        let is_well = core.condition.borrow().stopped.is_none();
+        // Who says that it was closed at a revision says that the view shows that.
+        let is_well = core.condition.borrow().stopped.is_none() && core.view.fed() == end;
         let disk = core.home.disk.clone();
         let view = Arc::into_inner(core).and_then(|core| Arc::into_inner(core.view));
         let sled = view.and_then(View::into_sled);

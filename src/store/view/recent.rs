@@ -175,8 +175,9 @@ impl Recent {
             }
         }
         tables.end = end;
-        drop(tables);
+        // Counted before anybody can take it, or it would be counted after it is gone.
         self.lock().taking_bytes += bytes;
+        drop(tables);
         self.changed.notify_all();
     }
 
