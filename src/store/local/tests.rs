@@ -599,7 +599,13 @@ async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
     assert!(store.condition().borrow().full.is_some());
     assert_eq!(content(&store), pairs(&[("k", "v")]));
     disk.set_full(false);
-    assert_eq!(put(&store, "k", "w").await, 2);
+    // Nothing of them is left for those that come behind.
+    let batch = Batch::new()
+        .expect("k", Some(1))
+        .expect("big", None)
+        .put("k", "w");
+    assert_eq!(store.commit(batch).await, Ok(Outcome::Committed(2)));
+    store.verify().unwrap();
 }
 
 #[tokio::test]
