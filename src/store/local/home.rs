@@ -15,7 +15,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write as _},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use uuid::Uuid;
@@ -75,6 +75,19 @@ impl Lock {
     }
 }
 
+/// The directories that will hold a new name when this one is made: only their syncs make it durable.
+fn parents_of_missing(dir: &Path) -> Vec<PathBuf> {
+    let missing = dir.ancestors().take_while(|dir| {
+        let is_here = dir.as_os_str().is_empty();
+        !is_here && !dir.exists()
+    });
+    let parents = missing.map(|dir| match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    });
+    parents.collect()
+}
+
 /// Makes the directory if it is missing, refuses one that is not ours, and locks it.
 ///
 /// # Errors
@@ -88,18 +101,17 @@ pub(super) fn claim(root: &Path) -> Result<Lock, OpenError> {
         }
         Ok(_) => refuse_foreign(root)?,
         Err(_) => {
+            let parents = parents_of_missing(root);
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(root)
                 .map_err(|error| Error::io("create directory", root, &error))?;
-            let parent = match root.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            File::open(parent)
-                .and_then(|dir| dir.sync_all())
-                .map_err(|error| Error::io("sync directory", parent, &error))?;
+            for parent in parents {
+                File::open(&parent)
+                    .and_then(|dir| dir.sync_all())
+                    .map_err(|error| Error::io("sync directory", &parent, &error))?;
+            }
         }
     }
     let path = root.join(LOCK_FILE);
@@ -334,4 +346,21 @@ fn remove_restored(disk: &dyn Disk) -> Result<(), Error> {
         disk.remove(Path::new(dir))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directory_that_gets_a_new_name_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().to_owned();
+        assert_eq!(parents_of_missing(&here), Vec::<PathBuf>::new());
+        assert_eq!(
+            parents_of_missing(&here.join("a/b/c")),
+            [here.join("a/b"), here.join("a"), here]
+        );
+        assert_eq!(parents_of_missing(Path::new("new")), [PathBuf::from(".")]);
+    }
 }

@@ -909,6 +909,31 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_that_does_not_continue_the_checkpoint_is_told() {
+        let at = |revision, chain| Position {
+            revision,
+            chain,
+            state: StateHash::default(),
+        };
+        let (_dir, disk) = disk();
+        let mut journal =
+            Journal::create(disk.clone(), Uuid::nil(), at(5, 1), SEGMENT_BYTES).unwrap();
+        journal.append(&frame(6, 10)).unwrap();
+        let end = journal.end();
+        let checked =
+            |base| check(&*disk, Uuid::nil(), base, &mut |_, _| ()).map(|found| found.end);
+        // At the beginning of a segment, and behind one of its frames.
+        assert_eq!(checked(at(5, 1)), Ok(end));
+        assert_eq!(checked(end), Ok(end));
+        for other in [at(5, 2), at(6, end.chain ^ 1)] {
+            assert!(
+                matches!(checked(other), Err(Error::Corrupt { .. })),
+                "{other:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_missing_segment_is_told() {
         let (_dir, disk) = disk();
         written(&disk, 12, 4 << 20);
