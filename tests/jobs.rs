@@ -350,6 +350,29 @@ async fn a_path_in_the_mask_changes_that_field_alone() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_found_while_it_is_renamed() {
+    let server = Server::start().await;
+    let id = server.create_job(job("a")).await.unwrap().job_id;
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    let rename = async {
+        for n in 0..1500 {
+            let renamed = Job {
+                description: format!("name {}", n % 9),
+                ..job_update(&id)
+            };
+            server.update_job(renamed, &["description"]).await.unwrap();
+        }
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let get = async || {
+        while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+            server.get_job(PROJECT, &id).await.unwrap();
+        }
+    };
+    tokio::join!(rename, get(), get(), get(), get());
+}
+
 #[tokio::test]
 async fn a_new_description_moves_the_job_in_the_list() {
     let server = Server::start().await;

@@ -955,6 +955,8 @@ mod tests {
             torn[end - len_of_last + cut..].fill(0);
             std::fs::write(&path, torn).unwrap();
             assert_eq!(reopened(&disk).unwrap(), [1, 2], "cut {cut}");
+            let left = content(&path).len();
+            assert!(left <= end - len_of_last, "cut {cut}: it is still there");
         }
         let mut journal = Journal::open(
             disk.clone(),
