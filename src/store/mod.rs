@@ -100,7 +100,10 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store in the directory `root`, or makes one there. Blocks: see [`Local`].
+    /// Opens the store in the directory `root`, or makes one there.
+    ///
+    /// A view that is behind the journal is rolled forward; one that is missing, fails, panics, or does not hold what was written
+    /// is made anew from checkpoint and journal. Blocks for as long as that takes.
     ///
     /// # Errors
     /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] naming what is lost, or what

@@ -60,6 +60,12 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    /// The same file once more, as a process has it that was forked.
+    #[cfg(test)]
+    pub(super) fn try_clone(&self) -> File {
+        self.file.try_clone().expect("a descriptor")
+    }
+
     /// Says that the store is closed at this revision.
     ///
     /// # Errors
@@ -72,6 +78,13 @@ impl Lock {
             .and_then(|()| self.file.set_len(said.len() as u64))
             .and_then(|()| self.file.sync_all())
             .map_err(|error| Error::io("write", Path::new(LOCK_FILE), &error))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would do, if no process that was just forked holds it as well until it becomes another program.
+        let _ = self.file.unlock();
     }
 }
 

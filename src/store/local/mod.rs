@@ -115,15 +115,11 @@ struct Workers {
 }
 
 impl Local {
-    /// Opens the store in the directory `root`, or makes one there.
-    ///
-    /// A view that is behind the journal is rolled forward; one that is missing, fails, panics, or does not hold what
-    /// was written is made anew from checkpoint and journal. Blocks for as long as that takes.
+    /// As [`Store::open`](super::Store::open).
     ///
     /// # Errors
-    /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] naming what is
-    /// lost, or what the disk says.
-    pub fn open(root: &Path, options: &Options) -> Result<Local, OpenError> {
+    /// As of that.
+    pub(super) fn open(root: &Path, options: &Options) -> Result<Local, OpenError> {
         // sled panics then, which is no damage of the view.
         if outside::is_before_epoch() {
             return Err(Error::Io {

@@ -130,6 +130,18 @@ async fn a_second_open_is_told_who_holds_the_store() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_closed_opens_again_whoever_was_forked_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = opened(&path);
+    // As a process has it between its fork and its exec.
+    let forked = store.local().lock.try_clone();
+    store.close().unwrap();
+    opened(&path).close().unwrap();
+    drop(forked);
+}
+
+#[tokio::test]
 async fn a_newer_or_foreign_directory_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
