@@ -1,4 +1,5 @@
-//! What a page costs: at the start and at the end of lists of 1,000 to 100,000 jobs.
+//! What a page costs: at the start and at the end of lists of 1,000 to 100,000 jobs, and a walk through all of them with a filter
+//! that lets one in 1,000 through.
 //!
 //! `cargo bench --bench pages`. A page by marker is a range scan: its cost must not depend on how many items
 //! stand before it. The machine's noise is in every figure, so the ratios are what to look at.
@@ -20,13 +21,16 @@ use serde_json::json;
 
 const PAGE_ITEMS: usize = 100;
 const PAGES: usize = 500;
+/// One job of so many is what a filter looks for.
+const RARE: usize = 1000;
+const WALKS: usize = 5;
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         println!(
-            "{:>9}  {:>14}  {:>14}",
-            "jobs", "first page µs", "last page µs"
+            "{:>9}  {:>14}  {:>14}  {:>14}",
+            "jobs", "first page µs", "last page µs", "1 in 1,000 ms"
         );
         let mut rows = Vec::new();
         for jobs in [1_000, 10_000, 100_000] {
@@ -39,8 +43,11 @@ fn main() {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let first = median_us(&catalog, &After::Nothing).await;
             let last = median_us(&catalog, &After::Marker(ids[ids.len() - PAGE_ITEMS - 1])).await;
-            println!("{jobs:>9}  {first:>14.1}  {last:>14.1}");
-            rows.push(json!({"jobs": jobs, "first_us": first, "last_us": last}));
+            let filtered = filtered_ms(&catalog, jobs / RARE).await;
+            println!("{jobs:>9}  {first:>14.1}  {last:>14.1}  {filtered:>14.1}");
+            rows.push(
+                json!({"jobs": jobs, "first_us": first, "last_us": last, "filtered_ms": filtered}),
+            );
         }
         shared::write_figures("pages", &json!({ "rows": rows }));
     });
@@ -67,8 +74,14 @@ fn job(n: usize, id: ResourceId) -> Valid<Job> {
         path_to_backup: "/var/lib/data/".repeat(60),
         ..FreezerAction::default()
     };
+    let client = if n.is_multiple_of(RARE) {
+        "rare"
+    } else {
+        "usual"
+    };
     let job = Job {
         job_id: id.to_string(),
+        client_id: client.into(),
         description: format!("job {n:09}"),
         job_actions: vec![JobAction {
             freezer_action: Some(action),
@@ -77,6 +90,37 @@ fn job(n: usize, id: ResourceId) -> Valid<Job> {
         ..Job::default()
     };
     Valid::new("bench", Some(job)).expect("a valid job")
+}
+
+/// What a walk takes through the whole list, of which a filter lets few through.
+async fn filtered_ms(catalog: &Catalog, expected: usize) -> f64 {
+    let project = ProjectId::parse("project_id", "bench").expect("a project");
+    let mut times = Vec::with_capacity(WALKS);
+    for _ in 0..WALKS {
+        let start = Instant::now();
+        let (mut found, mut after) = (0, After::Nothing);
+        loop {
+            let query = Query::<Job> {
+                scope: Scope::Project(project.clone()),
+                limit: PAGE_ITEMS,
+                after,
+                filter: JobFilter {
+                    client_id: "rare".into(),
+                    ..JobFilter::default()
+                },
+            };
+            let page = catalog.list(query).await.expect("a page");
+            found += page.count();
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            after = After::Token(page.next_page_token);
+        }
+        assert_eq!(found, expected);
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    times[WALKS / 2].as_secs_f64() * 1e3
 }
 
 async fn median_us(catalog: &Catalog, after: &After) -> f64 {
