@@ -146,12 +146,14 @@ impl Core {
     /// If the view or the journal cannot be read; what `sink` refuses with.
     pub(super) fn write(&self, sink: &mut dyn Sink) -> Result<Summary, Error> {
         let _segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        // Before sled is taken: one that takes its place meanwhile has more, never less.
+        let fed = self.view.fed();
         let sled = self.view.sled()?;
         let source = Source {
             disk: &*self.home.disk,
             store: self.id,
             sled: &sled,
-            fed: self.view.fed(),
+            fed,
             durable: &|| self.view.shown(),
             time_ms: outside::now_ms(),
         };

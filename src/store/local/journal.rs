@@ -536,30 +536,26 @@ impl Follower {
         store: Uuid,
         revision: u64,
     ) -> Result<Result<Box<dyn DiskFile>, u64>, Error> {
-        loop {
-            let segments = segments(disk)?;
-            let oldest = segments.first().copied().unwrap_or(revision + 1);
-            let candidates = &segments[..segments.partition_point(|first| *first <= revision)];
-            let mut gone = false;
-            for first in candidates.iter().rev() {
-                // It may have been removed since the directory was read.
-                let Ok(file) = disk.open_to_read(&segment_path(*first)) else {
-                    gone = true;
-                    break;
-                };
-                let mut header = [0; HEADER_BYTES];
-                file.read_at(0, &mut header)?;
-                // A disk that was full may have left segments that nothing was appended to.
-                if decode_header(&header, store).is_some()
-                    && frame_at(&*file, HEADER_BYTES as u64)?.is_some()
-                {
-                    return Ok(Ok(file));
-                }
-            }
-            if !gone {
-                return Ok(Err(oldest));
+        let listed = segments(disk)?;
+        let candidates = &listed[..listed.partition_point(|first| *first <= revision)];
+        for first in candidates.iter().rev() {
+            let file = match disk.open_to_read(&segment_path(*first)) {
+                Ok(file) => file,
+                // Removed since the directory was read, and all that came before it.
+                Err(_) if !segments(disk)?.contains(first) => break,
+                Err(error) => return Err(error),
+            };
+            let mut header = [0; HEADER_BYTES];
+            file.read_at(0, &mut header)?;
+            // A disk that was full may have left segments that nothing was appended to.
+            if decode_header(&header, store).is_some()
+                && frame_at(&*file, HEADER_BYTES as u64)?.is_some()
+            {
+                return Ok(Ok(file));
             }
         }
+        let oldest = segments(disk)?.first().copied();
+        Ok(Err(oldest.unwrap_or(revision + 1)))
     }
 }
 

@@ -142,6 +142,20 @@ async fn a_store_that_was_closed_opens_again_whoever_was_forked_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_view_that_was_trusted_at_opening_is_fed_and_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = opened(&path);
+    put(&store, "k", "v").await;
+    store.close().unwrap();
+    let store = opened(&path);
+    let trusted = store.view.sled().unwrap();
+    put(&store, "k", "w").await;
+    assert!(Arc::ptr_eq(&store.fed_sled(), &trusted));
+    assert_eq!(names(path.join(VIEW_DIR)), ["1"]);
+}
+
+#[tokio::test]
 async fn a_newer_or_foreign_directory_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");

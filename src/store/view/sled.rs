@@ -77,6 +77,8 @@ impl Sled {
     /// If sled fails or panics; the view must then be made anew from the journal.
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
         let filter = Filter::new(cache_bytes);
+        // Not among the keys that are read when it learns what is there.
+        filter.insert(SHOWN_KEY);
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
