@@ -141,7 +141,7 @@ impl<R: Resource> Scan<R> {
         let filter = Some(&query.filter).filter(|filter| **filter != R::Filter::default());
         let mut looked_at = 0;
         let mut is_full = false;
-        let scanned = view.scan(range.clone(), |found| {
+        let scanned = view.scan_framed(range.clone(), framed::<R>, |found| {
             if looked_at == STEP_ITEMS_MAX {
                 return Ok::<_, Error>(ControlFlow::Break(()));
             }
@@ -158,7 +158,10 @@ impl<R: Resource> Scan<R> {
                     is_full = true;
                     return Ok(ControlFlow::Break(()));
                 }
-                records.push(found.value, found.revision, query.limit);
+                match found.framed {
+                    Some(framed) => records.push_framed(framed.within, framed.start..framed.end),
+                    None => records.push(found.value, found.revision),
+                }
                 replace(last, here);
             }
             replace(place, here);
@@ -173,6 +176,12 @@ impl<R: Resource> Scan<R> {
         }
         Ok(self)
     }
+}
+
+/// A record as it stands in a page.
+fn framed<R: Resource>(record: &[u8], revision: u64, to: &mut Vec<u8>) -> usize {
+    let start = to.len();
+    start + Splice::<R>::frame(record, revision, to)
 }
 
 fn replace(place: &mut Vec<u8>, by: &[u8]) {

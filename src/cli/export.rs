@@ -390,7 +390,7 @@ mod tests {
             let n: usize = request.page_token.parse().unwrap_or(0);
             let mut records = Splice::default();
             if let Some(backup) = self.0.get(n) {
-                records.push(&backup.encode_to_vec(), backup.revision, 1);
+                records.push(&backup.encode_to_vec(), backup.revision);
             }
             let next = if n + 1 < self.0.len() {
                 (n + 1).to_string()

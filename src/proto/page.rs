@@ -3,7 +3,7 @@
 //! The records are kept encoded: a server writes them as they are stored, and a client decodes them when, and if, it looks at
 //! them.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{
@@ -49,8 +49,12 @@ pub struct Page<T> {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Records {
-    /// So many of them, each with its tag and length before it, as they go onto the wire.
-    Spliced { bytes: Bytes, count: usize },
+    /// So many of them in so many bytes, each with its tag and length before it, as they go onto the wire.
+    Spliced {
+        pieces: Vec<Bytes>,
+        bytes: usize,
+        count: usize,
+    },
     /// As they came from the wire.
     Apart(Vec<Bytes>),
 }
@@ -61,7 +65,13 @@ enum Records {
 /// record's last field, which counts.
 #[derive(Clone, Debug)]
 pub struct Splice<T> {
-    bytes: BytesMut,
+    /// The pieces before the last one.
+    pieces: Vec<Bytes>,
+    /// The last piece, if it is a part of what others read too.
+    shared: Option<(Bytes, Range<usize>)>,
+    /// The last piece, if it is not.
+    own: BytesMut,
+    bytes: usize,
     count: usize,
     resource: PhantomData<fn() -> T>,
 }
@@ -69,7 +79,10 @@ pub struct Splice<T> {
 impl<T> Default for Splice<T> {
     fn default() -> Self {
         Splice {
-            bytes: BytesMut::new(),
+            pieces: Vec::new(),
+            shared: None,
+            own: BytesMut::new(),
+            bytes: 0,
             count: 0,
             resource: PhantomData,
         }
@@ -77,17 +90,51 @@ impl<T> Default for Splice<T> {
 }
 
 impl<T: Revisioned> Splice<T> {
-    /// Adds an encoded record with its revision. A first one makes room for `expected` of its size.
-    pub fn push(&mut self, record: &[u8], revision: u64, expected: usize) {
+    /// Appends an encoded record with its revision as it stands in a page, and says where in `to` the record itself begins.
+    pub fn frame(record: &[u8], revision: u64, to: &mut impl BufMut) -> usize {
         let len = record.len() + encoding::uint64::encoded_len(T::REVISION_TAG, &revision);
-        if self.count == 0 {
-            self.bytes.reserve((len + 4) * expected);
+        encoding::encode_key(RECORDS_TAG, WireType::LengthDelimited, to);
+        encoding::encode_varint(len as u64, to);
+        to.put_slice(record);
+        encoding::uint64::encode(T::REVISION_TAG, &revision, to);
+        encoding::key_len(RECORDS_TAG) + encoding::encoded_len_varint(len as u64)
+    }
+
+    /// Adds an encoded record with its revision.
+    pub fn push(&mut self, record: &[u8], revision: u64) {
+        if self.shared.is_some() {
+            self.end_piece();
         }
-        encoding::encode_key(RECORDS_TAG, WireType::LengthDelimited, &mut self.bytes);
-        encoding::encode_varint(len as u64, &mut self.bytes);
-        self.bytes.put_slice(record);
-        encoding::uint64::encode(T::REVISION_TAG, &revision, &mut self.bytes);
+        let before = self.own.len();
+        Self::frame(record, revision, &mut self.own);
+        self.bytes += self.own.len() - before;
         self.count += 1;
+    }
+
+    /// Adds a record that [`Splice::frame`] made, without copying it: the part `range` of `within`.
+    pub fn push_framed(&mut self, within: &Bytes, range: Range<usize>) {
+        self.bytes += range.len();
+        self.count += 1;
+        match &mut self.shared {
+            Some((shared, last))
+                if shared.as_ptr() == within.as_ptr() && last.end == range.start =>
+            {
+                last.end = range.end;
+            }
+            _ => {
+                self.end_piece();
+                self.shared = Some((within.clone(), range));
+            }
+        }
+    }
+
+    fn end_piece(&mut self) {
+        if let Some((shared, range)) = self.shared.take() {
+            self.pieces.push(shared.slice(range));
+        }
+        if !self.own.is_empty() {
+            self.pieces.push(self.own.split().freeze());
+        }
     }
 
     /// How many records there are.
@@ -99,15 +146,17 @@ impl<T: Revisioned> Splice<T> {
     /// What they take in the page, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes
     }
 
     /// The page of these records.
     #[must_use]
-    pub fn into_page(self, next_page_token: String, revision: u64) -> Page<T> {
+    pub fn into_page(mut self, next_page_token: String, revision: u64) -> Page<T> {
+        self.end_piece();
         Page {
             records: Records::Spliced {
-                bytes: self.bytes.freeze(),
+                pieces: self.pieces,
+                bytes: self.bytes,
                 count: self.count,
             },
             next_page_token,
@@ -135,7 +184,9 @@ impl<T: Message + Default> Page<T> {
     /// If a record is not an encoded `T`.
     pub fn decoded(&self) -> Result<Vec<T>, DecodeError> {
         match &self.records {
-            Records::Spliced { bytes, .. } => Page::<T>::decode(bytes.clone())?.decoded(),
+            Records::Spliced { pieces, .. } => {
+                Page::<T>::decode(Bytes::from(pieces.concat()))?.decoded()
+            }
             Records::Apart(records) => records
                 .iter()
                 .map(|record| T::decode(record.clone()))
@@ -158,7 +209,7 @@ impl<T> Default for Page<T> {
 impl<T> Message for Page<T> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         match &self.records {
-            Records::Spliced { bytes, .. } => buf.put_slice(bytes),
+            Records::Spliced { pieces, .. } => pieces.iter().for_each(|piece| buf.put_slice(piece)),
             Records::Apart(records) => encoding::bytes::encode_repeated(RECORDS_TAG, records, buf),
         }
         if !self.next_page_token.is_empty() {
@@ -190,7 +241,7 @@ impl<T> Message for Page<T> {
 
     fn encoded_len(&self) -> usize {
         let mut len = match &self.records {
-            Records::Spliced { bytes, .. } => bytes.len(),
+            Records::Spliced { bytes, .. } => *bytes,
             Records::Apart(records) => encoding::bytes::encoded_len_repeated(RECORDS_TAG, records),
         };
         if !self.next_page_token.is_empty() {
@@ -241,17 +292,43 @@ mod tests {
                     revision: u64::MAX,
                     ..Job::default()
                 },
+                Job {
+                    description: "weekly".into(),
+                    revision: 9,
+                    ..Job::default()
+                },
+                Job {
+                    description: "monthly".into(),
+                    revision: 10,
+                    ..Job::default()
+                },
             ],
             next_page_token: "token".into(),
             revision: 300,
         };
         let mut splice = Splice::<Job>::default();
-        for job in &ordinary.jobs {
-            let unstamped = Job {
+        // Some as they are stored, and some framed before, of which some are neighbours.
+        let mut framed = Vec::new();
+        let mut ranges = Vec::new();
+        let unstamped = |job: &Job| {
+            let job = Job {
                 revision: 0,
                 ..job.clone()
             };
-            splice.push(&unstamped.encode_to_vec(), job.revision, 2);
+            job.encode_to_vec()
+        };
+        for job in &ordinary.jobs {
+            let start = framed.len();
+            let head = Splice::<Job>::frame(&unstamped(job), job.revision, &mut framed);
+            assert!(framed[start + head..].starts_with(&unstamped(job)));
+            ranges.push(start..framed.len());
+        }
+        let framed = Bytes::from(framed);
+        for (at, job) in ordinary.jobs.iter().enumerate() {
+            match at {
+                0 | 3 => splice.push(&unstamped(job), job.revision),
+                _ => splice.push_framed(&framed, ranges[at].clone()),
+            }
         }
         let page = splice.into_page("token".into(), 300);
         assert_eq!(page.count(), ordinary.jobs.len());

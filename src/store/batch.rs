@@ -23,6 +23,7 @@ impl Entry {
             key: &self.key,
             value: &self.value,
             revision: self.revision,
+            framed: None,
         }
     }
 }
@@ -36,6 +37,19 @@ pub struct Found<'a> {
     pub value: &'a [u8],
     /// The revision of its last write.
     pub revision: u64,
+    /// The value as its reader wants to have it, where that is at hand.
+    pub framed: Option<Framed<'a>>,
+}
+
+/// A value as the [`Framing`](super::Framing) of its reader made it, in memory that may be shared.
+#[derive(Clone, Copy, Debug)]
+pub struct Framed<'a> {
+    /// What it lies in. The values of neighbouring keys often lie in the same, one right after the other.
+    pub within: &'a Bytes,
+    /// Where in there it begins.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
 }
 
 /// What is committed as a whole, or not at all.

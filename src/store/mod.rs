@@ -26,14 +26,14 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use batch::{Batch, Entry, Found, Outcome};
+pub use batch::{Batch, Entry, Found, Framed, Outcome};
 pub use change::{Change, Group, Write};
 pub use error::{Error, OpenError};
 pub use local::{
     Changes, Condition, Examined, Finding, Local, Options, Pulled, Snapshot, Until, Usage, examine,
     restore, verify_snapshot,
 };
-pub use view::View;
+pub use view::{Framing, View};
 
 /// An open store. Closing it with [`Store::close`] spares the next open some work; just dropping it, or being killed, loses
 /// nothing that was acknowledged.

@@ -794,14 +794,15 @@ impl Simulation {
                 fs::rename(older, &view).map_err(|error| error.to_string())?;
             }
             (3, _) => {
+                // The same whatever files there are: when sled makes them is its own affair.
+                let garbage: Vec<u8> = (0..512)
+                    .flat_map(|_| self.dice.next().to_le_bytes())
+                    .collect();
                 let views = fs::read_dir(&view).map_err(|error| error.to_string())?;
                 let entries = views.flatten().flat_map(|view| fs::read_dir(view.path()));
                 for entry in entries.flatten().flatten() {
                     if entry.path().is_file() {
-                        let garbage: Vec<u8> = (0..512)
-                            .flat_map(|_| self.dice.next().to_le_bytes())
-                            .collect();
-                        fs::write(entry.path(), garbage).map_err(|error| error.to_string())?;
+                        fs::write(entry.path(), &garbage).map_err(|error| error.to_string())?;
                     }
                 }
             }

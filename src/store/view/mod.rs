@@ -6,6 +6,7 @@
 mod feeder;
 mod filter;
 mod recent;
+mod runs;
 mod sled;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 use tokio::sync::watch;
 
 use self::recent::{PART_WRITES_FIRST, PART_WRITES_MAX, Part, Recent};
+pub use self::runs::Framing;
 pub(super) use self::{
     feeder::Feeder,
     recent::{End, Feed, Written},
@@ -28,6 +30,11 @@ use super::{
     refusing,
     tally::Tally,
 };
+
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+type Visit<'a> = &'a mut dyn FnMut(Found<'_>) -> ControlFlow<()>;
+/// Whether a scan was broken off.
+type Scanned = Result<ControlFlow<()>, Error>;
 
 /// Told of a sled that fails, and why.
 type Alarm = Box<dyn Fn(&Arc<Sled>, &Error) + Send + Sync>;
@@ -139,6 +146,51 @@ impl View {
         result
     }
 
+    /// As [`Read::scan`], for ranges that are read again and again: found in runs, which are made on the way. Where a value
+    /// comes from a run, it comes with what `framing` makes of it.
+    ///
+    /// # Errors
+    /// As of [`Read::scan`].
+    pub fn scan_framed<E: From<Error>>(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        framing: Framing,
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        refusing(visit, |visit| {
+            let (_, upper) = bounds.clone();
+            self.scan_parts(bounds, visit, &|sled, within, visit| {
+                sled.scan_runs(within, &upper, framing, visit)
+            })
+        })
+    }
+
+    /// Scans what `scan` finds in sled, and the recent writes, part by part.
+    fn scan_parts(
+        &self,
+        (mut lower, upper): Bounds,
+        visit: Visit<'_>,
+        scan: &dyn Fn(&Sled, &Bounds, Visit<'_>) -> Scanned,
+    ) -> Scanned {
+        let mut writes_max = PART_WRITES_FIRST;
+        loop {
+            let part = self.recent.part(&lower, &upper, writes_max);
+            let until = part.until.as_ref().map(|key| key.to_vec());
+            let end = until.clone().map_or(upper.clone(), Bound::Included);
+            let sled = self.sled()?;
+            let within = (lower, end);
+            let scanned = merged(&part, &within, visit, |visit| scan(&sled, &within, visit));
+            if self.noticed(&sled, scanned)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match until {
+                Some(key) => lower = Bound::Excluded(key),
+                None => return Ok(ControlFlow::Continue(())),
+            }
+            writes_max = (writes_max * 2).min(PART_WRITES_MAX);
+        }
+    }
+
     /// Tells the feeder to end.
     pub(super) fn end(&self, end: End) {
         self.recent.end(end);
@@ -163,26 +215,13 @@ impl Read for View {
 
     fn scan<E: From<Error>>(
         &self,
-        (mut lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<ControlFlow<()>, E> {
         refusing(visit, |visit| {
-            let mut writes_max = PART_WRITES_FIRST;
-            loop {
-                let part = self.recent.part(&lower, &upper, writes_max);
-                let until = part.until.as_ref().map(|key| key.to_vec());
-                let end = until.clone().map_or(upper.clone(), Bound::Included);
-                let sled = self.sled()?;
-                let scanned = merged(&sled, &part, (lower, end), visit);
-                if self.noticed(&sled, scanned)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-                match until {
-                    Some(key) => lower = Bound::Excluded(key),
-                    None => return Ok(ControlFlow::Continue(())),
-                }
-                writes_max = (writes_max * 2).min(PART_WRITES_MAX);
-            }
+            self.scan_parts(bounds, visit, &|sled, within, visit| {
+                sled.scan(within.clone(), visit)
+            })
         })
     }
 }
@@ -195,15 +234,15 @@ impl std::fmt::Debug for View {
     }
 }
 
-/// Hands on what sled holds within the bounds with what was written since laid over it.
+/// Hands on what `scan` finds in sled within the bounds with what was written since laid over it.
 fn merged(
-    sled: &Sled,
     part: &Part,
-    (lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, Error> {
-    let mut writes = part.writes(&lower, &upper).peekable();
-    let scanned = sled.scan((lower.clone(), upper.clone()), |found| {
+    (lower, upper): &Bounds,
+    visit: Visit<'_>,
+    scan: impl FnOnce(Visit<'_>) -> Scanned,
+) -> Scanned {
+    let mut writes = part.writes(lower, upper).peekable();
+    let scanned = scan(&mut |found| {
         while let Some((key, written)) = writes.next_if(|(key, _)| key[..] < *found.key) {
             if let Some(written) = written.found(key) {
                 visit(written)?;
@@ -244,7 +283,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::change::Write;
+    use crate::store::{batch::Framed, change::Write};
 
     /// A view with its feeder, which is stepped by hand.
     fn made(dir: &tempfile::TempDir) -> (Arc<View>, Feeder) {
@@ -276,12 +315,25 @@ mod tests {
         view.show(&[change], end);
     }
 
+    fn framed(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize {
+        to.push(b'[');
+        let value_start = to.len();
+        to.extend_from_slice(value);
+        to.extend_from_slice(&revision.to_le_bytes());
+        value_start
+    }
+
     type Model = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
-    fn scanned(view: &View, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>), limit: usize) -> Vec<Entry> {
+    fn scanned(view: &View, bounds: Bounds, limit: usize) -> Vec<Entry> {
         let mut found = Vec::new();
         let _ = view
-            .scan::<Error>(bounds, |entry| {
+            .scan_framed::<Error>(bounds, framed, |entry| {
+                if let Some(Framed { within, start, end }) = entry.framed {
+                    let mut expected = Vec::new();
+                    framed(entry.value, entry.revision, &mut expected);
+                    assert_eq!(within[start..end], expected);
+                }
                 found.push(Entry {
                     key: Bytes::copy_from_slice(entry.key),
                     value: Bytes::copy_from_slice(entry.value),
@@ -404,7 +456,7 @@ mod tests {
             let _ends = EndsOnDrop(ends);
             for _ in 0..40 {
                 let shown = view.shown().revision;
-                let all = (Bound::Included(key(0)), Bound::Unbounded);
+                let all = (Bound::Included(key(0)), Bound::Excluded(b"l".to_vec()));
                 let found = scanned(&view, all, usize::MAX);
                 let keys = found.iter().map(|entry| entry.key.to_vec());
                 assert!(keys.eq((0..KEYS).map(key)));

@@ -58,6 +58,7 @@ impl Written {
             key,
             value: self.value.as_ref()?,
             revision: self.revision,
+            framed: None,
         })
     }
 }

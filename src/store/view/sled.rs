@@ -10,15 +10,20 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{Feed, Written, filter::Filter};
+use super::{
+    Feed, Written,
+    filter::Filter,
+    runs::{At, Draft, Framing, Run, Runs},
+};
 use crate::store::{
     Error,
     batch::{Entry, Found},
@@ -41,6 +46,9 @@ const SEGMENT_BYTES: usize = 2 << 20;
 const COLLECT_ROUNDS: usize = 4;
 /// Entries that are read at once while the whole view is.
 const STATE_STEP: usize = 1000;
+/// How often a lock that is held is tried again, and how long after: two seconds in all.
+const LOCK_TRIES_MAX: usize = 200;
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in memory, buffers stand
 /// beside them, and a page counts only after 64 accesses in its shard, of which there are 256.
 const CACHE_OVERHEAD: f64 = 2.0;
@@ -58,6 +66,7 @@ pub(in crate::store) enum Direction {
 pub(in crate::store) struct Sled {
     db: sled::Db,
     filter: Filter,
+    runs: Runs,
     cache_bytes: u64,
 }
 
@@ -77,6 +86,7 @@ impl Sled {
     /// If sled fails or panics; the view must then be made anew from the journal.
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
         let filter = Filter::new(cache_bytes);
+        let runs_bytes = Runs::share_of(cache_bytes);
         // Not among the keys that are read when it learns what is there.
         filter.insert(SHOWN_KEY);
         #[expect(
@@ -84,7 +94,8 @@ impl Sled {
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss
         )]
-        let capacity = (cache_bytes.saturating_sub(filter.bytes()) as f64 / CACHE_OVERHEAD) as u64;
+        let capacity = (cache_bytes.saturating_sub(filter.bytes() + runs_bytes) as f64
+            / CACHE_OVERHEAD) as u64;
         let open = || {
             sled::Config::new()
                 .path(dir)
@@ -94,7 +105,7 @@ impl Sled {
                 .open()
         };
         // sled meets some damage with a panic. Nothing of it outlives the closure.
-        let db = catch_unwind(AssertUnwindSafe(open))
+        let db = catch_unwind(AssertUnwindSafe(|| unlocked(open)))
             .map_err(|_| Error::Corrupt {
                 what: "sled panicked while opening the view".into(),
             })?
@@ -105,6 +116,7 @@ impl Sled {
         Ok(Sled {
             db,
             filter,
+            runs: Runs::new(runs_bytes),
             cache_bytes,
         })
     }
@@ -261,12 +273,60 @@ impl Sled {
                 key: &key,
                 value,
                 revision,
+                framed: None,
             };
             if visit(found).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// As [`Sled::scan`], but of runs, which are made on the way: they end before `limit`.
+    ///
+    /// # Errors
+    /// As of [`Sled::scan`].
+    pub(super) fn scan_runs(
+        &self,
+        (lower, upper): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
+        limit: &Bound<Vec<u8>>,
+        framing: Framing,
+        visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let (Some(upper), Some(limit)) = (first_behind(upper), first_behind(limit)) else {
+            return self.scan((lower.clone(), upper.clone()), visit);
+        };
+        let mut from = first_within(lower);
+        while from < upper {
+            let run = match self.runs.at(&from, framing) {
+                At::Run(run) => run,
+                At::Gap(draft, next) => {
+                    let limit = next.filter(|next| *next < limit).unwrap_or(limit.clone());
+                    self.run(draft, limit)?
+                }
+            };
+            if run.visit(&from, &upper, visit).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            from.clear();
+            from.extend_from_slice(run.to());
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Makes a run, which ends before `limit`.
+    fn run(&self, mut draft: Draft, limit: Vec<u8>) -> Result<Arc<Run>, Error> {
+        let from = Bound::Included(draft.from().to_vec());
+        let bounds = (from, Bound::Excluded(limit.clone()));
+        let mut to = limit;
+        let _ = self.scan(bounds, |found| {
+            if draft.push(&found) {
+                return ControlFlow::Continue(());
+            }
+            to = behind(found.key);
+            ControlFlow::Break(())
+        })?;
+        Ok(self.runs.keep(draft, to))
     }
 
     /// Applies consecutive changes, and shows the revision of the last.
@@ -288,11 +348,13 @@ impl Sled {
     ///
     /// # Errors
     /// As of [`Sled::apply`].
-    pub(in crate::store) fn feed(&self, feed: &Feed) -> Result<(), Error> {
+    pub(in crate::store) fn feed(&self, feed: &Arc<Feed>) -> Result<(), Error> {
+        self.runs.begin_feed(feed);
         let writes = feed.writes.iter();
-        self.put(
-            writes.map(|(key, Written { value, revision })| (key, value.as_ref(), *revision)),
-        )?;
+        let put = self
+            .put(writes.map(|(key, Written { value, revision })| (key, value.as_ref(), *revision)));
+        self.runs.end_feed();
+        put?;
         self.shows(feed.end.revision, feed.end.state)
     }
 
@@ -374,7 +436,45 @@ impl Sled {
         let mut damaged = stored.to_vec();
         *damaged.last_mut().expect("it has a checksum") ^= 1;
         self.db.insert(key, damaged).expect("sled writes");
+        self.runs.clear();
     }
+}
+
+/// The first key that may be within a lower bound.
+fn first_within(lower: &Bound<Vec<u8>>) -> Vec<u8> {
+    match lower {
+        Bound::Included(key) => key.clone(),
+        Bound::Excluded(key) => behind(key),
+        Bound::Unbounded => Vec::new(),
+    }
+}
+
+/// The first key that is not within an upper bound, if there is one.
+fn first_behind(upper: &Bound<Vec<u8>>) -> Option<Vec<u8>> {
+    match upper {
+        Bound::Included(key) => Some(behind(key)),
+        Bound::Excluded(key) => Some(key.clone()),
+        Bound::Unbounded => None,
+    }
+}
+
+/// The first key behind this one.
+fn behind(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// Tries again while sled's own lock is held, which is not the store's: a sled that this process closed a moment ago still has
+/// it where one of its writes is under way.
+fn unlocked(open: impl Fn() -> sled::Result<sled::Db>) -> sled::Result<sled::Db> {
+    for _ in 0..LOCK_TRIES_MAX {
+        match open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                outside::sleep(LOCK_RETRY);
+            }
+            opened => return opened,
+        }
+    }
+    open()
 }
 
 fn sled_failed(action: &str, error: &sled::Error) -> Error {
@@ -432,4 +532,26 @@ fn checked(key: Bytes, stored: IVec) -> Result<Entry, Error> {
         value: Bytes::from_owner(stored).slice(HEAD_BYTES..),
         revision,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::{fs::File, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_view_opens_once_what_closed_it_lets_go() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Sled::open(dir.path(), 1 << 20).unwrap());
+        let held = File::open(dir.path().join("db")).unwrap();
+        held.lock().unwrap();
+        let letting_go = thread::spawn(move || {
+            thread::sleep(LOCK_RETRY * 5);
+            drop(held);
+        });
+        Sled::open(dir.path(), 1 << 20).unwrap();
+        letting_go.join().unwrap();
+    }
 }

@@ -1,0 +1,480 @@
+//! Runs: neighbouring keys with what they hold, side by side in one piece of memory and framed as they go onto the wire.
+//!
+//! sled hands out one key at a time, each with a value of its own. A list that is read again finds runs instead: one search for
+//! some thirty records, which lie next to each other and were checked when they were copied.
+
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow, Range},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::Feed;
+use crate::store::batch::{Found, Framed};
+
+/// What of the cache runs may take: 1/3. sled holds in the rest what runs are made of.
+const SHARE_OF_CACHE: u64 = 3;
+/// A run takes no further entry once it has so many bytes.
+const RUN_BYTES: usize = 32 << 10;
+/// Nor once it has so many entries.
+const RUN_ENTRIES_MAX: usize = 256;
+/// What a run takes beside its keys and values, and each entry of it.
+const RUN_OVERHEAD_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = size_of::<Span>();
+/// Keys whose runs are removed in one go: readers wait no longer than that.
+const FORGET_STEP: usize = 64;
+
+/// Appends a value with its revision, as a reader wants to have it, and says where in `to` the value itself begins. A range of
+/// keys is always read with the same one.
+pub type Framing = fn(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize;
+
+/// Keys from `from` on and before `to`: all that there are, with what they hold.
+#[derive(Debug)]
+pub(super) struct Run {
+    from: Vec<u8>,
+    to: Vec<u8>,
+    spans: Vec<Span>,
+    keys: Vec<u8>,
+    framed: Bytes,
+    /// Since it was last looked at by what makes room.
+    was_read: AtomicBool,
+}
+
+/// Where the parts of an entry are. What begins where the one before it ends is told by its end.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    revision: u64,
+    key_end: u32,
+    value_start: u32,
+    value_end: u32,
+    framed_end: u32,
+}
+
+/// A run in the making.
+pub(super) struct Draft {
+    from: Vec<u8>,
+    spans: Vec<Span>,
+    keys: Vec<u8>,
+    framed: Vec<u8>,
+    framing: Framing,
+    /// How many feeds had ended when it was begun.
+    feeds_ended: u64,
+}
+
+/// The runs of one sled, bounded in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    inner: RwLock<Inner>,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By the key that each begins at. None reaches into the next.
+    runs: BTreeMap<Vec<u8>, Arc<Run>>,
+    bytes: usize,
+    /// What sled is being fed with.
+    feeding: Option<Arc<Feed>>,
+    feeds_ended: u64,
+    /// Where the search for runs that nobody reads goes on.
+    hand: Vec<u8>,
+}
+
+/// What there is at a key.
+pub(super) enum At {
+    /// A run that tells of it.
+    Run(Arc<Run>),
+    /// None: one can be made from there up to the next one, if there is a next one.
+    Gap(Draft, Option<Vec<u8>>),
+}
+
+impl Runs {
+    /// What part of a cache runs take.
+    pub(super) fn share_of(cache_bytes: u64) -> u64 {
+        cache_bytes / SHARE_OF_CACHE
+    }
+
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Runs {
+            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+            ..Runs::default()
+        }
+    }
+
+    /// The run that tells of a key, or the beginning of one.
+    pub(super) fn at(&self, key: &[u8], framing: Framing) -> At {
+        let inner = self.read();
+        if let Some(run) = inner.covering(key) {
+            // Written only where it changes: readers on other threads share the line.
+            if !run.was_read.load(Ordering::Relaxed) {
+                run.was_read.store(true, Ordering::Relaxed);
+            }
+            return At::Run(run.clone());
+        }
+        let next = inner
+            .runs
+            .range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded));
+        let next = next.map(|(from, _)| from.clone()).next();
+        At::Gap(
+            Draft {
+                from: key.to_vec(),
+                spans: Vec::new(),
+                keys: Vec::new(),
+                framed: Vec::with_capacity(RUN_BYTES),
+                framing,
+                feeds_ended: inner.feeds_ended,
+            },
+            next,
+        )
+    }
+
+    /// Takes a run that tells of every key before `to`, and keeps it, unless sled has been fed with a key of it meanwhile.
+    pub(super) fn keep(&self, draft: Draft, to: Vec<u8>) -> Arc<Run> {
+        let Draft {
+            from,
+            spans,
+            keys,
+            mut framed,
+            feeds_ended,
+            ..
+        } = draft;
+        framed.shrink_to_fit();
+        let run = Arc::new(Run {
+            from,
+            to,
+            spans,
+            keys,
+            framed: framed.into(),
+            was_read: AtomicBool::new(false),
+        });
+        let mut inner = self.write();
+        let is_present = inner.feeds_ended == feeds_ended
+            && inner.feeding.as_ref().is_none_or(|feed| {
+                let mut fed = feed.writes.range::<[u8], _>(run.range());
+                fed.next().is_none()
+            });
+        if is_present && run.bytes() <= self.bytes_max && !inner.reaches_into(&run) {
+            inner.put(run.clone());
+            inner.make_room(self.bytes_max);
+        }
+        run
+    }
+
+    /// Removes what will be out of date when sled has been fed. To be called before it is fed.
+    pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
+        self.write().feeding = Some(feed.clone());
+        let mut keys = feed.writes.keys().peekable();
+        while keys.peek().is_some() {
+            let mut inner = self.write();
+            if inner.runs.is_empty() {
+                return;
+            }
+            for key in keys.by_ref().take(FORGET_STEP) {
+                inner.forget(key);
+            }
+        }
+    }
+
+    /// To be called when sled has been fed, or fails to be.
+    pub(super) fn end_feed(&self) {
+        let mut inner = self.write();
+        inner.feeds_ended += 1;
+        let fed = inner.feeding.take();
+        drop(inner);
+        drop(fed);
+    }
+
+    /// Removes all of them.
+    #[cfg(test)]
+    pub(super) fn clear(&self) {
+        let mut inner = self.write();
+        inner.feeds_ended += 1;
+        inner.runs.clear();
+        inner.bytes = 0;
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn covering(&self, key: &[u8]) -> Option<&Arc<Run>> {
+        let up_to = (Bound::Unbounded, Bound::Included(key));
+        let (_, run) = self.runs.range::<[u8], _>(up_to).next_back()?;
+        (key < &run.to[..]).then_some(run)
+    }
+
+    /// Whether one of them tells of a key that this one tells of: another reader was faster.
+    fn reaches_into(&self, run: &Run) -> bool {
+        self.covering(&run.from).is_some()
+            || self.runs.range::<[u8], _>(run.range()).next().is_some()
+    }
+
+    fn put(&mut self, run: Arc<Run>) {
+        self.bytes += run.bytes();
+        self.runs.insert(run.from.clone(), run);
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        if let Some(run) = self.covering(key).cloned() {
+            self.bytes -= run.bytes();
+            self.runs.remove(&run.from);
+        }
+    }
+
+    /// Removes runs that were not read since it last came by, until the others fit: the hand goes round them as on a clock.
+    fn make_room(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max {
+            let behind = (Bound::Excluded(&self.hand[..]), Bound::Unbounded);
+            let next = self.runs.range::<[u8], _>(behind).next();
+            let Some((_, run)) = next else {
+                self.hand.clear();
+                continue;
+            };
+            let run = run.clone();
+            self.hand.clone_from(&run.from);
+            if !run.was_read.swap(false, Ordering::Relaxed) {
+                self.forget(&run.from);
+            }
+        }
+    }
+}
+
+impl Draft {
+    /// The key that it begins at.
+    pub(super) fn from(&self) -> &[u8] {
+        &self.from
+    }
+
+    /// Adds the next entry. Says whether there is room for another.
+    pub(super) fn push(&mut self, found: &Found<'_>) -> bool {
+        let value_start = (self.framing)(found.value, found.revision, &mut self.framed);
+        self.keys.extend_from_slice(found.key);
+        self.spans.push(Span {
+            revision: found.revision,
+            key_end: offset(self.keys.len()),
+            value_start: offset(value_start),
+            value_end: offset(value_start + found.value.len()),
+            framed_end: offset(self.framed.len()),
+        });
+        self.framed.len() + self.keys.len() < RUN_BYTES && self.spans.len() < RUN_ENTRIES_MAX
+    }
+}
+
+/// A place in a run, which is far smaller than 4 GiB: it ends with the entry that reaches [`RUN_BYTES`], and messages are bounded.
+fn offset(place: usize) -> u32 {
+    u32::try_from(place).expect("a run is far smaller than 4 GiB")
+}
+
+impl Run {
+    /// The first key that it does not tell of.
+    pub(super) fn to(&self) -> &[u8] {
+        &self.to
+    }
+
+    /// Hands its entries from `from` on and before `to` to `visit`, until that breaks off.
+    pub(super) fn visit(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let key_start = |at: usize| at.checked_sub(1).map_or(0, |at| self.spans[at].key_end);
+        let key = |at: usize| &self.keys[range(key_start(at), self.spans[at].key_end)];
+        let (mut first, mut end) = (0, self.spans.len());
+        while first < end {
+            let middle = usize::midpoint(first, end);
+            if key(middle) < from {
+                first = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        let is_whole = self.to[..] <= *to;
+        for at in first..self.spans.len() {
+            let key = key(at);
+            if !is_whole && key >= to {
+                break;
+            }
+            let span = self.spans[at];
+            let framed_start = at.checked_sub(1).map_or(0, |at| self.spans[at].framed_end);
+            visit(Found {
+                key,
+                value: &self.framed[range(span.value_start, span.value_end)],
+                revision: span.revision,
+                framed: Some(Framed {
+                    within: &self.framed,
+                    start: framed_start as usize,
+                    end: span.framed_end as usize,
+                }),
+            })?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn range(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (Bound::Included(&self.from), Bound::Excluded(&self.to))
+    }
+
+    fn bytes(&self) -> usize {
+        // `from` stands in the map too.
+        RUN_OVERHEAD_BYTES
+            + 2 * self.from.len()
+            + self.to.len()
+            + self.keys.capacity()
+            + self.spans.capacity() * ENTRY_OVERHEAD_BYTES
+            + self.framed.len()
+    }
+}
+
+fn range(start: u32, end: u32) -> Range<usize> {
+    start as usize..end as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{change::Position, view::Written};
+
+    fn plain(value: &[u8], _: u64, to: &mut Vec<u8>) -> usize {
+        to.extend_from_slice(value);
+        to.len() - value.len()
+    }
+
+    fn gap(runs: &Runs, key: &str) -> (Draft, Option<Vec<u8>>) {
+        match runs.at(key.as_bytes(), plain) {
+            At::Gap(draft, next) => (draft, next),
+            At::Run(run) => panic!("{key} is in {run:?}"),
+        }
+    }
+
+    fn fill(mut draft: Draft, keys: &[&str]) -> Draft {
+        for key in keys {
+            draft.push(&Found {
+                key: key.as_bytes(),
+                value: key.to_uppercase().as_bytes(),
+                revision: 1,
+                framed: None,
+            });
+        }
+        draft
+    }
+
+    fn feed(keys: &[&str]) -> Arc<Feed> {
+        let written = Written {
+            value: None,
+            revision: 2,
+        };
+        let keys = keys
+            .iter()
+            .map(|key| Bytes::copy_from_slice(key.as_bytes()));
+        Arc::new(Feed {
+            writes: keys.map(|key| (key, written.clone())).collect(),
+            end: Position::default(),
+        })
+    }
+
+    fn is_kept(runs: &Runs, key: &str) -> bool {
+        matches!(runs.at(key.as_bytes(), plain), At::Run(_))
+    }
+
+    fn visited(run: &Run, from: &str, to: &str) -> Vec<String> {
+        let mut keys = Vec::new();
+        let _ = run.visit(from.as_bytes(), to.as_bytes(), &mut |found| {
+            assert_eq!(found.key.to_ascii_uppercase(), found.value);
+            keys.push(String::from_utf8(found.key.to_vec()).unwrap());
+            ControlFlow::Continue(())
+        });
+        keys
+    }
+
+    #[test]
+    fn a_run_tells_of_its_keys_and_gaps_end_at_the_next_one() {
+        let runs = Runs::new(1 << 20);
+        let (draft, next) = gap(&runs, "d");
+        assert_eq!(next, None);
+        let run = runs.keep(fill(draft, &["d", "e", "g"]), b"h".to_vec());
+        assert_eq!(visited(&run, "a", "z"), ["d", "e", "g"]);
+        assert_eq!(visited(&run, "e", "g"), ["e"]);
+        assert_eq!(visited(&run, "f", "h"), ["g"]);
+        assert!(is_kept(&runs, "d") && is_kept(&runs, "gg"));
+        assert_eq!(gap(&runs, "h").1, None);
+        assert_eq!(gap(&runs, "a").1, Some(b"d".to_vec()));
+    }
+
+    #[test]
+    fn a_run_is_kept_only_if_sled_was_not_fed_with_a_key_of_it() {
+        let outcome = |fed: &[&str], begins_before: bool, ends_before: bool| {
+            let runs = Runs::new(1 << 20);
+            let fed = feed(fed);
+            if begins_before {
+                runs.begin_feed(&fed);
+            }
+            let (draft, _) = gap(&runs, "d");
+            if !begins_before {
+                runs.begin_feed(&fed);
+            }
+            if ends_before {
+                runs.end_feed();
+            }
+            let run = runs.keep(fill(draft, &["d", "e"]), b"f".to_vec());
+            assert_eq!(visited(&run, "a", "z"), ["d", "e"], "its maker reads it");
+            is_kept(&runs, "e")
+        };
+        for begins_before in [true, false] {
+            assert!(!outcome(&["a", "dd", "z"], begins_before, false));
+            assert!(!outcome(&["a", "dd", "z"], begins_before, true));
+            assert!(outcome(&["a", "f", "z"], begins_before, false));
+        }
+    }
+
+    #[test]
+    fn what_sled_is_fed_with_is_forgotten_and_the_rest_stays() {
+        let runs = Runs::new(1 << 20);
+        for (from, to) in [("a", "d"), ("d", "g"), ("g", "j")] {
+            runs.keep(fill(gap(&runs, from).0, &[from]), to.into());
+        }
+        // The key of one that there is not is new there.
+        runs.begin_feed(&feed(&["e"]));
+        assert_eq!(
+            ["a", "d", "g"].map(|key| is_kept(&runs, key)),
+            [true, false, true]
+        );
+        // What two readers made of the same place is there once.
+        runs.end_feed();
+        let (first, second) = (gap(&runs, "d").0, gap(&runs, "e").0);
+        runs.keep(fill(second, &["e"]), b"g".to_vec());
+        runs.keep(fill(first, &["d", "e"]), b"g".to_vec());
+        assert!(is_kept(&runs, "e") && !is_kept(&runs, "d"));
+    }
+
+    #[test]
+    fn what_was_read_stays_when_room_is_made() {
+        let runs = Runs::new(8 << 10);
+        let key = |n: usize| format!("k{n:04}");
+        for n in 0..1000 {
+            let (draft, _) = gap(&runs, &key(n));
+            runs.keep(fill(draft, &[&key(n)]), key(n + 1).into());
+            let inner = runs.read();
+            assert!(inner.bytes <= 8 << 10);
+            let bytes: usize = inner.runs.values().map(|run| run.bytes()).sum();
+            assert_eq!(inner.bytes, bytes);
+            drop(inner);
+            assert!(
+                is_kept(&runs, &key(0)),
+                "read each time, and lost after {n}"
+            );
+        }
+        assert!(runs.read().runs.len() > 10);
+    }
+}
