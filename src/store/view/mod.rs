@@ -55,7 +55,8 @@ pub struct View {
     fed: watch::Sender<Position>,
     /// The keys that there are.
     tally: Mutex<Tally>,
-    cache_bytes: u64,
+    /// The keys and values that sled keeps in memory, in bytes.
+    capacity: u64,
     alarm: Alarm,
 }
 
@@ -68,7 +69,7 @@ impl View {
         alarm: impl Fn(&Arc<Sled>, &Error) + Send + Sync + 'static,
     ) -> Self {
         View {
-            cache_bytes: sled.cache_bytes(),
+            capacity: sled.capacity(),
             tally: Mutex::new(tally),
             sled: RwLock::new(Some(Arc::new(sled))),
             recent: Recent::new(end),
@@ -114,7 +115,7 @@ impl View {
     /// what was written since came through the cache.
     pub(super) fn is_in_memory(&self) -> bool {
         let tally = self.tally();
-        tally.bytes() + tally.keys() * KEY_OVERHEAD_BYTES < self.cache_bytes / 2
+        tally.bytes() + tally.keys() * KEY_OVERHEAD_BYTES < self.capacity
     }
 
     /// sled as it is now.

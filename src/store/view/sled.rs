@@ -67,7 +67,7 @@ pub(in crate::store) struct Sled {
     db: sled::Db,
     filter: Filter,
     runs: Runs,
-    cache_bytes: u64,
+    capacity: u64,
 }
 
 impl std::fmt::Debug for Sled {
@@ -117,13 +117,13 @@ impl Sled {
             db,
             filter,
             runs: Runs::new(runs_bytes),
-            cache_bytes,
+            capacity,
         })
     }
 
-    /// The memory that it may take for its pages.
-    pub(in crate::store) fn cache_bytes(&self) -> u64 {
-        self.cache_bytes
+    /// The keys and values that it keeps in memory, in bytes.
+    pub(in crate::store) fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     /// The revision that the view shows, and the state hash there.
