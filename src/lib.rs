@@ -10,6 +10,7 @@
 //! - [`store`]: a durable ordered key-value store with revisions: journal and sled;
 //! - [`proto`]: what is said on the wire, beside them all.
 
+pub mod calls;
 pub mod catalog;
 pub mod cli;
 mod clock;

@@ -1,5 +1,7 @@
 //! Why the catalog refused, in our words; `service/status.rs` turns them into gRPC's.
 
+use std::fmt;
+
 use crate::{
     resource::{Kind, Violations},
     store,
@@ -62,5 +64,59 @@ impl From<Violations> for Error {
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         Error::Store(error)
+    }
+}
+
+impl Error {
+    /// A record whose checksum holds, and that is none.
+    pub(crate) fn undecodable(key: &[u8]) -> Error {
+        Error::Store(store::Error::Corrupt {
+            what: format!(
+                "what is stored under key {} cannot be read",
+                key.escape_ascii()
+            ),
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Invalid(violations) => violations.fmt(f),
+            Error::NotFound { kind, id } => write!(
+                f,
+                "the project has no {} with {} {id}",
+                kind.field, kind.id_field
+            ),
+            Error::AlreadyExists { kind, id } => write!(
+                f,
+                "the project has another {} with {} {id}: choose another id, or update that one",
+                kind.field, kind.id_field
+            ),
+            Error::Stale {
+                kind,
+                id,
+                expected,
+                current,
+            } => write!(
+                f,
+                "{} {id} is at revision {current}, not {expected}: read it again and decide anew",
+                kind.field
+            ),
+            Error::Precondition { message, .. } => f.write_str(message),
+            Error::Store(error) => error.fmt(f),
+            Error::SnapshotInProgress => {
+                f.write_str("another snapshot is being made: try again when it is done")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Store(error) => Some(error),
+            _ => None,
+        }
     }
 }

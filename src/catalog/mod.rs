@@ -397,18 +397,18 @@ fn find_record<R: Resource>(
         let Some(locator) = view.get(&key)? else {
             return Ok(None);
         };
-        let name = std::str::from_utf8(&locator.value).map_err(|_| page::undecodable(&key))?;
+        let name = std::str::from_utf8(&locator.value).map_err(|_| Error::undecodable(&key))?;
         let record = keys::record::<R>(project, name, id);
         if let Some(record) = view.get(&record)? {
             return Ok(Some((locator, record)));
         }
     }
-    Err(page::undecodable(&key))
+    Err(Error::undecodable(&key))
 }
 
 /// The resource in a record, with its revision.
 fn decode<R: Resource>(record: Found<'_>) -> Result<R, Error> {
-    let resource = R::decode(record.value).map_err(|_| page::undecodable(record.key))?;
+    let resource = R::decode(record.value).map_err(|_| Error::undecodable(record.key))?;
     Ok(with_revision(resource, record.revision))
 }
 

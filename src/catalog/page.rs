@@ -9,7 +9,7 @@ use super::{Catalog, Error, Scope, keys, seen::Seen, token};
 use crate::{
     proto::{Page, Splice},
     resource::{Filter, Resource, ResourceId, Violations},
-    store::{self, Found, Reach, Read, View},
+    store::{Found, Reach, Read, View},
 };
 
 /// Items in a page, at the most.
@@ -153,7 +153,7 @@ impl<R: Resource> Scan<R> {
             }
             let matches = filter.map_or(Ok(true), |filter| filter.matches(found.value));
             let here = keys::place(found.key);
-            if matches.map_err(|_| undecodable(found.key))? {
+            if matches.map_err(|_| Error::undecodable(found.key))? {
                 if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
                     is_full = true;
                     return Ok(ControlFlow::Break(()));
@@ -227,17 +227,7 @@ fn place_of_marker<R: Resource>(
     if let Some(place) = seen.get(&locator) {
         return Ok(place.to_vec());
     }
-    let project = keys::project_of_locator(&locator).ok_or_else(|| undecodable(&locator))?;
-    let name = std::str::from_utf8(&name).map_err(|_| undecodable(id.as_bytes()))?;
+    let project = keys::project_of_locator(&locator).ok_or_else(|| Error::undecodable(&locator))?;
+    let name = std::str::from_utf8(&name).map_err(|_| Error::undecodable(id.as_bytes()))?;
     Ok(keys::place(&keys::record::<R>(project, name, id)).to_vec())
-}
-
-/// A record whose checksum holds, and that is none.
-pub(super) fn undecodable(key: &[u8]) -> Error {
-    Error::Store(store::Error::Corrupt {
-        what: format!(
-            "what is stored under key {} cannot be read",
-            key.escape_ascii()
-        ),
-    })
 }

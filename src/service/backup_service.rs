@@ -3,8 +3,9 @@
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{created, list::ListRequest, one, update};
+use super::created;
 use crate::{
+    calls::{Calls, Created},
     catalog::Catalog,
     proto::{
         Backup, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
@@ -12,7 +13,6 @@ use crate::{
         ListBackupsResponse, UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest,
         WatchBackupsResponse, backup_service_server::BackupService,
     },
-    resource::Valid,
 };
 
 /// The service, over a catalog.
@@ -27,6 +27,10 @@ impl Backups {
     pub fn new(catalog: Catalog) -> Self {
         Backups { catalog }
     }
+
+    fn calls(&self) -> Calls<'_, Backup> {
+        Calls::new(&self.catalog)
+    }
 }
 
 #[tonic::async_trait]
@@ -35,11 +39,10 @@ impl BackupService for Backups {
         &self,
         request: Request<CreateBackupRequest>,
     ) -> Result<Response<CreateBackupResponse>, Status> {
-        let request = request.into_inner();
-        let backup = Valid::new(&request.project_id, request.backup)?;
-        let (backup, is_new) = self.catalog.create(backup).await?;
+        let CreateBackupRequest { project_id, backup } = request.into_inner();
+        let Created { resource, is_new } = self.calls().create(&project_id, backup).await?;
         let response = CreateBackupResponse {
-            backup: Some(backup),
+            backup: Some(resource),
         };
         Ok(created(response, is_new))
     }
@@ -48,9 +51,12 @@ impl BackupService for Backups {
         &self,
         request: Request<GetBackupRequest>,
     ) -> Result<Response<GetBackupResponse>, Status> {
-        let request = request.into_inner();
-        let (project, id) = one::<Backup>(&request.project_id, &request.backup_id)?;
-        Ok(Response::new(self.catalog.get(project, id).await?))
+        let GetBackupRequest {
+            project_id,
+            backup_id,
+        } = request.into_inner();
+        let backup = self.calls().get_encoded(&project_id, &backup_id).await?;
+        Ok(Response::new(backup))
     }
 
     async fn list_backups(
@@ -64,14 +70,9 @@ impl BackupService for Backups {
             page_token,
             filter,
         } = request.into_inner();
-        let list = ListRequest {
-            project_id,
-            limit,
-            marker,
-            page_token,
-            filter,
-        };
-        Ok(Response::new(self.catalog.list(list.query()?).await?))
+        let list = self.calls().list(project_id).limit(limit).filter(filter);
+        let page = list.after(marker).page_token(page_token).encoded().await?;
+        Ok(Response::new(page))
     }
 
     async fn update_backup(
@@ -84,12 +85,8 @@ impl BackupService for Backups {
             update_mask,
             expected_revision,
         } = request.into_inner();
-        let (project, id, patch) = update(&project_id, backup.as_ref(), update_mask.as_ref())?;
-        let change = move |stored: &Backup| Ok(Valid::changed(patch.apply(stored)?)?);
-        let backup = self
-            .catalog
-            .update(project, id, expected_revision, change)
-            .await?;
+        let update = self.calls().update(project_id, backup).mask(update_mask);
+        let backup = update.expecting(expected_revision).await?;
         Ok(Response::new(UpdateBackupResponse {
             backup: Some(backup),
         }))
@@ -99,11 +96,13 @@ impl BackupService for Backups {
         &self,
         request: Request<DeleteBackupRequest>,
     ) -> Result<Response<DeleteBackupResponse>, Status> {
-        let request = request.into_inner();
-        let (project, id) = one::<Backup>(&request.project_id, &request.backup_id)?;
-        self.catalog
-            .delete::<Backup>(project, id, request.expected_revision)
-            .await?;
+        let DeleteBackupRequest {
+            project_id,
+            backup_id,
+            expected_revision,
+        } = request.into_inner();
+        let delete = self.calls().delete(project_id, backup_id);
+        delete.expecting(expected_revision).await?;
         Ok(Response::new(DeleteBackupResponse {}))
     }
 

@@ -3,16 +3,16 @@
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{created, list::ListRequest, one, update};
+use super::created;
 use crate::{
-    catalog::{Catalog, Error},
+    calls::{Calls, Created},
+    catalog::Catalog,
     proto::{
         AbortJobRequest, AbortJobResponse, CreateJobRequest, CreateJobResponse, DeleteJobRequest,
         DeleteJobResponse, GetJobRequest, GetJobResponse, Job, ListJobsRequest, ListJobsResponse,
         StartJobRequest, StartJobResponse, StopJobRequest, StopJobResponse, UpdateJobRequest,
         UpdateJobResponse, WatchJobsRequest, WatchJobsResponse, job_service_server::JobService,
     },
-    resource::{Event, Resource, Valid},
 };
 
 /// The service, over a catalog.
@@ -28,19 +28,8 @@ impl Jobs {
         Jobs { catalog }
     }
 
-    /// Asks the job's client for something.
-    async fn ask(&self, event: Event, project_id: &str, job_id: &str) -> Result<Job, Error> {
-        let (project, id) = one::<Job>(project_id, job_id)?;
-        let change = move |stored: &Job| {
-            let changed = event.apply(stored).map_err(|message| Error::Precondition {
-                kind: Job::KIND,
-                id: id.to_string(),
-                reason: event.refusal(),
-                message,
-            })?;
-            Ok(Valid::changed(changed)?)
-        };
-        self.catalog.update(project, id, None, change).await
+    fn calls(&self) -> Calls<'_, Job> {
+        Calls::new(&self.catalog)
     }
 }
 
@@ -51,9 +40,11 @@ impl JobService for Jobs {
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobResponse>, Status> {
         let CreateJobRequest { project_id, job } = request.into_inner();
-        let job = Valid::new(&project_id, job)?;
-        let (job, is_new) = self.catalog.create(job).await?;
-        Ok(created(CreateJobResponse { job: Some(job) }, is_new))
+        let Created { resource, is_new } = self.calls().create(&project_id, job).await?;
+        let response = CreateJobResponse {
+            job: Some(resource),
+        };
+        Ok(created(response, is_new))
     }
 
     async fn get_job(
@@ -61,8 +52,8 @@ impl JobService for Jobs {
         request: Request<GetJobRequest>,
     ) -> Result<Response<GetJobResponse>, Status> {
         let GetJobRequest { project_id, job_id } = request.into_inner();
-        let (project, id) = one::<Job>(&project_id, &job_id)?;
-        Ok(Response::new(self.catalog.get(project, id).await?))
+        let job = self.calls().get_encoded(&project_id, &job_id).await?;
+        Ok(Response::new(job))
     }
 
     async fn list_jobs(
@@ -76,14 +67,9 @@ impl JobService for Jobs {
             page_token,
             filter,
         } = request.into_inner();
-        let list = ListRequest {
-            project_id,
-            limit,
-            marker,
-            page_token,
-            filter,
-        };
-        Ok(Response::new(self.catalog.list(list.query()?).await?))
+        let list = self.calls().list(project_id).limit(limit).filter(filter);
+        let page = list.after(marker).page_token(page_token).encoded().await?;
+        Ok(Response::new(page))
     }
 
     async fn update_job(
@@ -96,12 +82,8 @@ impl JobService for Jobs {
             update_mask,
             expected_revision,
         } = request.into_inner();
-        let (project, id, patch) = update(&project_id, job.as_ref(), update_mask.as_ref())?;
-        let change = move |stored: &Job| Ok(Valid::changed(patch.apply(stored)?)?);
-        let job = self
-            .catalog
-            .update(project, id, expected_revision, change)
-            .await?;
+        let update = self.calls().update(project_id, job).mask(update_mask);
+        let job = update.expecting(expected_revision).await?;
         Ok(Response::new(UpdateJobResponse { job: Some(job) }))
     }
 
@@ -114,10 +96,8 @@ impl JobService for Jobs {
             job_id,
             expected_revision,
         } = request.into_inner();
-        let (project, id) = one::<Job>(&project_id, &job_id)?;
-        self.catalog
-            .delete::<Job>(project, id, expected_revision)
-            .await?;
+        let delete = self.calls().delete(project_id, job_id);
+        delete.expecting(expected_revision).await?;
         Ok(Response::new(DeleteJobResponse {}))
     }
 
@@ -126,7 +106,7 @@ impl JobService for Jobs {
         request: Request<StartJobRequest>,
     ) -> Result<Response<StartJobResponse>, Status> {
         let StartJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.ask(Event::Start, &project_id, &job_id).await?;
+        let job = self.calls().start(&project_id, &job_id).await?;
         Ok(Response::new(StartJobResponse { job: Some(job) }))
     }
 
@@ -135,7 +115,7 @@ impl JobService for Jobs {
         request: Request<StopJobRequest>,
     ) -> Result<Response<StopJobResponse>, Status> {
         let StopJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.ask(Event::Stop, &project_id, &job_id).await?;
+        let job = self.calls().stop(&project_id, &job_id).await?;
         Ok(Response::new(StopJobResponse { job: Some(job) }))
     }
 
@@ -144,7 +124,7 @@ impl JobService for Jobs {
         request: Request<AbortJobRequest>,
     ) -> Result<Response<AbortJobResponse>, Status> {
         let AbortJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.ask(Event::Abort, &project_id, &job_id).await?;
+        let job = self.calls().abort(&project_id, &job_id).await?;
         Ok(Response::new(AbortJobResponse { job: Some(job) }))
     }
 

@@ -13,6 +13,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    calls::{self, Calls},
     catalog::{Catalog, Error},
     clock,
     proto::{
@@ -20,12 +21,10 @@ use crate::{
         GetStatusResponse, Job, ResolveIdRequest, ResolveIdResponse,
         maintenance_service_server::MaintenanceService,
     },
-    resource::{ProjectId, Violations},
+    resource::Violations,
     store::{self, Condition},
 };
 
-/// Ids that one prefix is resolved to: enough to see that it names more than one.
-const IDS_MAX: usize = 10;
 /// Chunks of 1 MiB that wait for a reader.
 const CHUNKS_MAX: usize = 4;
 /// How long a reader may take for the next chunk: the journal cannot shrink while a snapshot is made.
@@ -139,25 +138,21 @@ impl MaintenanceService for Maintenance {
             kind,
             id_prefix,
         } = request.into_inner();
-        let mut violations = Violations::new();
-        let project = violations.collect(ProjectId::parse("project_id", &project_id));
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if !(1..=32).contains(&id_prefix.len()) || !id_prefix.bytes().all(is_hex) {
-            violations.add("id_prefix", "must be 1 to 32 lowercase hex digits");
-        }
-        if !matches!(kind.as_str(), "backup" | "job") {
-            violations.add("kind", "must be backup or job");
-        }
-        let project = violations.or(project)?.expect("there is no violation");
-        let catalog = &self.catalog;
-        let ids = if kind == "backup" {
-            catalog
-                .ids_starting_with::<Backup>(project, id_prefix, IDS_MAX)
-                .await?
-        } else {
-            catalog
-                .ids_starting_with::<Job>(project, id_prefix, IDS_MAX)
-                .await?
+        let ids = match kind.as_str() {
+            "backup" => {
+                let backups = Calls::<Backup>::new(&self.catalog);
+                backups.ids_starting_with(&project_id, &id_prefix).await?
+            }
+            "job" => {
+                let jobs = Calls::<Job>::new(&self.catalog);
+                jobs.ids_starting_with(&project_id, &id_prefix).await?
+            }
+            _ => {
+                let mut violations = Violations::new();
+                violations.collect(calls::prefix(&project_id, &id_prefix));
+                violations.add("kind", "must be backup or job");
+                return Err(violations.into());
+            }
         };
         Ok(Response::new(ResolveIdResponse { ids }))
     }

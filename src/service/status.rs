@@ -23,45 +23,21 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
+        let message = error.to_string();
         match error {
             Error::Invalid(violations) => invalid(&violations),
-            Error::NotFound { kind, id } => {
-                let message = format!(
-                    "the project has no {} with {} {id}",
-                    kind.field, kind.id_field
-                );
-                about(Code::NotFound, "NOT_FOUND", message, kind, &id)
-            }
+            Error::NotFound { kind, id } => about(Code::NotFound, "NOT_FOUND", message, kind, &id),
             Error::AlreadyExists { kind, id } => {
-                let message = format!(
-                    "the project has another {} with {} {id}: choose another id, or update that one",
-                    kind.field, kind.id_field
-                );
                 about(Code::AlreadyExists, "ALREADY_EXISTS", message, kind, &id)
             }
-            Error::Stale {
-                kind,
-                id,
-                expected,
-                current,
-            } => {
-                let message = format!(
-                    "{} {id} is at revision {current}, not {expected}: read it again and decide anew",
-                    kind.field
-                );
+            Error::Stale { kind, id, .. } => {
                 about(Code::Aborted, "STALE_REVISION", message, kind, &id)
             }
             Error::Precondition {
-                kind,
-                id,
-                reason,
-                message,
+                kind, id, reason, ..
             } => precondition(reason, &message, kind, &id),
             Error::Store(error) => from_store(&error),
-            Error::SnapshotInProgress => unavailable(
-                "BUSY",
-                "another snapshot is being made: try again when it is done",
-            ),
+            Error::SnapshotInProgress => unavailable("BUSY", message),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Lock {
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn close_at(mut self, revision: u64) -> Result<(), Error> {
+    pub(super) fn close_at(&mut self, revision: u64) -> Result<(), Error> {
         let said = format!("{CLOSED_AT}{revision}\n");
         self.file
             .rewind()

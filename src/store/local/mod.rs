@@ -99,7 +99,8 @@ impl Default for Options {
 pub struct Local {
     core: Arc<Core>,
     clock: Arc<CommitClock>,
-    queue: mpsc::Sender<Task>,
+    /// `None` once it ends.
+    queue: Option<mpsc::Sender<Task>>,
     /// The bytes that may still be queued.
     room: Arc<Semaphore>,
     /// Of the committer, the feeder and the checkpointer; `None` where these are stepped.
@@ -234,7 +235,7 @@ impl Local {
         let local = Local {
             core,
             clock,
-            queue,
+            queue: Some(queue),
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             threads: None,
             lock,
@@ -273,7 +274,8 @@ impl Local {
             .expect("QUEUE_BYTES_MAX is below 4 GiB");
         let places = async {
             let room = self.room.clone().acquire_many_owned(bytes).await;
-            let place = self.queue.reserve().await.map_err(|_| Error::Closed)?;
+            let queue = self.queue.as_ref().ok_or(Error::Closed)?;
+            let place = queue.reserve().await.map_err(|_| Error::Closed)?;
             Ok((room.expect("the semaphore is never closed"), place))
         };
         let (room, place) = tokio::time::timeout(QUEUE_WAIT, places)
@@ -333,20 +335,18 @@ impl Local {
     ///
     /// # Errors
     /// What sled or the disk says. Nothing that was acknowledged depends on it.
-    pub(super) fn close(self) -> Result<(), Error> {
-        let (core, lock) = self.end(End::Fed)?;
+    pub(super) fn close(mut self) -> Result<(), Error> {
+        self.end(End::Fed)?;
+        let core = self.core.clone();
         let end = core.view.shown();
         // Who says that it was closed at a revision says that the view shows that.
         let is_well = core.condition.borrow().stopped.is_none() && core.view.fed() == end;
-        let disk = core.home.disk.clone();
-        let view = Arc::into_inner(core).and_then(|core| Arc::into_inner(core.view));
-        let sled = view.and_then(View::into_sled);
-        if let Some(sled) = sled.and_then(Arc::into_inner) {
-            sled.close()?;
+        if let Ok(sled) = core.view.sled() {
+            sled.flush()?;
         }
         if is_well {
-            home::write_reached(&*disk, end.revision)?;
-            lock.close_at(end.revision)?;
+            home::write_reached(&*core.home.disk, end.revision)?;
+            self.lock.close_at(end.revision)?;
         }
         Ok(())
     }
@@ -359,21 +359,15 @@ impl Local {
 
     /// Ends as a process ends that is killed, but waits until its threads are gone: for tests and measurements.
     pub(super) fn abandon(self) {
-        drop(self.end(End::Now));
+        drop(self);
     }
 
-    /// Ends the threads, the committer with all that is queued.
-    fn end(self, feeder_end: End) -> Result<(Arc<Core>, Lock), Error> {
-        let Local {
-            core,
-            queue,
-            threads,
-            lock,
-            ..
-        } = self;
+    /// Ends the threads, the committer with all that is queued. Done once.
+    fn end(&mut self, feeder_end: End) -> Result<(), Error> {
+        let core = &self.core;
         core.home.closing.store(true, Ordering::Relaxed);
-        drop(queue);
-        if let Some([committer, feeder, checkpointer]) = threads {
+        drop(self.queue.take());
+        if let Some([committer, feeder, checkpointer]) = self.threads.take() {
             committer.join().map_err(|_| Error::Closed)?;
             core.view.end(feeder_end);
             feeder.join().map_err(|_| Error::Closed)?;
@@ -383,7 +377,14 @@ impl Local {
                 .map_err(|_| Error::Closed)?;
             checkpointer.join().map_err(|_| Error::Closed)?;
         }
-        Ok((core, lock))
+        Ok(())
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        // No thread of it may be at work when the next one opens the store. What was acknowledged is durable.
+        let _ = self.end(End::Now);
     }
 }
 

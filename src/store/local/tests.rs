@@ -389,7 +389,7 @@ async fn a_view_that_lost_something_with_the_machine_is_made_anew() {
     store.close().unwrap();
     let view = Sled::open(&path.join(VIEW_DIR).join("1"), 8 << 20).unwrap();
     lose(&view, "k1");
-    view.close().unwrap();
+    view.flush().unwrap();
     assert_eq!(
         content(&opened(&path)),
         pairs(&[("k1", "one"), ("k2", "two")])
@@ -468,7 +468,7 @@ async fn a_view_that_was_being_made_when_the_process_ended_does_not_keep_its_roo
     store.abandon();
     Sled::open(&path.join(VIEW_DIR).join("2"), 8 << 20)
         .unwrap()
-        .close()
+        .flush()
         .unwrap();
     let store = opened(&path);
     assert_eq!(names(path.join(VIEW_DIR)), ["1"]);

@@ -196,13 +196,6 @@ impl View {
     pub(super) fn end(&self, end: End) {
         self.recent.end(end);
     }
-
-    /// Takes sled out, for the end.
-    pub(super) fn into_sled(self) -> Option<Arc<Sled>> {
-        self.sled
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Read for View {

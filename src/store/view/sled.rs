@@ -407,7 +407,8 @@ impl Sled {
             .map_err(|error| sled_failed("write the view", &error))
     }
 
-    /// Writes all of it to its files.
+    /// Writes all of it to its files. Whether it reached the disk, the next open finds out by itself: sled's flush never calls
+    /// fsync on Linux.
     ///
     /// # Errors
     /// If sled fails.
@@ -416,15 +417,6 @@ impl Sled {
         flushed
             .map(drop)
             .map_err(|error| sled_failed("flush the view", &error))
-    }
-
-    /// Closes the view with all of it written. Whether it reached the disk, the next open finds out by itself: sled's flush
-    /// never calls fsync on Linux.
-    ///
-    /// # Errors
-    /// If sled fails.
-    pub(in crate::store) fn close(self) -> Result<(), Error> {
-        self.flush()
     }
 }
 

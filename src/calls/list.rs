@@ -1,0 +1,158 @@
+//! A list, page by page.
+
+use std::future::IntoFuture;
+
+use super::{Call, undecodable};
+use crate::{
+    catalog::{After, Catalog, Error, PAGE_ITEMS_MAX, Query, Scope},
+    proto,
+    resource::{Filter, ProjectId, Resource, ResourceId, Violations},
+};
+
+/// Items in a page whose caller names no limit (Freezer's default).
+const PAGE_ITEMS_DEFAULT: usize = 100;
+/// What stands for every project.
+const ALL_PROJECTS: &str = "-";
+
+/// A page in the making: awaited, it gives a [`Listed`].
+///
+/// A walk that follows a marker or token through pages sees each resource that exists throughout exactly once, whatever is
+/// written meanwhile.
+///
+/// # Errors
+/// [`Error::Invalid`] with every bad field, such as a marker that is not in this list, or no longer.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is read before it is awaited"]
+pub struct List<'a, R: Resource> {
+    catalog: &'a Catalog,
+    project_id: String,
+    limit: i32,
+    marker: String,
+    page_token: String,
+    filter: Option<R::Filter>,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed<R> {
+    /// What is in it, sorted by name, then id.
+    pub items: Vec<R>,
+    /// Where the next page starts: for [`List::page_token`]. Empty on the last page.
+    pub next_page_token: String,
+    /// The revision that this page shows at least.
+    pub revision: u64,
+}
+
+impl<'a, R: Resource> List<'a, R> {
+    pub(super) fn new(catalog: &'a Catalog, project_id: String) -> Self {
+        List {
+            catalog,
+            project_id,
+            limit: 0,
+            marker: String::new(),
+            page_token: String::new(),
+            filter: None,
+        }
+    }
+
+    /// Items in the page: 100 if this is 0 or not called, and 1,000 at the most.
+    pub fn limit(mut self, limit: i32) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Starts right after the item with this id, the last one that was seen. Empty is the beginning.
+    pub fn after(mut self, marker: impl Into<String>) -> Self {
+        self.marker = marker.into();
+        self
+    }
+
+    /// Starts where an earlier page of the same list ended, even if its last item has been deleted since. Empty is the
+    /// beginning.
+    pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
+        self.page_token = page_token.into();
+        self
+    }
+
+    /// Only what this filter lets through. A filtered page that was asked for by its token may be empty: only an empty
+    /// [`Listed::next_page_token`] ends a walk.
+    pub fn filter(mut self, filter: impl Into<Option<R::Filter>>) -> Self {
+        self.filter = filter.into();
+        self
+    }
+
+    /// The page as it goes onto the wire.
+    pub(crate) async fn encoded(self) -> Result<proto::Page<R>, Error> {
+        let catalog = self.catalog;
+        catalog.list(self.query()?).await
+    }
+
+    /// The query, if every field is well-formed.
+    fn query(self) -> Result<Query<R>, Violations> {
+        let mut violations = Violations::new();
+        let scope = if self.project_id == ALL_PROJECTS {
+            Some(Scope::AllProjects)
+        } else {
+            violations
+                .collect(ProjectId::parse("project_id", &self.project_id))
+                .map(Scope::Project)
+        };
+        let limit = match usize::try_from(self.limit) {
+            Ok(0) => PAGE_ITEMS_DEFAULT,
+            Ok(limit) => limit.min(PAGE_ITEMS_MAX),
+            Err(_) => {
+                violations.add(
+                    "limit",
+                    format!("must not be negative, as {} is", self.limit),
+                );
+                0
+            }
+        };
+        let after = match (self.marker.as_str(), self.page_token.as_str()) {
+            ("", "") => Some(After::Nothing),
+            (marker, "") => violations
+                .collect(ResourceId::parse("marker", marker))
+                .map(After::Marker),
+            ("", _) => Some(After::Token(self.page_token)),
+            _ => {
+                violations.add(
+                    "marker",
+                    "must not be set together with page_token: each names a place",
+                );
+                violations.add(
+                    "page_token",
+                    "must not be set together with marker: each names a place",
+                );
+                None
+            }
+        };
+        let filter = self.filter.unwrap_or_default();
+        filter.check(&mut violations);
+        match (scope, after) {
+            (Some(scope), Some(after)) => violations.or(Query {
+                scope,
+                limit,
+                after,
+                filter,
+            }),
+            _ => Err(violations),
+        }
+    }
+}
+
+impl<'a, R: Resource> IntoFuture for List<'a, R> {
+    type Output = Result<Listed<R>, Error>;
+    type IntoFuture = Call<'a, Listed<R>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let page = self.encoded().await?;
+            let items = page.decoded().map_err(|_| undecodable::<R>())?;
+            Ok(Listed {
+                items,
+                next_page_token: page.next_page_token,
+                revision: page.revision,
+            })
+        })
+    }
+}

@@ -1,0 +1,327 @@
+//! What may be asked about one kind of resource: typed calls, each of which checks what it is given and makes one catalog call.
+//!
+//! Programs that embed Icebox call these, and so do the gRPC services: the rules are here, once.
+
+mod list;
+
+use std::{
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::Pin,
+};
+
+use prost_types::FieldMask;
+
+pub use list::{List, Listed};
+
+use crate::{
+    catalog::{Catalog, Error},
+    proto::{Backup, Job, Single},
+    resource::{
+        Event, Patch, ProjectId, Resource, ResourceId, Valid, Violations, agreed_project,
+        record_size,
+    },
+};
+
+/// Ids that one prefix is resolved to: enough to see that it names more than one.
+const IDS_MAX: usize = 10;
+
+/// A call that is made when it is awaited.
+type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// What may be asked about backups.
+pub type Backups<'a> = Calls<'a, Backup>;
+/// What may be asked about jobs.
+pub type Jobs<'a> = Calls<'a, Job>;
+
+/// What may be asked about one kind of resource.
+///
+/// Every call names the project whose resource it is about: 1 to 128 of `A–Z a–z 0–9 _ -`. Ids are 32 lowercase hex digits.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls<'a, R> {
+    catalog: &'a Catalog,
+    resource: PhantomData<fn() -> R>,
+}
+
+/// What a create came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Created<R> {
+    /// The resource as it is stored.
+    pub resource: R,
+    /// Whether this call stored it. An earlier try of the same call may have.
+    pub is_new: bool,
+}
+
+impl<'a, R: Resource> Calls<'a, R> {
+    pub(crate) fn new(catalog: &'a Catalog) -> Self {
+        Calls {
+            catalog,
+            resource: PhantomData,
+        }
+    }
+
+    /// Stores a new resource. One that brings no id gets one.
+    ///
+    /// It may be called again, if its outcome is not known: where the id is known, the second time finds what the first one
+    /// stored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every bad field; [`Error::AlreadyExists`] if the project has a different resource with that id;
+    /// [`Error::Store`] if nothing was stored, or, as `OutcomeUnknown`, only a restart can tell.
+    pub async fn create(
+        &self,
+        project_id: &str,
+        resource: impl Into<Option<R>>,
+    ) -> Result<Created<R>, Error> {
+        let resource = Valid::new(project_id, resource.into())?;
+        let (resource, is_new) = self.catalog.create(resource).await?;
+        Ok(Created { resource, is_new })
+    }
+
+    /// The resource with that id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::NotFound`] if the project has none.
+    pub async fn get(&self, project_id: &str, id: &str) -> Result<R, Error> {
+        let stored = self.get_encoded(project_id, id).await?;
+        stored.decoded().map_err(|_| undecodable::<R>())
+    }
+
+    /// As [`Calls::get`], as it is stored.
+    pub(crate) async fn get_encoded(&self, project_id: &str, id: &str) -> Result<Single<R>, Error> {
+        let (project, id) = one::<R>(project_id, id)?;
+        self.catalog.get(project, id).await
+    }
+
+    /// A page of the resources of a project, or, where `project_id` is `-`, of all projects, sorted by name, then id. Await
+    /// what it gives, or say first where it starts and what is in it.
+    pub fn list(&self, project_id: impl Into<String>) -> List<'a, R> {
+        List::new(self.catalog, project_id.into())
+    }
+
+    /// Changes the resource whose id and project `resource` names. Await what it gives, or say first which fields change.
+    pub fn update(
+        &self,
+        project_id: impl Into<String>,
+        resource: impl Into<Option<R>>,
+    ) -> Update<'a, R> {
+        Update {
+            catalog: self.catalog,
+            project_id: project_id.into(),
+            resource: resource.into(),
+            mask: None,
+            expected_revision: None,
+        }
+    }
+
+    /// Removes the resource with that id, when what it gives is awaited.
+    pub fn delete(&self, project_id: impl Into<String>, id: impl Into<String>) -> Delete<'a, R> {
+        Delete {
+            catalog: self.catalog,
+            project_id: project_id.into(),
+            id: id.into(),
+            expected_revision: None,
+            resource: PhantomData,
+        }
+    }
+
+    /// The ids of a project's resources that start with these 1 to 32 hex digits: 10 of them at the most.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every bad field.
+    pub async fn ids_starting_with(
+        &self,
+        project_id: &str,
+        id_prefix: &str,
+    ) -> Result<Vec<String>, Error> {
+        let project = prefix(project_id, id_prefix)?;
+        self.catalog
+            .ids_starting_with::<R>(project, id_prefix.into(), IDS_MAX)
+            .await
+    }
+}
+
+impl Calls<'_, Job> {
+    /// Asks the job's client to start it: sets `job_schedule.event`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if the job is in no state for that.
+    pub async fn start(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
+        self.ask(Event::Start, project_id, job_id).await
+    }
+
+    /// Asks the job's client to stop scheduling it.
+    ///
+    /// # Errors
+    /// As of [`Calls::start`].
+    pub async fn stop(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
+        self.ask(Event::Stop, project_id, job_id).await
+    }
+
+    /// Asks the job's client to break off its run.
+    ///
+    /// # Errors
+    /// As of [`Calls::start`].
+    pub async fn abort(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
+        self.ask(Event::Abort, project_id, job_id).await
+    }
+
+    async fn ask(&self, event: Event, project_id: &str, job_id: &str) -> Result<Job, Error> {
+        let (project, id) = one::<Job>(project_id, job_id)?;
+        let change = move |stored: &Job| {
+            let changed = event.apply(stored).map_err(|message| Error::Precondition {
+                kind: Job::KIND,
+                id: id.to_string(),
+                reason: event.refusal(),
+                message,
+            })?;
+            Ok(Valid::changed(changed)?)
+        };
+        self.catalog.update(project, id, None, change).await
+    }
+}
+
+/// An update in the making. Awaited, it gives the resource as it is stored then.
+///
+/// # Errors
+/// [`Error::Invalid`] with every bad field; [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected
+/// revision.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is changed before it is awaited"]
+pub struct Update<'a, R> {
+    catalog: &'a Catalog,
+    project_id: String,
+    resource: Option<R>,
+    mask: Option<FieldMask>,
+    expected_revision: Option<u64>,
+}
+
+impl<R: Resource> Update<'_, R> {
+    /// Changes these fields and no others, and removes those that are not set. Without it, all that are set are changed.
+    pub fn fields(self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.mask(Some(FieldMask {
+            paths: paths.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    /// As [`Update::fields`], if there is a mask.
+    pub fn mask(mut self, mask: Option<FieldMask>) -> Self {
+        self.mask = mask;
+        self
+    }
+
+    /// Refuses if the resource is not at this revision, if one is given: somebody else has changed it.
+    pub fn expecting(mut self, revision: impl Into<Option<u64>>) -> Self {
+        self.expected_revision = revision.into();
+        self
+    }
+}
+
+impl<'a, R: Resource> IntoFuture for Update<'a, R> {
+    type Output = Result<R, Error>;
+    type IntoFuture = Call<'a, R>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let (project, id, patch) =
+                patch(&self.project_id, self.resource.as_ref(), self.mask.as_ref())?;
+            let change = move |stored: &R| Ok(Valid::changed(patch.apply(stored)?)?);
+            self.catalog
+                .update(project, id, self.expected_revision, change)
+                .await
+        })
+    }
+}
+
+/// A delete in the making.
+///
+/// # Errors
+/// [`Error::Invalid`] with every bad field; [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected
+/// revision.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is removed before it is awaited"]
+pub struct Delete<'a, R> {
+    catalog: &'a Catalog,
+    project_id: String,
+    id: String,
+    expected_revision: Option<u64>,
+    resource: PhantomData<fn() -> R>,
+}
+
+impl<R> Delete<'_, R> {
+    /// Refuses if the resource is not at this revision, if one is given: somebody else has changed it.
+    pub fn expecting(mut self, revision: impl Into<Option<u64>>) -> Self {
+        self.expected_revision = revision.into();
+        self
+    }
+}
+
+impl<'a, R: Resource> IntoFuture for Delete<'a, R> {
+    type Output = Result<(), Error>;
+    type IntoFuture = Call<'a, ()>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let (project, id) = one::<R>(&self.project_id, &self.id)?;
+            self.catalog
+                .delete::<R>(project, id, self.expected_revision)
+                .await
+        })
+    }
+}
+
+/// Stored records whose checksum holds, and that are none.
+fn undecodable<R: Resource>() -> Error {
+    Error::undecodable(R::KIND.field.as_bytes())
+}
+
+/// The project and id that a call is about.
+///
+/// # Errors
+/// Both, if both are bad.
+fn one<R: Resource>(project_id: &str, id: &str) -> Result<(ProjectId, ResourceId), Violations> {
+    let mut violations = Violations::new();
+    let project = violations.collect(ProjectId::parse("project_id", project_id));
+    let id = violations.collect(ResourceId::parse(R::KIND.id_field, id));
+    project.zip(id).ok_or(violations)
+}
+
+/// What an update is about, and what it is to change.
+///
+/// # Errors
+/// Every bad field.
+fn patch<R: Resource>(
+    project_id: &str,
+    resource: Option<&R>,
+    mask: Option<&FieldMask>,
+) -> Result<(ProjectId, ResourceId, Patch<R>), Violations> {
+    let kind = R::KIND;
+    let Some(resource) = resource else {
+        return Err(Violations::one(kind.field, "is required"));
+    };
+    // Before anything of it is copied or searched: what is too large cannot be stored, whatever the mask takes of it.
+    record_size(resource)?;
+    let mut violations = Violations::new();
+    let project = violations.collect(agreed_project(project_id, resource));
+    let id_field = format!("{}.{}", kind.field, kind.id_field);
+    let id = violations.collect(ResourceId::parse(id_field, resource.id()));
+    let patch = violations.collect(Patch::new(resource, mask));
+    match (project, id, patch) {
+        (Some(project), Some(id), Some(patch)) => Ok((project, id, patch)),
+        _ => Err(violations),
+    }
+}
+
+/// The project in which ids that start with `id_prefix` are looked for.
+///
+/// # Errors
+/// Both, if both are bad.
+pub(crate) fn prefix(project_id: &str, id_prefix: &str) -> Result<ProjectId, Violations> {
+    let mut violations = Violations::new();
+    let project = violations.collect(ProjectId::parse("project_id", project_id));
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if !(1..=32).contains(&id_prefix.len()) || !id_prefix.bytes().all(is_hex) {
+        violations.add("id_prefix", "must be 1 to 32 lowercase hex digits");
+    }
+    Ok(violations.or(project)?.expect("there is no violation"))
+}
