@@ -14,8 +14,13 @@ pub mod calls;
 pub mod catalog;
 pub mod cli;
 mod clock;
+mod icebox;
 pub mod proto;
 pub mod resource;
 pub mod server;
 pub mod service;
 pub mod store;
+
+pub use catalog::Error;
+pub use icebox::Icebox;
+pub use store::{OpenError, Options};

@@ -5,40 +5,15 @@ mod child;
 use std::{net::TcpStream, path::Path, time::Duration};
 
 use child::ChildServer;
-use icebox::{
-    proto::{
-        Backup, BackupMetadata, CreateBackupRequest, ListJobsRequest,
-        job_service_client::JobServiceClient,
-    },
-    server::{Config, Listen, serve},
-    store,
+use icebox::proto::{
+    Backup, BackupMetadata, CreateBackupRequest, ListJobsRequest,
+    job_service_client::JobServiceClient,
 };
-use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A server on a Unix socket, and what asks it to end.
-async fn serve_on(socket: &Path, store: &Path) -> (oneshot::Sender<()>, JoinHandle<()>) {
-    let (end, ended) = oneshot::channel::<()>();
-    let (ready, bound) = oneshot::channel();
-    let config = Config {
-        listen: Listen::Unix(socket.to_owned()),
-        store: store.to_owned(),
-        store_options: store::Options {
-            cache_bytes: 8 << 20,
-            ..store::Options::default()
-        },
-    };
-    let serving = tokio::spawn(async move {
-        let announce = |listen: &Listen| drop(ready.send(listen.clone()));
-        let shutdown = async { drop(ended.await) };
-        serve(config, announce, shutdown).await.expect("it serves");
-    });
-    bound.await.expect("it listens");
-    (end, serving)
-}
 
 async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let socket = socket.to_owned();
@@ -59,23 +34,23 @@ async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
 async fn a_server_that_drains_leaves_its_successors_socket_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("icebox.sock");
-    let (end, first) = serve_on(&socket, &dir.path().join("a")).await;
+    let listen = format!("unix:{}", socket.display());
+    let first = ChildServer::start_on(&listen, &dir.path().join("a"));
     let channel = connect(&socket).await.expect("the first one listens");
     // A stream that has no end keeps it from ending.
     let watching = HealthClient::new(channel)
         .watch(HealthCheckRequest::default())
         .await;
     let watching = watching.expect("health is served").into_inner();
-    drop(end);
+    first.ask_to_end();
     while connect(&socket).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let (_end, _second) = serve_on(&socket, &dir.path().join("b")).await;
+    let _second = ChildServer::start_on(&listen, &dir.path().join("b"));
     drop(watching);
-    tokio::time::timeout(TIMEOUT, first)
-        .await
-        .expect("it ends")
-        .expect("and well");
+    let first = tokio::task::spawn_blocking(move || first.wait());
+    let first = tokio::time::timeout(TIMEOUT, first).await;
+    assert!(first.expect("it ends").expect("no panic").success());
     let channel = connect(&socket)
         .await
         .expect("the second one is still reached");

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Timestamp;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 pub use error::Error;
 pub use keys::Scope;
@@ -47,6 +47,8 @@ pub struct Catalog {
     changing: Arc<[Mutex<()>]>,
     hasher: RandomState,
     seen: Arc<seen::Seen>,
+    /// One snapshot at a time: each reads all of the store.
+    snapshots: Arc<Semaphore>,
 }
 
 /// How a store is, and what it holds.
@@ -82,6 +84,7 @@ impl Catalog {
             changing: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
             seen: Arc::default(),
+            snapshots: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -281,6 +284,15 @@ impl Catalog {
             jobs: store.count(keys::kind_of_records::<Job>()),
             usage,
         })
+    }
+
+    /// The right to make a snapshot, until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotInProgress`] if somebody else has it.
+    pub fn begin_snapshot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = self.snapshots.clone().try_acquire_owned();
+        permit.map_err(|_| Error::SnapshotInProgress)
     }
 
     /// Writes a snapshot of the whole store, while writes go on. Blocks.

@@ -11,6 +11,7 @@ mod export;
 mod ids;
 mod import;
 mod jobs;
+mod listen;
 mod manual;
 mod output;
 mod paging;
@@ -70,7 +71,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Backups(args) => connection::block_on(backups::run(args)),
         Command::Jobs(args) => connection::block_on(jobs::run(args)),
         Command::Import(args) => connection::block_on(import::run(args)),

@@ -2,15 +2,17 @@
 
 use std::{io::IsTerminal, path::PathBuf};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tracing_subscriber::EnvFilter;
 
-use super::Error;
-use crate::{
-    clock,
-    server::{self, Config, Listen},
-    store,
+use super::{
+    Error,
+    listen::{self, Listen},
 };
+use crate::{Icebox, clock, store};
 
 /// Serve a catalog over gRPC
 ///
@@ -39,7 +41,7 @@ pub(super) struct Args {
 /// Reads that may wait for the disk at the same time; further ones queue.
 const READING_THREADS_MAX: usize = 64;
 
-pub(super) fn run(args: Args) -> Result<(), Error> {
+pub(super) fn run(args: &Args) -> Result<(), Error> {
     if !args.listen.is_local() && !args.insecure {
         return Err(Error::Usage(format!(
             "{} can be reached from other machines, and whoever reaches it may do everything: listen on \
@@ -61,7 +63,7 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let (first, asked_to_end) = tokio::sync::oneshot::channel();
+        let (first, asked_to_end) = oneshot::channel();
         tokio::spawn(async move {
             either(&mut terminate, &mut interrupt).await;
             // Nobody listens if the server has ended by itself.
@@ -71,14 +73,6 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
             std::process::exit(1);
         });
         let insecure = !args.listen.is_local();
-        let config = Config {
-            listen: args.listen,
-            store: args.store,
-            store_options: store::Options {
-                cache_bytes: args.cache_mib << 20,
-                ..store::Options::default()
-            },
-        };
         let announce = |bound: &Listen| {
             if is_json {
                 // Whatever is logged, who started it learns the address.
@@ -103,13 +97,49 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
                 tracing::warn!("whoever reaches {bound} may do everything");
             }
         };
-        let shutdown = async {
-            let _ = asked_to_end.await;
-        };
-        server::serve(config, announce, shutdown)
-            .await
-            .map_err(|error| Error::Failed(error.to_string()))
+        serve(args, announce, asked_to_end).await
     })
+}
+
+/// Serves until `asked_to_end` resolves.
+async fn serve(
+    args: &Args,
+    announce: impl FnOnce(&Listen),
+    mut asked_to_end: oneshot::Receiver<()>,
+) -> Result<(), Error> {
+    // Bound first: a taken address is told at once, however long the store takes to open. Whoever connects from now on is
+    // answered once it is.
+    let (listener, bound) = listen::bind(&args.listen)
+        .await
+        .map_err(|error| Error::Failed(format!("could not listen on {}: {error}", args.listen)))?;
+    announce(&bound.listen);
+    let options = store::Options {
+        cache_bytes: args.cache_mib << 20,
+        ..store::Options::default()
+    };
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::Failed(format!("store {}: {error}", args.store.display()))
+    };
+    let icebox = tokio::select! {
+        opened = Icebox::open(&args.store, options) => opened.map_err(|error| failed(&error))?,
+        _ = &mut asked_to_end => {
+            tracing::info!("shutting down before the store is open");
+            bound.clean_up();
+            return Ok(());
+        }
+    };
+    let serving = icebox.serve(listener);
+    tracing::info!(revision = icebox.revision(), "serving");
+    tokio::select! {
+        served = serving => {
+            return served.map_err(|error| Error::Failed(format!("the server failed: {error}")));
+        }
+        _ = asked_to_end => {}
+    }
+    tracing::info!("shutting down: finishing what is under way");
+    let closed = icebox.close().await;
+    bound.clean_up();
+    closed.map_err(|error| failed(&error))
 }
 
 async fn either(

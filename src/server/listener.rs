@@ -1,24 +1,22 @@
-//! Where the server listens: a TCP address or a Unix socket.
+//! What a server listens on, and the connections that come from there.
 
 use std::{
-    fmt, fs, io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    fmt, io,
     pin::Pin,
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
+
+use super::until;
 
 /// Connections at a time: each may have 100 requests under way.
 const CONNECTIONS_MAX: usize = 1024;
@@ -29,154 +27,50 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often it is told that no more connections are taken.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// `host:port`; port 0 picks a free one.
-    Tcp(SocketAddr),
-    /// `unix:PATH`.
-    Unix(PathBuf),
-}
+/// What a server takes connections from: tokio's `TcpListener` or `UnixListener`, or, for a client in the same process, one half
+/// of `tokio::io::duplex`, which is one connection.
+pub struct Listener(Source);
 
-/// An address that is none.
-#[derive(Debug)]
-pub struct ParseListenError;
-
-impl fmt::Display for ParseListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be IP:PORT, as in 127.0.0.1:50051, or unix:PATH")
-    }
-}
-
-impl std::error::Error for ParseListenError {}
-
-impl FromStr for Listen {
-    type Err = ParseListenError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() {
-                Err(ParseListenError)
-            } else {
-                Ok(Listen::Unix(path.into()))
-            };
-        }
-        let tcp = text
-            .strip_prefix("localhost:")
-            .map(|port| format!("127.0.0.1:{port}"));
-        tcp.as_deref()
-            .unwrap_or(text)
-            .parse()
-            .map(Listen::Tcp)
-            .map_err(|_| ParseListenError)
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Listen::Tcp(address) => address.fmt(f),
-            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl Listen {
-    /// Whether only this machine can reach it.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        match self {
-            Listen::Tcp(address) => address.ip().is_loopback(),
-            Listen::Unix(_) => true,
-        }
-    }
-}
-
-/// Where a server listens.
-#[derive(Debug)]
-pub(super) struct Bound {
-    /// The address, with the port that was picked.
-    pub(super) listen: Listen,
-    /// A Unix socket's file, which would stay behind.
-    socket: Option<Socket>,
-}
-
-/// The file of a Unix socket: its path, and what tells it from another file that takes that path.
-#[derive(Debug)]
-struct Socket {
-    path: PathBuf,
-    device_and_inode: (u64, u64),
-}
-
-impl Bound {
-    /// Removes what would stay behind. A server that has taken over the path keeps its own socket.
-    pub(super) fn clean_up(&self) {
-        if let Some(Socket {
-            path,
-            device_and_inode,
-        }) = &self.socket
-            && device_and_inode_of(path).is_ok_and(|there| there == *device_and_inode)
-        {
-            // Somebody else may have removed it.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-fn device_and_inode_of(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// Listens, and says where exactly.
-pub(super) async fn bind(listen: &Listen) -> io::Result<(Listener, Bound)> {
-    match listen {
-        Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address).await?;
-            let bound = Bound {
-                listen: Listen::Tcp(listener.local_addr()?),
-                socket: None,
-            };
-            Ok((Listener::Tcp(listener), bound))
-        }
-        Listen::Unix(path) => {
-            remove_stale(path).await?;
-            let listener = UnixListener::bind(path)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-            let bound = Bound {
-                listen: listen.clone(),
-                socket: Some(Socket {
-                    path: path.clone(),
-                    device_and_inode: device_and_inode_of(path)?,
-                }),
-            };
-            Ok((Listener::Unix(listener), bound))
-        }
-    }
-}
-
-/// Removes a socket that nobody listens on any more.
-async fn remove_stale(path: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if metadata.file_type().is_socket() && UnixStream::connect(path).await.is_err() {
-        fs::remove_file(path)?;
-    }
-    Ok(())
-}
-
-/// What takes connections.
-pub(super) enum Listener {
+enum Source {
     Tcp(TcpListener),
     Unix(UnixListener),
+    /// Taken by the first who asks.
+    Duplex(Mutex<Option<DuplexStream>>),
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Listener(Source::Tcp(listener))
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Listener(Source::Unix(listener))
+    }
+}
+
+impl From<DuplexStream> for Listener {
+    fn from(stream: DuplexStream) -> Self {
+        Listener(Source::Duplex(Mutex::new(Some(stream))))
+    }
 }
 
 /// Connections as they come, and no more at a time than the process has file descriptors for: the others wait to be accepted.
-pub(super) fn connections(listener: Listener) -> impl Stream<Item = io::Result<Connection>> {
+/// Once `cut` is true, those that are open fail.
+pub(super) fn connections(
+    Listener(source): Listener,
+    cut: watch::Receiver<bool>,
+) -> impl Stream<Item = io::Result<Connection>> {
     let acceptor = Acceptor {
-        listener,
+        source,
+        cut,
         places: Arc::new(Semaphore::new(connections_max())),
         told: Mutex::new(None),
     };
@@ -197,7 +91,8 @@ fn connections_max() -> usize {
 }
 
 struct Acceptor {
-    listener: Listener,
+    source: Source,
+    cut: watch::Receiver<bool>,
     /// One for each connection that may be open.
     places: Arc<Semaphore>,
     /// When it was last told that all of them are taken.
@@ -214,6 +109,7 @@ impl Acceptor {
                     return Connection {
                         transport,
                         peer,
+                        cut: Box::pin(until(self.cut.clone())),
                         _place: place,
                     };
                 }
@@ -250,18 +146,25 @@ impl Acceptor {
     }
 
     async fn accept(&self) -> io::Result<(Transport, Peer)> {
-        match &self.listener {
-            Listener::Tcp(listener) => {
+        match &self.source {
+            Source::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // Without it a call waits for a delayed ACK.
                 stream.set_nodelay(true)?;
                 Ok((Transport::Tcp(stream), Peer(address.to_string().into())))
             }
-            Listener::Unix(listener) => {
+            Source::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let process = stream.peer_cred().ok().and_then(|cred| cred.pid());
                 let peer = process.map_or("unix".into(), |pid| format!("unix:pid {pid}").into());
                 Ok((Transport::Unix(stream), Peer(peer)))
+            }
+            Source::Duplex(stream) => {
+                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+                match stream {
+                    Some(stream) => Ok((Transport::Duplex(stream), Peer("in memory".into()))),
+                    None => std::future::pending().await,
+                }
             }
         }
     }
@@ -274,12 +177,15 @@ pub(super) struct Peer(pub(super) Arc<str>);
 enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Duplex(DuplexStream),
 }
 
 /// One connection.
 pub(super) struct Connection {
     transport: Transport,
     peer: Peer,
+    /// Done when what is still under way is broken off.
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -297,9 +203,14 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let connection = self.get_mut();
+        if connection.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        match &mut connection.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Duplex(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -313,6 +224,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Duplex(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -324,6 +236,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Duplex(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -335,6 +248,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Duplex(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -342,6 +256,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Duplex(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,18 +1,22 @@
-//! The server: listener, services, health, reflection, and an orderly end.
+//! The server: services, health, reflection, and an orderly end.
 
 mod listener;
 mod request_log;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     future::Future,
     io,
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tonic::{
     Code, Status,
     body::Body,
@@ -26,7 +30,7 @@ use tower::{
     util::MapResponseLayer,
 };
 
-pub use listener::{Listen, ParseListenError};
+pub use listener::Listener;
 use request_log::RequestLog;
 
 use crate::{
@@ -37,7 +41,7 @@ use crate::{
         job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
     },
     service::{Backups, Jobs, Maintenance},
-    store::{self, OpenError, Store},
+    store::{Condition, Store},
 };
 
 /// A request's size: 16 times the largest record, so that a client's mistake is answered, not cut off.
@@ -52,147 +56,96 @@ const DRAIN: Duration = Duration::from_secs(8);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What may be chosen about a server.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to listen.
-    pub listen: Listen,
-    /// The store's directory.
-    pub store: PathBuf,
-    /// The store's options.
-    pub store_options: store::Options,
-}
-
-/// Why a server could not start, or ended.
+/// What ends the servers of one store, and waits for that.
 #[derive(Debug)]
-pub enum Error {
-    /// The store could not be opened or closed.
-    Store(PathBuf, OpenError),
-    /// The address could not be listened on.
-    Listen(Listen, io::Error),
-    /// The transport failed.
-    Transport(tonic::transport::Error),
+pub(crate) struct Servers {
+    ends: watch::Sender<bool>,
+    /// Each server holds a clone of the sender until it has ended.
+    running: (mpsc::Sender<Infallible>, mpsc::Receiver<Infallible>),
 }
 
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Store(path, error) => write!(f, "store {}: {error}", path.display()),
-            Error::Listen(listen, error) => write!(f, "could not listen on {listen}: {error}"),
-            Error::Transport(error) => write!(f, "the server failed: {error}"),
+impl Servers {
+    pub(crate) fn new() -> Self {
+        Servers {
+            ends: watch::channel(false).0,
+            running: mpsc::channel(1),
         }
+    }
+
+    /// Starts one.
+    pub(crate) fn start(&self, catalog: Catalog, store: &Store, listener: Listener) -> Serving {
+        let running = self.running.0.clone();
+        let ends = self.ends.subscribe();
+        let condition = store.condition();
+        Serving(tokio::spawn(async move {
+            let served = serve(catalog, condition, listener, ends).await;
+            drop(running);
+            served.map_err(io::Error::other)
+        }))
+    }
+
+    /// Ends all of them. What is under way has some seconds to finish.
+    pub(crate) async fn end(self) {
+        self.ends.send_replace(true);
+        let (running, mut ended) = self.running;
+        drop(running);
+        ended.recv().await;
     }
 }
 
-impl std::error::Error for Error {}
-
-/// Serves until `shutdown` resolves, then lets what is under way finish and closes the store.
-///
-/// `announce` is given the address that the server listens on, before the store is opened: whoever connects from then on is
-/// answered once it is.
+/// A server at work. It goes on when this is dropped. Awaited, it tells how it ended.
 ///
 /// # Errors
-/// If the store cannot be opened, the address is taken, or the transport fails.
-pub async fn serve(
-    config: Config,
-    announce: impl FnOnce(&Listen),
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
-    let Config {
-        listen,
-        store: path,
-        store_options,
-    } = config;
-    // Bound first: a taken address is told at once, however long the store takes to open.
-    let (listener, bound) = listener::bind(&listen)
-        .await
-        .map_err(|error| Error::Listen(listen.clone(), error))?;
-    announce(&bound.listen);
-    let store_failed = |error| Error::Store(path.clone(), error);
-    let not_closed = |error: store::Error| Error::Store(path.clone(), error.into());
-    let mut shutdown = std::pin::pin!(shutdown);
-    let cancelled = store_options.cancelled.clone();
-    let mut opening = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || Store::open(&path, &store_options))
-    };
-    let opened = tokio::select! {
-        opened = &mut opening => opened,
-        () = &mut shutdown => {
-            tracing::info!("shutting down before the store is open");
-            cancelled.store(true, Ordering::Relaxed);
-            bound.clean_up();
-            return match finished(opening.await) {
-                None | Some(Err(OpenError::Store(store::Error::Closed))) => Ok(()),
-                Some(Err(error)) => Err(store_failed(error)),
-                Some(Ok(store)) => close(store).await.map_err(not_closed),
-            };
-        }
-    };
-    let Some(opened) = finished(opened) else {
-        return Ok(());
-    };
-    let store = Arc::new(opened.map_err(store_failed)?);
-    let (end, ended) = oneshot::channel::<()>();
-    let mut serving = tokio::spawn({
-        let router = router(Catalog::new(store.clone()), &store).await;
-        async move {
-            let ended = async { drop(ended.await) };
-            router
-                .serve_with_incoming_shutdown(listener::connections(listener), ended)
-                .await
-        }
-    });
-    tracing::info!(revision = store.revision(), "serving");
+/// If the transport failed.
+#[derive(Debug)]
+pub struct Serving(JoinHandle<io::Result<()>>);
+
+impl Future for Serving {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|ended| ended.map_err(io::Error::other)?)
+    }
+}
+
+async fn serve(
+    catalog: Catalog,
+    condition: watch::Receiver<Condition>,
+    listener: Listener,
+    ends: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let (cuts, cut) = watch::channel(false);
+    let router = router(catalog, condition).await;
+    let connections = listener::connections(listener, cut);
+    let mut serving =
+        std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
     tokio::select! {
-        result = &mut serving => return served(result),
-        () = &mut shutdown => {}
+        served = &mut serving => return served,
+        () = until(ends) => {}
     }
-    tracing::info!("shutting down: finishing what is under way");
-    drop(end);
-    if let Ok(result) = tokio::time::timeout(DRAIN, &mut serving).await {
-        served(result)?;
-    } else {
-        tracing::warn!(
-            seconds = DRAIN.as_secs(),
-            "requests still under way are dropped"
-        );
-        serving.abort();
-        // Aborted or finished in the meantime: either way it is over.
-        let _ = serving.await;
+    if let Ok(served) = tokio::time::timeout(DRAIN, &mut serving).await {
+        return served;
     }
-    bound.clean_up();
-    match Arc::into_inner(store) {
-        Some(store) => close(store).await.map_err(not_closed),
-        None => Ok(()),
-    }
+    tracing::warn!(
+        seconds = DRAIN.as_secs(),
+        "requests still under way are broken off"
+    );
+    cuts.send_replace(true);
+    serving.await
 }
 
-async fn close(store: Store) -> Result<(), store::Error> {
-    let closed = tokio::task::spawn_blocking(move || store.close()).await;
-    finished(closed).unwrap_or(Ok(()))
-}
-
-fn served(
-    result: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> Result<(), Error> {
-    finished(result).unwrap_or(Ok(())).map_err(Error::Transport)
-}
-
-/// What a task came to; `None` if it was aborted. A panic goes on here.
-fn finished<T>(result: Result<T, tokio::task::JoinError>) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(stopped) => match stopped.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
+/// Resolves once it is true: never, if what could say so is gone.
+async fn until(mut said: watch::Receiver<bool>) {
+    if said.wait_for(|said| *said).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
 async fn router(
     catalog: Catalog,
-    store: &Store,
+    mut condition: watch::Receiver<Condition>,
 ) -> Router<Stack<RequestLog, Stack<MapResponseLayer<Settle>, Identity>>> {
     let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
@@ -207,7 +160,6 @@ async fn router(
     reporter
         .set_serving::<MaintenanceServiceServer<Maintenance>>()
         .await;
-    let mut condition = store.condition();
     tokio::spawn(async move {
         // Ends with the store; until then, a store that takes no writes is not serving.
         while condition.changed().await.is_ok() {

@@ -2,19 +2,18 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use prost_types::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
     calls::{self, Calls},
-    catalog::{Catalog, Error},
+    catalog::Catalog,
     clock,
     proto::{
         Backup, DownloadSnapshotRequest, DownloadSnapshotResponse, GetStatusRequest,
@@ -34,8 +33,6 @@ const READER_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Maintenance {
     catalog: Catalog,
-    /// One snapshot at a time: each reads all of the store.
-    snapshots: Arc<Semaphore>,
     start_time: Timestamp,
 }
 
@@ -45,7 +42,6 @@ impl Maintenance {
     pub fn new(catalog: Catalog) -> Self {
         Maintenance {
             catalog,
-            snapshots: Arc::new(Semaphore::new(1)),
             start_time: clock::timestamp(clock::now_ms()),
         }
     }
@@ -74,8 +70,7 @@ impl MaintenanceService for Maintenance {
         &self,
         _request: Request<DownloadSnapshotRequest>,
     ) -> Result<Response<Chunks>, Status> {
-        let permit = self.snapshots.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Error::SnapshotInProgress)?;
+        let permit = self.catalog.begin_snapshot()?;
         let (chunks, stream) = mpsc::channel(CHUNKS_MAX);
         let catalog = self.catalog.clone();
         let runtime = tokio::runtime::Handle::current();

@@ -20,7 +20,7 @@ use std::{
     fmt,
     ops::{Bound, ControlFlow},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use tokio::sync::watch;
@@ -109,7 +109,20 @@ impl Store {
     /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] naming what is lost, or what
     /// the disk says.
     pub fn open(root: &Path, options: &Options) -> Result<Store, OpenError> {
-        Local::open(root, options).map(Store::of)
+        Store::open_unless(Arc::default(), root, options)
+    }
+
+    /// As [`Store::open`], and gives up once `cancelled` is set, with [`Error::Closed`]. Nothing is lost by that. The open store
+    /// keeps `cancelled` for its own end.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_unless(
+        cancelled: Arc<AtomicBool>,
+        root: &Path,
+        options: &Options,
+    ) -> Result<Store, OpenError> {
+        Local::open_unless(cancelled, root, options).map(Store::of)
     }
 
     fn of(local: Local) -> Store {

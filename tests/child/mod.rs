@@ -36,16 +36,18 @@ impl ChildServer {
     }
 
     /// Starts what `icebox` is, or becomes it.
-    pub(crate) fn start_as(mut icebox: Command, store: &Path) -> ChildServer {
+    pub(crate) fn start_as(icebox: Command, store: &Path) -> ChildServer {
+        ChildServer::spawn(icebox, "127.0.0.1:0", store)
+    }
+
+    /// Starts a server over `store` that listens there.
+    pub(crate) fn start_on(listen: &str, store: &Path) -> ChildServer {
+        ChildServer::spawn(Command::new(env!("CARGO_BIN_EXE_icebox")), listen, store)
+    }
+
+    fn spawn(mut icebox: Command, listen: &str, store: &Path) -> ChildServer {
         let mut process = icebox
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--cache-mib",
-                "16",
-                "--store",
-            ])
+            .args(["serve", "--listen", listen, "--cache-mib", "16", "--store"])
             .arg(store)
             // A line a change would drown what a test says.
             .env("ICEBOX_LOG", "warn")
@@ -107,10 +109,18 @@ impl ChildServer {
     }
 
     /// Asks it to end, and waits until it has.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.ask_to_end();
+        self.wait()
+    }
+
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.process.wait().expect("it ends")
+    }
+
+    pub(crate) fn ask_to_end(&self) {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-        self.process.wait().expect("it ends")
     }
 }
 

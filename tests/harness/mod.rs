@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use icebox::{
+    Icebox, Options,
     proto::{
         AbortJobRequest, Backup, BackupFilter, BackupMetadata, CreateBackupRequest,
         CreateJobRequest, DeleteBackupRequest, DeleteJobRequest, FreezerAction, GetBackupRequest,
@@ -11,12 +12,10 @@ use icebox::{
         StartJobRequest, StopJobRequest, UpdateBackupRequest, UpdateJobRequest,
         backup_service_client::BackupServiceClient, job_service_client::JobServiceClient,
     },
-    server::{Config, Listen, serve},
-    store,
 };
 use prost_types::FieldMask;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -28,39 +27,32 @@ pub(crate) const OTHER_PROJECT: &str = "other";
 /// A running server. It ends with the test's runtime, its store is removed with it.
 pub(crate) struct Server {
     pub(crate) channel: Channel,
+    _icebox: Icebox,
     _store: TempDir,
-    _until_dropped: oneshot::Sender<()>,
 }
 
 impl Server {
     pub(crate) async fn start() -> Server {
         let store = tempfile::tempdir().expect("a temporary directory");
-        let (until_dropped, dropped) = oneshot::channel::<()>();
-        let (ready, bound) = oneshot::channel();
-        let config = Config {
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            store: store.path().join("store"),
-            store_options: store::Options {
-                cache_bytes: 8 << 20,
-                ..store::Options::default()
-            },
+        let options = Options {
+            cache_bytes: 8 << 20,
+            ..Options::default()
         };
-        tokio::spawn(async move {
-            let ready = |listen: &Listen| drop(ready.send(listen.clone()));
-            serve(config, ready, async { drop(dropped.await) })
-                .await
-                .expect("the server serves");
-        });
-        let bound = bound.await.expect("the server starts");
-        let channel = Channel::from_shared(format!("http://{bound}"))
+        let icebox = Icebox::open(store.path().join("store"), options).await;
+        let icebox = icebox.expect("a store");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        // It goes on for as long as the test does.
+        drop(icebox.serve(listener));
+        let channel = Channel::from_shared(format!("http://{address}"))
             .expect("a URI")
             .connect()
             .await
             .expect("the server listens");
         Server {
             channel,
+            _icebox: icebox,
             _store: store,
-            _until_dropped: until_dropped,
         }
     }
 

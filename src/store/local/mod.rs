@@ -77,8 +77,6 @@ pub struct Options {
     pub journal_keep_bytes: u64,
     /// The size of the journal's files, which are allocated as a whole.
     pub journal_segment_bytes: u64,
-    /// Set to give up opening, which may take long: nothing is lost by that.
-    pub cancelled: Arc<AtomicBool>,
 }
 
 impl Default for Options {
@@ -90,7 +88,6 @@ impl Default for Options {
             checkpoint_floor_bytes: 128 << 20,
             journal_keep_bytes: 64 << 20,
             journal_segment_bytes: 16 << 20,
-            cancelled: Arc::default(),
         }
     }
 }
@@ -116,11 +113,15 @@ struct Workers {
 }
 
 impl Local {
-    /// As [`Store::open`](super::Store::open).
+    /// As [`Store::open_unless`](super::Store::open_unless).
     ///
     /// # Errors
     /// As of that.
-    pub(super) fn open(root: &Path, options: &Options) -> Result<Local, OpenError> {
+    pub(super) fn open_unless(
+        cancelled: Arc<AtomicBool>,
+        root: &Path,
+        options: &Options,
+    ) -> Result<Local, OpenError> {
         // sled panics then, which is no damage of the view.
         if outside::is_before_epoch() {
             return Err(Error::Io {
@@ -133,17 +134,18 @@ impl Local {
         // Before anything is written, the lock included: another format is not ours to touch.
         home::read_format(&*disk)?;
         let lock = home::claim(root)?;
-        Local::open_on(disk, lock, root, options)
+        Local::open_on(cancelled, disk, lock, root, options)
     }
 
     /// Opens the store on a disk that this process alone uses. The view's directories are in `root`.
     fn open_on(
+        cancelled: Arc<AtomicBool>,
         disk: Arc<dyn Disk>,
         lock: Lock,
         root: &Path,
         options: &Options,
     ) -> Result<Local, OpenError> {
-        let (mut local, workers) = Local::open_stepped(disk, lock, root, options)?;
+        let (mut local, workers) = Local::open_stepped(cancelled, disk, lock, root, options)?;
         let Workers {
             committer,
             feeder,
@@ -159,6 +161,7 @@ impl Local {
 
     /// Opens the store and leaves its workers to whoever steps them.
     fn open_stepped(
+        closing: Arc<AtomicBool>,
         disk: Arc<dyn Disk>,
         lock: Lock,
         root: &Path,
@@ -169,7 +172,7 @@ impl Local {
             root: root.to_path_buf(),
             cache_bytes: options.cache_bytes,
             segment_bytes: options.journal_segment_bytes,
-            closing: options.cancelled.clone(),
+            closing,
         };
         let parts = match home::read_format(&*disk)? {
             Some(id) => home.open(id, home::read_reached(&*disk, lock.reached)?)?,

@@ -625,10 +625,15 @@ impl Simulation {
             checkpoint_floor_bytes: CHECKPOINT_FLOOR_BYTES,
             journal_keep_bytes: 0,
             journal_segment_bytes: 32 << 10,
-            ..Options::default()
         };
         let lock = home::claim(self.root.path())?;
-        let (local, workers) = Local::open_stepped(disk.clone(), lock, self.root.path(), &options)?;
+        let (local, workers) = Local::open_stepped(
+            Arc::default(),
+            disk.clone(),
+            lock,
+            self.root.path(),
+            &options,
+        )?;
         Ok(Stepped {
             store: Store::of(local),
             workers,

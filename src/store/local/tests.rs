@@ -554,12 +554,9 @@ async fn opening_can_be_given_up() {
     fill(&store, 10).await;
     store.close().unwrap();
     std::fs::remove_dir_all(path.join(VIEW_DIR)).unwrap();
-    let options = Options {
-        cancelled: Arc::new(AtomicBool::new(true)),
-        ..Options::default()
-    };
+    let cancelled = Arc::new(AtomicBool::new(true));
     assert_eq!(
-        Store::open(&path, &options).err(),
+        Store::open_unless(cancelled, &path, &Options::default()).err(),
         Some(OpenError::Store(Error::Closed))
     );
     assert_eq!(content(&opened(&path)).len(), 10);
@@ -594,7 +591,7 @@ async fn what_the_store_had_reached_is_told_without_the_view() {
 /// The store on a disk that can be full.
 fn open_on(disk: &Arc<disk::full::FullDisk>, path: &Path, options: &Options) -> Store {
     let lock = home::claim(path).unwrap();
-    Store::of(Local::open_on(disk.clone(), lock, path, options).unwrap())
+    Store::of(Local::open_on(Arc::default(), disk.clone(), lock, path, options).unwrap())
 }
 
 #[tokio::test]

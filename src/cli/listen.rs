@@ -1,0 +1,151 @@
+//! Where `icebox serve` listens: a TCP address or a Unix socket.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use crate::server::Listener;
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// `host:port`; port 0 picks a free one.
+    Tcp(SocketAddr),
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+/// An address that is none.
+#[derive(Debug)]
+pub(super) struct ParseListenError;
+
+impl fmt::Display for ParseListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be IP:PORT, as in 127.0.0.1:50051, or unix:PATH")
+    }
+}
+
+impl std::error::Error for ParseListenError {}
+
+impl FromStr for Listen {
+    type Err = ParseListenError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() {
+                Err(ParseListenError)
+            } else {
+                Ok(Listen::Unix(path.into()))
+            };
+        }
+        let tcp = text
+            .strip_prefix("localhost:")
+            .map(|port| format!("127.0.0.1:{port}"));
+        tcp.as_deref()
+            .unwrap_or(text)
+            .parse()
+            .map(Listen::Tcp)
+            .map_err(|_| ParseListenError)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp(address) => address.fmt(f),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listen {
+    /// Whether only this machine can reach it.
+    #[must_use]
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Listen::Tcp(address) => address.ip().is_loopback(),
+            Listen::Unix(_) => true,
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug)]
+pub(super) struct Bound {
+    /// The address, with the port that was picked.
+    pub(super) listen: Listen,
+    /// A Unix socket's file, which would stay behind.
+    socket: Option<Socket>,
+}
+
+/// The file of a Unix socket: its path, and what tells it from another file that takes that path.
+#[derive(Debug)]
+struct Socket {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl Bound {
+    /// Removes what would stay behind. A server that has taken over the path keeps its own socket.
+    pub(super) fn clean_up(&self) {
+        if let Some(Socket {
+            path,
+            device_and_inode,
+        }) = &self.socket
+            && device_and_inode_of(path).is_ok_and(|there| there == *device_and_inode)
+        {
+            // Somebody else may have removed it.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn device_and_inode_of(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Listens, and says where exactly.
+pub(super) async fn bind(listen: &Listen) -> io::Result<(Listener, Bound)> {
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address).await?;
+            let bound = Bound {
+                listen: Listen::Tcp(listener.local_addr()?),
+                socket: None,
+            };
+            Ok((Listener::from(listener), bound))
+        }
+        Listen::Unix(path) => {
+            remove_stale(path).await?;
+            let listener = UnixListener::bind(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            let bound = Bound {
+                listen: listen.clone(),
+                socket: Some(Socket {
+                    path: path.clone(),
+                    device_and_inode: device_and_inode_of(path)?,
+                }),
+            };
+            Ok((Listener::from(listener), bound))
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on any more.
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if metadata.file_type().is_socket() && UnixStream::connect(path).await.is_err() {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}

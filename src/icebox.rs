@@ -1,0 +1,177 @@
+//! An open Icebox: what a program holds that embeds it.
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    calls::{Backups, Calls, Jobs},
+    catalog::{Catalog, Error, Status},
+    server::{Listener, Servers, Serving},
+    store::{self, OpenError, Options, Snapshot, Store},
+};
+
+/// How long closing waits for a call that still holds the store, and how often it looks.
+const HOLDERS_PATIENCE: Duration = Duration::from_secs(2);
+const HOLDERS_LOOK: Duration = Duration::from_millis(5);
+
+/// An open store, with typed calls, and servers of the same calls over gRPC.
+///
+/// Calls may be made from many tasks at one time: share it in an `Arc`, or lend it. Dropping it, or being killed, loses nothing
+/// that was acknowledged; [`Icebox::close`] spares the next open some work, and lets servers finish what is under way.
+#[derive(Debug)]
+pub struct Icebox {
+    catalog: Catalog,
+    servers: Servers,
+    store: Arc<Store>,
+}
+
+/// Says that opening may stop, when nobody waits for it any more.
+struct CancelOnDrop(Option<Arc<AtomicBool>>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancelled) = &self.0 {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Icebox {
+    /// Opens the store at a path, or makes one there. This process has it for itself from then on.
+    ///
+    /// It takes a second or two if the store was not closed, longer if its view has to be made anew. Opening stops if the future
+    /// is dropped; nothing is lost by that.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] if another process has it open; [`OpenError::Foreign`] if something else is there;
+    /// [`OpenError::NewerFormat`]; what the disk says, or what is lost, if it is damaged.
+    pub async fn open(path: impl Into<PathBuf>, options: Options) -> Result<Icebox, OpenError> {
+        let path = path.into();
+        let cancelled = Arc::<AtomicBool>::default();
+        let mut cancel = CancelOnDrop(Some(cancelled.clone()));
+        let opening =
+            tokio::task::spawn_blocking(move || Store::open_unless(cancelled, &path, &options));
+        let opened = ended(opening.await)?;
+        // It is the open store's from now on.
+        cancel.0 = None;
+        let store = Arc::new(opened?);
+        Ok(Icebox {
+            catalog: Catalog::new(store.clone()),
+            servers: Servers::new(),
+            store,
+        })
+    }
+
+    /// What may be asked about backups.
+    #[must_use]
+    pub fn backups(&self) -> Backups<'_> {
+        Calls::new(&self.catalog)
+    }
+
+    /// What may be asked about jobs.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs<'_> {
+        Calls::new(&self.catalog)
+    }
+
+    /// The revision of the last change that calls show at least. It grows with each.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.store.revision()
+    }
+
+    /// How the store is, and what it holds.
+    ///
+    /// # Errors
+    /// If the runtime is shutting down.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.catalog.status().await
+    }
+
+    /// Writes a snapshot of all that the store holds at one revision, while writes go on, and says which. It is complete only if
+    /// this succeeds, and durable only once `to` is.
+    ///
+    /// # Errors
+    /// If the store cannot be read, `to` refuses, or another snapshot is being made.
+    pub async fn snapshot(&self, mut to: impl Write + Send + 'static) -> Result<Snapshot, Error> {
+        let permit = self.catalog.begin_snapshot()?;
+        let catalog = self.catalog.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let made = catalog.snapshot(|chunk| {
+                to.write_all(&chunk).map_err(|error| store::Error::Io {
+                    action: "write the snapshot".into(),
+                    reason: error.to_string(),
+                })
+            })?;
+            to.flush().map_err(|error| store::Error::Io {
+                action: "write the snapshot".into(),
+                reason: error.to_string(),
+            })?;
+            Ok(made)
+        });
+        ended(made.await)?
+    }
+
+    /// Serves gRPC on a listener from now on, until [`Icebox::close`]. There may be several.
+    ///
+    /// Whoever can connect may do everything: listen on a loopback address or a Unix socket of one's own.
+    ///
+    /// # Panics
+    /// If it is not called within a tokio runtime.
+    pub fn serve(&self, listener: impl Into<Listener>) -> Serving {
+        self.servers
+            .start(self.catalog.clone(), &self.store, listener.into())
+    }
+
+    /// Lets servers finish what is under way, for 8 seconds at the most, commits what is queued, and closes the store.
+    ///
+    /// # Errors
+    /// What the disk says. Nothing that was acknowledged depends on it.
+    pub async fn close(self) -> Result<(), store::Error> {
+        let Icebox {
+            catalog,
+            servers,
+            mut store,
+        } = self;
+        servers.end().await;
+        drop(catalog);
+        let patience = tokio::time::sleep(HOLDERS_PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            store = match Arc::try_unwrap(store) {
+                Ok(store) => {
+                    return ended(tokio::task::spawn_blocking(move || store.close()).await)?;
+                }
+                Err(store) => store,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(HOLDERS_LOOK) => {}
+                () = &mut patience => {
+                    return Err(store::Error::Io {
+                        action: "close the store".into(),
+                        reason: "a call is still under way".into(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What blocking work came to. A panic goes on here.
+///
+/// # Errors
+/// If it never began, since the runtime is shutting down.
+fn ended<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, store::Error> {
+    result.map_err(|stopped| match stopped.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => store::Error::Closed,
+    })
+}

@@ -1,0 +1,259 @@
+//! Promise: a program can hold an Icebox without a server, serve it on listeners of its own, and let it go.
+
+#![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
+
+use std::{path::Path, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use icebox::{
+    Error, Icebox, OpenError, Options,
+    proto::{
+        Backup, BackupMetadata, DownloadSnapshotRequest, FreezerAction, Job, JobAction,
+        ListBackupsRequest, backup_service_client::BackupServiceClient,
+        maintenance_service_client::MaintenanceServiceClient,
+    },
+};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tonic::transport::{Channel, Endpoint};
+
+const PROJECT: &str = "demo";
+
+fn options() -> Options {
+    Options {
+        cache_bytes: 8 << 20,
+        ..Options::default()
+    }
+}
+
+async fn open(path: &Path) -> Icebox {
+    Icebox::open(path, options()).await.unwrap()
+}
+
+fn backup(name: &str) -> Backup {
+    Backup {
+        backup_metadata: Some(BackupMetadata {
+            backup_name: name.into(),
+            container: "c".into(),
+            hostname: "h".into(),
+            path_to_backup: "/".repeat(4096),
+            ..BackupMetadata::default()
+        }),
+        ..Backup::default()
+    }
+}
+
+fn job(description: &str) -> Job {
+    Job {
+        client_id: "client".into(),
+        description: description.into(),
+        job_actions: vec![JobAction {
+            freezer_action: Some(FreezerAction {
+                action: "backup".into(),
+                path_to_backup: "/srv".into(),
+                ..FreezerAction::default()
+            }),
+            ..JobAction::default()
+        }],
+        ..Job::default()
+    }
+}
+
+fn name(backup: &Backup) -> &str {
+    &backup.backup_metadata.as_ref().unwrap().backup_name
+}
+
+#[tokio::test]
+async fn the_calls_are_those_of_the_services() {
+    let dir = tempfile::tempdir().unwrap();
+    let icebox = open(&dir.path().join("store")).await;
+    let backups = icebox.backups();
+    let mut ids = Vec::new();
+    for name in ["b", "c", "a"] {
+        let created = backups.create(PROJECT, backup(name)).await.unwrap();
+        assert!(created.is_new);
+        ids.push(created.resource.backup_id);
+    }
+    let again = backups.get(PROJECT, &ids[0]).await.unwrap();
+    let created = backups.create(PROJECT, again.clone()).await.unwrap();
+    assert!(!created.is_new && created.resource == again);
+
+    let first = backups.list(PROJECT).limit(2).await.unwrap();
+    assert_eq!(first.items.iter().map(name).collect::<Vec<_>>(), ["a", "b"]);
+    let rest = backups.list(PROJECT).after(&ids[0]).await.unwrap();
+    let by_token = backups.list(PROJECT).page_token(&first.next_page_token);
+    assert_eq!(rest.items, by_token.await.unwrap().items);
+    assert_eq!(rest.items.iter().map(name).collect::<Vec<_>>(), ["c"]);
+    assert!(rest.next_page_token.is_empty());
+
+    let Err(Error::Invalid(violations)) = backups.create("no project!", Backup::default()).await
+    else {
+        panic!("it breaks rules");
+    };
+    let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
+    assert!(fields.contains(&"project_id") && fields.contains(&"backup.backup_metadata"));
+    assert!(matches!(
+        backups.get("other", &ids[0]).await,
+        Err(Error::NotFound { .. })
+    ));
+
+    let jobs = icebox.jobs();
+    let stored = jobs.create(PROJECT, job("nightly")).await.unwrap().resource;
+    let started = jobs.start(PROJECT, &stored.job_id).await.unwrap();
+    assert!(started.revision > stored.revision);
+    let renamed = Job {
+        description: "weekly".into(),
+        ..started
+    };
+    let stale = jobs.update("", renamed.clone()).expecting(stored.revision);
+    assert!(matches!(stale.await, Err(Error::Stale { .. })));
+    let updated = jobs.update("", renamed).fields(["description"]).await;
+    assert_eq!(updated.unwrap().description, "weekly");
+    jobs.delete(PROJECT, &stored.job_id).await.unwrap();
+    let gone = jobs.delete(PROJECT, &stored.job_id).await.unwrap_err();
+    assert_eq!(
+        gone.to_string(),
+        format!("the project has no job with job_id {}", stored.job_id)
+    );
+    let status = icebox.status().await.unwrap();
+    assert_eq!((status.backups, status.jobs), (3, 0));
+    assert_eq!(status.revision, icebox.revision());
+    icebox.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_is_let_go_opens_at_once_with_all_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    // The same options serve again, and whoever gives up opening harms no other.
+    for round in 0..6 {
+        drop(tokio::time::timeout(Duration::ZERO, Icebox::open(&path, options())).await);
+        let icebox = loop {
+            match Icebox::open(&path, options()).await {
+                // The one that was given up is still on its way out.
+                Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                opened => break opened.unwrap(),
+            }
+        };
+        assert!(matches!(
+            Icebox::open(&path, options()).await,
+            Err(OpenError::Locked { .. })
+        ));
+        assert_eq!(icebox.status().await.unwrap().backups, round);
+        icebox.backups().create(PROJECT, backup("b")).await.unwrap();
+        if round % 2 == 0 {
+            drop(icebox);
+        } else {
+            icebox.close().await.unwrap();
+        }
+    }
+}
+
+/// A channel over connections that `connect` makes.
+async fn over<S, F>(connect: impl Fn() -> F + Clone + Send + Sync + 'static) -> Channel
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    F: Future<Output = std::io::Result<S>> + Send + 'static,
+{
+    let connector = tower::service_fn(move |_| {
+        let connected = connect();
+        async move { connected.await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connector).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_serves_on_listeners_of_ones_own_until_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let icebox = open(&dir.path().join("store")).await;
+    icebox.backups().create(PROJECT, backup("b")).await.unwrap();
+
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let socket = dir.path().join("socket");
+    let unix = UnixListener::bind(&socket).unwrap();
+    let (client, server) = tokio::io::duplex(64 << 10);
+    let serving = [icebox.serve(tcp), icebox.serve(unix), icebox.serve(server)];
+
+    let client = std::sync::Arc::new(std::sync::Mutex::new(Some(client)));
+    let channels = [
+        Endpoint::try_from(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap(),
+        over(move || UnixStream::connect(socket.clone())).await,
+        over(move || {
+            let client = client.lock().unwrap().take();
+            async move { client.ok_or_else(|| std::io::ErrorKind::NotConnected.into()) }
+        })
+        .await,
+    ];
+    for channel in &channels {
+        let request = ListBackupsRequest {
+            project_id: PROJECT.into(),
+            ..ListBackupsRequest::default()
+        };
+        let page = BackupServiceClient::new(channel.clone())
+            .list_backups(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(page.count(), 1);
+    }
+    icebox.close().await.unwrap();
+    for serving in serving {
+        serving.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_does_not_keep_it_from_closing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let icebox = open(&path).await;
+    // More than what waits for a reader.
+    for n in 0..4000 {
+        let made = backup(&format!("b{n}"));
+        icebox.backups().create(PROJECT, made).await.unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    drop(icebox.serve(listener));
+    let channel = Endpoint::try_from(uri).unwrap().connect().await.unwrap();
+    let snapshot = MaintenanceServiceClient::new(channel)
+        .download_snapshot(DownloadSnapshotRequest {})
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(30), icebox.close())
+        .await
+        .expect("it does not wait for the reader")
+        .unwrap();
+    drop(snapshot);
+    open(&path).await.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_goes_where_one_likes() {
+    let dir = tempfile::tempdir().unwrap();
+    let icebox = open(&dir.path().join("store")).await;
+    icebox.backups().create(PROJECT, backup("b")).await.unwrap();
+    let file = dir.path().join("snapshot");
+    let taken = icebox.snapshot(std::fs::File::create(&file).unwrap()).await;
+    assert_eq!(taken.unwrap().revision, icebox.revision());
+    let refused = icebox.snapshot(NoRoom).await.unwrap_err();
+    assert!(refused.to_string().contains("no room"), "{refused}");
+    icebox.close().await.unwrap();
+}
+
+struct NoRoom;
+
+impl std::io::Write for NoRoom {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("no room"))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
