@@ -26,6 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     let mut tonic = tonic_prost_build::configure().codec_path("crate::proto::codec::ExactCodec");
     // These are written from stored bytes, not from decoded messages: see `proto::Page` and `proto::Single`.
+    // The feature `server` brings what clients and servers are made of.
+    let serves = env::var_os("CARGO_FEATURE_SERVER").is_some();
+    tonic = tonic.build_client(serves).build_server(serves);
     for name in [
         "GetBackupResponse",
         "GetJobResponse",

@@ -6,19 +6,15 @@
 
 mod shared;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use icebox::{
-    catalog::{After, Catalog, Query, Scope},
+    Icebox, Options,
     proto::{FreezerAction, Job, JobAction, JobFilter},
-    resource::{ProjectId, ResourceId, Valid},
-    store::{Options, Store},
 };
 use serde_json::json;
 
+const PROJECT: &str = "bench";
 const PAGE_ITEMS: usize = 100;
 const PAGES: usize = 500;
 /// One job of so many is what a filter looks for.
@@ -35,15 +31,15 @@ fn main() {
         let mut rows = Vec::new();
         for jobs in [1_000, 10_000, 100_000] {
             let dir = tempfile::tempdir().expect("a directory");
-            let store =
-                Store::open(&dir.path().join("store"), &Options::default()).expect("a store");
-            let catalog = Catalog::new(Arc::new(store));
-            let ids = fill(&catalog, jobs).await;
+            let path = dir.path().join("store");
+            let icebox = Icebox::open(path, Options::default()).await;
+            let icebox = icebox.expect("a store");
+            fill(&icebox, jobs).await;
             // What was written last is read from memory until sled has it.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let first = median_us(&catalog, &After::Nothing).await;
-            let last = median_us(&catalog, &After::Marker(ids[ids.len() - PAGE_ITEMS - 1])).await;
-            let filtered = filtered_ms(&catalog, jobs / RARE).await;
+            let first = median_us(&icebox, "").await;
+            let last = median_us(&icebox, &id(jobs - PAGE_ITEMS - 1)).await;
+            let filtered = filtered_ms(&icebox, jobs / RARE).await;
             println!("{jobs:>9}  {first:>14.1}  {last:>14.1}  {filtered:>14.1}");
             rows.push(
                 json!({"jobs": jobs, "first_us": first, "last_us": last, "filtered_ms": filtered}),
@@ -54,21 +50,21 @@ fn main() {
 }
 
 /// Creates jobs whose names are in the order of their ids, 256 at a time.
-async fn fill(catalog: &Catalog, jobs: usize) -> Vec<ResourceId> {
-    let ids: Vec<_> = (0..jobs).map(|_| ResourceId::new()).collect();
-    for (chunk, some) in ids.chunks(256).enumerate() {
-        let creates = some
-            .iter()
-            .enumerate()
-            .map(|(n, id)| catalog.create(job(chunk * 256 + n, *id)));
-        for created in futures_util::future::join_all(creates).await {
+async fn fill(icebox: &Icebox, jobs: usize) {
+    for start in (0..jobs).step_by(256) {
+        let creates = (start..jobs.min(start + 256)).map(async |n| {
+            let created = icebox.jobs().create(PROJECT, job(n)).await;
             created.expect("created");
-        }
+        });
+        futures_util::future::join_all(creates).await;
     }
-    ids
 }
 
-fn job(n: usize, id: ResourceId) -> Valid<Job> {
+fn id(n: usize) -> String {
+    format!("{n:032x}")
+}
+
+fn job(n: usize) -> Job {
     let action = FreezerAction {
         action: "backup".into(),
         path_to_backup: "/var/lib/data/".repeat(60),
@@ -79,8 +75,8 @@ fn job(n: usize, id: ResourceId) -> Valid<Job> {
     } else {
         "usual"
     };
-    let job = Job {
-        job_id: id.to_string(),
+    Job {
+        job_id: id(n),
         client_id: client.into(),
         description: format!("job {n:09}"),
         job_actions: vec![JobAction {
@@ -88,33 +84,27 @@ fn job(n: usize, id: ResourceId) -> Valid<Job> {
             ..JobAction::default()
         }],
         ..Job::default()
-    };
-    Valid::new("bench", Some(job)).expect("a valid job")
+    }
 }
 
 /// What a walk takes through the whole list, of which a filter lets few through.
-async fn filtered_ms(catalog: &Catalog, expected: usize) -> f64 {
-    let project = ProjectId::parse("project_id", "bench").expect("a project");
+async fn filtered_ms(icebox: &Icebox, expected: usize) -> f64 {
     let mut times = Vec::with_capacity(WALKS);
     for _ in 0..WALKS {
         let start = Instant::now();
-        let (mut found, mut after) = (0, After::Nothing);
+        let (mut found, mut token) = (0, String::new());
         loop {
-            let query = Query::<Job> {
-                scope: Scope::Project(project.clone()),
-                limit: PAGE_ITEMS,
-                after,
-                filter: JobFilter {
-                    client_id: "rare".into(),
-                    ..JobFilter::default()
-                },
+            let filter = JobFilter {
+                client_id: "rare".into(),
+                ..JobFilter::default()
             };
-            let page = catalog.list(query).await.expect("a page");
+            let list = icebox.jobs().list(PROJECT).filter(filter);
+            let page = list.page_token(token).encoded().await.expect("a page");
             found += page.count();
-            if page.next_page_token.is_empty() {
+            token = page.next_page_token;
+            if token.is_empty() {
                 break;
             }
-            after = After::Token(page.next_page_token);
         }
         assert_eq!(found, expected);
         times.push(start.elapsed());
@@ -123,18 +113,12 @@ async fn filtered_ms(catalog: &Catalog, expected: usize) -> f64 {
     times[WALKS / 2].as_secs_f64() * 1e3
 }
 
-async fn median_us(catalog: &Catalog, after: &After) -> f64 {
-    let project = ProjectId::parse("project_id", "bench").expect("a project");
+async fn median_us(icebox: &Icebox, marker: &str) -> f64 {
     let mut times = Vec::with_capacity(PAGES);
     for _ in 0..PAGES {
-        let query = Query::<Job> {
-            scope: Scope::Project(project.clone()),
-            limit: PAGE_ITEMS,
-            after: after.clone(),
-            filter: JobFilter::default(),
-        };
+        let list = icebox.jobs().list(PROJECT).after(marker);
         let start = Instant::now();
-        let page = catalog.list(query).await.expect("a page");
+        let page = list.encoded().await.expect("a page");
         times.push(start.elapsed());
         assert_eq!(page.count(), PAGE_ITEMS);
     }

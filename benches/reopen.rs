@@ -8,18 +8,11 @@ mod shared;
 use std::{
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
 
-use icebox::{
-    catalog::Catalog,
-    resource::Valid,
-    store::{Options, Store},
-};
+use icebox::{Icebox, Options};
 use prost::Message;
 use serde_json::json;
 
@@ -37,7 +30,8 @@ const OPENS: &str = "ICEBOX_BENCH_OPENS";
 
 fn main() {
     if let Some(path) = std::env::var_os(OPENS) {
-        let seconds = seconds_to_open(Path::new(&path));
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let seconds = runtime.block_on(seconds_to_open(Path::new(&path)));
         println!("{seconds} {}", peak_mib());
         return;
     }
@@ -46,20 +40,20 @@ fn main() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let store = Arc::new(Store::open(&path, &Options::default()).expect("a store"));
-    let catalog = Catalog::new(store.clone());
+    let icebox = runtime.block_on(Icebox::open(&path, Options::default()));
+    let icebox = icebox.expect("a store");
     let rated = RATED.min(records / 2);
     let rate = |numbers: std::ops::Range<u64>| {
         let count = f64::from(u32::try_from(numbers.end - numbers.start).expect("few"));
         let start = Instant::now();
-        runtime.block_on(fill(&catalog, numbers));
+        runtime.block_on(fill(&icebox, numbers));
         count / start.elapsed().as_secs_f64()
     };
     let first = rate(0..rated);
     rate(rated..records - rated);
     let last = rate(records - rated..records);
     println!("{records} backups: {first:.0} creates/s at the beginning, {last:.0} at the end");
-    let usage = runtime.block_on(store.local().usage()).expect("it is open");
+    let usage = runtime.block_on(icebox.status()).expect("it is open").usage;
     let bytes: u64 = (0..records)
         .map(|n| shared::backup(n).encoded_len() as u64)
         .sum();
@@ -72,11 +66,7 @@ fn main() {
         usage.checkpoint_bytes >> 20,
         usage.view_bytes >> 20,
     );
-    drop(catalog);
-    Arc::into_inner(store)
-        .expect("nobody else")
-        .close()
-        .expect("it closes");
+    runtime.block_on(icebox.close()).expect("it closes");
     let created_mib = peak_mib();
     println!("while they were created: {created_mib} MiB");
     let mut opened = Vec::new();
@@ -133,15 +123,15 @@ fn opened_elsewhere(path: &Path) -> (f64, u64) {
 }
 
 /// Opens the store and drops it as a process does that is killed.
-fn seconds_to_open(path: &Path) -> f64 {
+async fn seconds_to_open(path: &Path) -> f64 {
     let start = Instant::now();
-    let store = Store::open(path, &Options::default()).expect("it opens");
+    let icebox = Icebox::open(path, Options::default()).await;
     let elapsed = start.elapsed().as_secs_f64();
-    store.abandon();
+    drop(icebox.expect("it opens"));
     elapsed
 }
 
-async fn fill(catalog: &Catalog, numbers: std::ops::Range<u64>) {
+async fn fill(icebox: &Icebox, numbers: std::ops::Range<u64>) {
     let next = AtomicU64::new(numbers.start);
     let callers = (0..CALLERS).map(|_| async {
         loop {
@@ -149,8 +139,8 @@ async fn fill(catalog: &Catalog, numbers: std::ops::Range<u64>) {
             if n >= numbers.end {
                 return;
             }
-            let backup = Valid::new("bench", Some(shared::backup(n))).expect("a valid backup");
-            catalog.create(backup).await.expect("created");
+            let created = icebox.backups().create("bench", shared::backup(n)).await;
+            created.expect("created");
         }
     });
     futures_util::future::join_all(callers).await;

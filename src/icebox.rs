@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "server")]
+use crate::server::{Listener, Servers, Serving};
 use crate::{
     calls::{Backups, Calls, Jobs},
-    catalog::{Catalog, Error, Status},
-    server::{Listener, Servers, Serving},
+    catalog::{Catalog, Changes, Error, Status},
     store::{self, OpenError, Options, Snapshot, Store},
 };
 
@@ -28,6 +29,7 @@ const HOLDERS_LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Icebox {
     catalog: Catalog,
+    #[cfg(feature = "server")]
     servers: Servers,
     store: Arc<Store>,
 }
@@ -64,6 +66,7 @@ impl Icebox {
         let store = Arc::new(opened?);
         Ok(Icebox {
             catalog: Catalog::new(store.clone()),
+            #[cfg(feature = "server")]
             servers: Servers::new(),
             store,
         })
@@ -85,6 +88,13 @@ impl Icebox {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.store.revision()
+    }
+
+    /// Follows what is committed after a revision: from the beginning after 0, as far back as it is kept, or on from
+    /// [`Icebox::revision`], or from where a list was.
+    #[must_use]
+    pub fn changes(&self, after_revision: u64) -> Changes {
+        self.catalog.changes(after_revision)
     }
 
     /// How the store is, and what it holds.
@@ -126,6 +136,7 @@ impl Icebox {
     ///
     /// # Panics
     /// If it is not called within a tokio runtime.
+    #[cfg(feature = "server")]
     pub fn serve(&self, listener: impl Into<Listener>) -> Serving {
         self.servers
             .start(self.catalog.clone(), &self.store, listener.into())
@@ -138,9 +149,11 @@ impl Icebox {
     pub async fn close(self) -> Result<(), store::Error> {
         let Icebox {
             catalog,
+            #[cfg(feature = "server")]
             servers,
             mut store,
         } = self;
+        #[cfg(feature = "server")]
         servers.end().await;
         drop(catalog);
         let patience = tokio::time::sleep(HOLDERS_PATIENCE);

@@ -1,6 +1,7 @@
 //! What is said on the wire: the generated messages, clients and servers of `freezer.v2`, their
 //! descriptors, and the hand-written messages that pass on records as they are stored: pages of lists, and answers to gets.
 
+#[cfg(feature = "server")]
 pub mod codec;
 mod page;
 mod single;

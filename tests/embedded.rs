@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use icebox::{
-    Error, Icebox, OpenError, Options,
+    Changed, Error, Icebox, OpenError, Options,
     proto::{
         Backup, BackupMetadata, DownloadSnapshotRequest, FreezerAction, Job, JobAction,
         ListBackupsRequest, backup_service_client::BackupServiceClient,
@@ -146,6 +146,51 @@ async fn a_store_that_is_let_go_opens_at_once_with_all_that_was_acknowledged() {
             icebox.close().await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_committed_can_be_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let icebox = open(&dir.path().join("store")).await;
+    let (backups, jobs) = (icebox.backups(), icebox.jobs());
+    let created = backups.create(PROJECT, backup("b")).await.unwrap().resource;
+    let nightly = jobs.create(PROJECT, job("nightly")).await.unwrap().resource;
+    let weekly = Job {
+        description: "weekly".into(),
+        ..nightly.clone()
+    };
+    // The description is what a job is listed by: its record moves.
+    let weekly = jobs.update("", weekly).await.unwrap();
+    backups.delete(PROJECT, &created.backup_id).await.unwrap();
+    jobs.delete(PROJECT, &nightly.job_id).await.unwrap();
+
+    let expected = [
+        Changed::Backup(created.clone()),
+        Changed::Job(nightly.clone()),
+        Changed::Job(weekly),
+        Changed::BackupDeleted {
+            project_id: PROJECT.into(),
+            backup_id: created.backup_id,
+        },
+        Changed::JobDeleted {
+            project_id: PROJECT.into(),
+            job_id: nightly.job_id,
+        },
+    ];
+    let mut changes = icebox.changes(0);
+    let mut found = Vec::new();
+    while found.len() < expected.len() {
+        found.extend(changes.next().await.unwrap());
+    }
+    assert!(found.is_sorted_by_key(|change| change.revision));
+    assert_eq!(found.last().unwrap().revision, icebox.revision());
+    assert_eq!(changes.after(), icebox.revision());
+    let found: Vec<_> = found.into_iter().map(|change| change.changed).collect();
+    assert_eq!(found, expected);
+
+    let next = tokio::spawn(async move { changes.next().await });
+    icebox.close().await.unwrap();
+    assert!(matches!(next.await.unwrap(), Err(Error::Store(_))));
 }
 
 /// A channel over connections that `connect` makes.

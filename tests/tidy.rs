@@ -37,6 +37,7 @@ fn lines() -> Vec<(String, String)> {
     let all = [
         "src",
         "benches",
+        "examples",
         "proto",
         "tests",
         ".ci",

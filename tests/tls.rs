@@ -6,42 +6,57 @@ use std::{
     sync::Arc,
 };
 
-use icebox::{
-    catalog::Catalog,
-    proto::job_service_server::JobServiceServer,
-    service::Jobs,
-    store::{Options, Store},
+use icebox::{Icebox, Options};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring::default_provider,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
 };
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-/// Serves jobs over TLS as `localhost`; the port, and the certificate in a file that the server's own is issued by.
+/// Serves over TLS as `localhost`; the port, and the certificate in a file that the server's own is issued by.
 async fn secure_server(dir: &Path) -> (u16, PathBuf) {
     let certified =
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let trusted = dir.join("trusted.pem");
     std::fs::write(&trusted, certified.cert.pem()).expect("the directory is there");
-    let store = Store::open(
-        &dir.join("store"),
-        &Options {
-            cache_bytes: 8 << 20,
-            ..Options::default()
-        },
-    )
-    .expect("a new store");
-    let jobs = JobServiceServer::new(Jobs::new(Catalog::new(Arc::new(store))));
+    let options = Options {
+        cache_bytes: 8 << 20,
+        ..Options::default()
+    };
+    let icebox = Icebox::open(dir.join("store"), options).await;
+    let icebox = icebox.expect("a new store");
+    let plain = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let plain_address = plain.local_addr().expect("it is bound");
+
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring knows them")
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], PrivateKeyDer::from(key))
+        .expect("they belong together");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
-    let identity = Identity::from_pem(certified.cert.pem(), certified.signing_key.serialize_pem());
-    let mut server = Server::builder()
-        .tls_config(ServerTlsConfig::new().identity(identity))
-        .expect("a TLS server");
-    tokio::spawn(
-        server
-            .add_service(jobs)
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
+    tokio::spawn(async move {
+        let _serving = icebox.serve(plain);
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            // A client that does not trust the certificate breaks off.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(plain_address).await.expect("it serves");
+                drop(tokio::io::copy_bidirectional(&mut stream, &mut server).await);
+            });
+        }
+    });
     (port, trusted)
 }
 

@@ -81,8 +81,11 @@ impl<'a, R: Resource> List<'a, R> {
         self
     }
 
-    /// The page as it goes onto the wire.
-    pub(crate) async fn encoded(self) -> Result<proto::Page<R>, Error> {
+    /// The page with its items as they are stored, not decoded: for whoever passes it on.
+    ///
+    /// # Errors
+    /// As of awaiting it.
+    pub async fn encoded(self) -> Result<proto::Page<R>, Error> {
         let catalog = self.catalog;
         catalog.list(self.query()?).await
     }

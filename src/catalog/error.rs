@@ -53,6 +53,11 @@ pub enum Error {
     Store(store::Error),
     /// Another snapshot is being made.
     SnapshotInProgress,
+    /// Changes were to be followed that are gone by now.
+    Compacted {
+        /// The oldest revision whose changes are still there.
+        oldest: u64,
+    },
 }
 
 impl From<Violations> for Error {
@@ -108,6 +113,10 @@ impl fmt::Display for Error {
             Error::SnapshotInProgress => {
                 f.write_str("another snapshot is being made: try again when it is done")
             }
+            Error::Compacted { oldest } => write!(
+                f,
+                "what was changed before revision {oldest} is gone: read all that there is, and follow on from there"
+            ),
         }
     }
 }

@@ -22,7 +22,7 @@ const ID_BYTES: usize = 16;
 
 /// Which projects a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// One project's resources.
     Project(ProjectId),
     /// Every project's, sorted by project first.

@@ -3,6 +3,7 @@
 //! What a request means is decided in `resource` and `service`; here it is made one batch or one
 //! range scan. No method blocks the async thread that calls it.
 
+mod changes;
 mod error;
 mod keys;
 mod page;
@@ -20,10 +21,11 @@ use bytes::Bytes;
 use prost_types::Timestamp;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
+pub use changes::{Change, Changed, Changes};
 pub use error::Error;
-pub use keys::Scope;
-pub use page::{After, PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Query};
-pub use verify::{Verified, for_each, verify};
+pub(crate) use keys::Scope;
+pub(crate) use page::{After, PAGE_ITEMS_MAX, Query};
+pub(crate) use verify::{for_each, verify};
 
 use crate::{
     clock,
@@ -41,7 +43,7 @@ const LOCKS: usize = 1024;
 
 /// The resources in a store. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     store: Arc<Store>,
     /// Changes of one resource in this process come one after another, so that none of them loses every race.
     changing: Arc<[Mutex<()>]>,
@@ -78,7 +80,7 @@ struct Stored<R> {
 impl Catalog {
     /// The catalog in `store`.
     #[must_use]
-    pub fn new(store: Arc<Store>) -> Self {
+    pub(crate) fn new(store: Arc<Store>) -> Self {
         Catalog {
             store,
             changing: (0..LOCKS).map(|_| Mutex::new(())).collect(),
@@ -93,7 +95,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::AlreadyExists`] if the project has a different one with that id. An equal one is what an
     /// earlier try of the same request made: it is returned as it is.
-    pub async fn create<R: Resource>(&self, resource: Valid<R>) -> Result<(R, bool), Error> {
+    pub(crate) async fn create<R: Resource>(&self, resource: Valid<R>) -> Result<(R, bool), Error> {
         let mut resource = resource.into_inner();
         let id = id_of(&resource);
         let project = resource.project_id().to_owned();
@@ -145,7 +147,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Error::NotFound`] if the project has none.
-    pub async fn get<R: Resource>(
+    pub(crate) async fn get<R: Resource>(
         &self,
         project: ProjectId,
         id: ResourceId,
@@ -165,7 +167,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision; whatever
     /// `change` refuses with.
-    pub async fn update<R: Resource>(
+    pub(crate) async fn update<R: Resource>(
         &self,
         project: ProjectId,
         id: ResourceId,
@@ -205,7 +207,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision.
-    pub async fn delete<R: Resource>(
+    pub(crate) async fn delete<R: Resource>(
         &self,
         project: ProjectId,
         id: ResourceId,
@@ -241,7 +243,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn ids_starting_with<R: Resource>(
+    pub(crate) async fn ids_starting_with<R: Resource>(
         &self,
         project: ProjectId,
         prefix: String,
@@ -269,11 +271,16 @@ impl Catalog {
             .await
     }
 
+    /// Follows what is committed after a revision.
+    pub(crate) fn changes(&self, after_revision: u64) -> Changes {
+        Changes::new(self.store.changes(after_revision))
+    }
+
     /// How the store is, and what it holds.
     ///
     /// # Errors
     /// If the server is shutting down.
-    pub async fn status(&self) -> Result<Status, Error> {
+    pub(crate) async fn status(&self) -> Result<Status, Error> {
         let store = &self.store;
         let usage = store.local().usage().await?;
         Ok(Status {
@@ -290,7 +297,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Error::SnapshotInProgress`] if somebody else has it.
-    pub fn begin_snapshot(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(crate) fn begin_snapshot(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = self.snapshots.clone().try_acquire_owned();
         permit.map_err(|_| Error::SnapshotInProgress)
     }
@@ -299,7 +306,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If the store cannot be read; what `put` refuses with.
-    pub fn snapshot(
+    pub(crate) fn snapshot(
         &self,
         put: impl FnMut(Bytes) -> Result<(), store::Error>,
     ) -> Result<store::Snapshot, Error> {

@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Items in a page, at the most.
-pub const PAGE_ITEMS_MAX: usize = 1000;
+pub(crate) const PAGE_ITEMS_MAX: usize = 1000;
 /// Bytes in a page, at the most, so that a client with gRPC's default limit of 4 MiB can read it.
-pub const PAGE_BYTES_MAX: usize = 3 << 20;
+pub(crate) const PAGE_BYTES_MAX: usize = 3 << 20;
 /// Items that one blocking step looks at: some tens of milliseconds, after which a caller that has gone is noticed.
 const STEP_ITEMS_MAX: usize = 10_000;
 /// Steps of a page whose caller can go on from an empty one.
@@ -25,7 +25,7 @@ const ITEM_OVERHEAD_BYTES: usize = 6 + 11;
 
 /// Which page of which list.
 #[derive(Clone, Debug)]
-pub struct Query<R: Resource> {
+pub(crate) struct Query<R: Resource> {
     /// Whose resources.
     pub scope: Scope,
     /// Items in the page: 1 to [`PAGE_ITEMS_MAX`].
@@ -38,7 +38,7 @@ pub struct Query<R: Resource> {
 
 /// Where a page starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum After {
+pub(crate) enum After {
     /// At the beginning.
     Nothing,
     /// Right after the resource with this id.
@@ -73,7 +73,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If the marker or the token is not of this list, or the store cannot be read.
-    pub async fn list<R: Resource>(&self, query: Query<R>) -> Result<Page<R>, Error> {
+    pub(crate) async fn list<R: Resource>(&self, query: Query<R>) -> Result<Page<R>, Error> {
         // Read first: what is written while the page is read may be in it, what was before must be.
         let revision = self.store.revision();
         let seen = self.seen.clone();

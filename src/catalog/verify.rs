@@ -9,7 +9,7 @@ use crate::{
 
 /// What a verified store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
+pub(crate) struct Verified {
     /// Backups of all projects.
     pub backups: u64,
     /// Jobs of all projects.
@@ -21,7 +21,7 @@ pub struct Verified {
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming the key that is wrong.
-pub fn verify(store: &impl Read) -> Result<Verified, Error> {
+pub(crate) fn verify(store: &impl Read) -> Result<Verified, Error> {
     Ok(Verified {
         backups: verify_kind::<Backup>(store)?,
         jobs: verify_kind::<Job>(store)?,
@@ -72,7 +72,7 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
 ///
 /// # Errors
 /// If a record cannot be read; what `visit` refuses with.
-pub fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
+pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
     read: &impl Read,
     scope: &Scope,
     mut visit: impl FnMut(R) -> Result<(), E>,

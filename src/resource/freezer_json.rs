@@ -112,7 +112,7 @@ const BESIDE_METADATA: [&str; 8] = [
 
 /// What one Freezer document describes.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Document {
+pub(crate) enum Document {
     /// A backup.
     Backup(Backup),
     /// A job.
@@ -121,7 +121,7 @@ pub enum Document {
 
 /// A document as read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Read {
+pub(crate) struct Read {
     /// What it describes.
     pub document: Document,
     /// What was left out or changed in reading it, a sentence each, starting with the key's path.
@@ -130,7 +130,7 @@ pub struct Read {
 
 /// Which fields are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// What Freezer knows.
     Document,
     /// That, and `create_time`, `update_time` (RFC 3339, in UTC) and `revision`.
@@ -142,7 +142,7 @@ pub enum Form {
 ///
 /// # Errors
 /// If it is none of these, or has values that fit neither their field nor an `extra`.
-pub fn read_document(value: &Value) -> Result<Read, Violations> {
+pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
     let object = object(value)?;
     if object.contains_key("job_actions") || object.contains_key("job_schedule") {
         let (job, notes) = read_job(value)?;
@@ -169,7 +169,7 @@ pub fn read_document(value: &Value) -> Result<Read, Violations> {
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
+pub(crate) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
     let (mut job, notes) = read_job_fields(value)?;
     if job.description.is_empty() {
         job.description = name_of_unnamed(&job);
@@ -181,7 +181,7 @@ pub fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Violations> {
+pub(crate) fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Violations> {
     let mut reading = Reading::default();
     let message = reading.message(&proto::descriptor_of::<Job>(), object(value)?, "");
     reading.finish(&message)
@@ -191,7 +191,7 @@ pub fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Violations> 
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
+pub(crate) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
     let object = object(value)?;
     let mut reading = Reading::default();
     let descriptor = proto::descriptor_of::<Backup>();
@@ -211,13 +211,13 @@ pub fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
 
 /// The backup's document.
 #[must_use]
-pub fn write_backup(backup: &Backup, form: Form) -> Value {
+pub(crate) fn write_backup(backup: &Backup, form: Form) -> Value {
     Value::Object(write_message(&proto::to_dynamic(backup), form))
 }
 
 /// The job's document.
 #[must_use]
-pub fn write_job(job: &Job, form: Form) -> Value {
+pub(crate) fn write_job(job: &Job, form: Form) -> Value {
     Value::Object(write_message(&proto::to_dynamic(job), form))
 }
 

@@ -12,14 +12,14 @@ static NEW_IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
 
 /// A project, OpenStack's unit of tenancy: 1 to 128 of `A–Z a–z 0–9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProjectId(String);
+pub(crate) struct ProjectId(String);
 
 impl ProjectId {
     /// Reads a project's id.
     ///
     /// # Errors
     /// A violation of `field`.
-    pub fn parse(field: impl Into<String>, value: &str) -> Result<ProjectId, Violations> {
+    pub(crate) fn parse(field: impl Into<String>, value: &str) -> Result<ProjectId, Violations> {
         let field = field.into();
         let mut violations = Violations::new();
         if value.is_empty() {
@@ -32,7 +32,7 @@ impl ProjectId {
 
     /// The id as text.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -382,7 +382,7 @@ impl Filter for JobFilter {
 
 /// What a job's client can be asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// Run the job, from whatever state it is in.
     Start,
     /// End its schedule, after the run that may be under way.
@@ -394,7 +394,7 @@ pub enum Event {
 impl Event {
     /// A word for programs that the event makes no sense.
     #[must_use]
-    pub fn refusal(self) -> &'static str {
+    pub(crate) fn refusal(self) -> &'static str {
         match self {
             Event::Start => "JOB_CANNOT_START",
             Event::Stop => "JOB_NOT_SCHEDULED_OR_RUNNING",
@@ -406,7 +406,7 @@ impl Event {
     ///
     /// # Errors
     /// Why the event makes no sense for the job as it is.
-    pub fn apply(self, job: &Job) -> Result<Job, String> {
+    pub(crate) fn apply(self, job: &Job) -> Result<Job, String> {
         let mut job = job.clone();
         let schedule = job.job_schedule.get_or_insert_default();
         let status = schedule.status.as_str();

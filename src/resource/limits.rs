@@ -1,20 +1,20 @@
 //! The sizes that a resource may have, each with its reason.
 
 /// A job's description, its name (Freezer API v2: at most 64 bytes).
-pub const DESCRIPTION_BYTES_MAX: usize = 64;
+pub(crate) const DESCRIPTION_BYTES_MAX: usize = 64;
 /// A backup's name, and a hostname (RFC 1035 allows 255).
-pub const NAME_BYTES_MAX: usize = 255;
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 /// A container: a bucket's name, or a path where the storage is local.
-pub const CONTAINER_BYTES_MAX: usize = 1024;
+pub(crate) const CONTAINER_BYTES_MAX: usize = 1024;
 /// Any other string: Linux's `PATH_MAX`, since the longest are paths.
-pub const STRING_BYTES_MAX: usize = 4096;
+pub(crate) const STRING_BYTES_MAX: usize = 4096;
 /// A project or client id.
-pub const ID_BYTES_MAX: usize = 128;
+pub(crate) const ID_BYTES_MAX: usize = 128;
 /// `extra`, encoded: options that have no field, not documents.
-pub const EXTRA_BYTES_MAX: usize = 16 << 10;
+pub(crate) const EXTRA_BYTES_MAX: usize = 16 << 10;
 /// How deep `extra` nests: an object in `extra` is at level 2.
-pub const EXTRA_LEVELS_MAX: usize = 8;
+pub(crate) const EXTRA_LEVELS_MAX: usize = 8;
 /// A whole resource, encoded: a page of 3 MiB then holds at least 48.
-pub const RECORD_BYTES_MAX: usize = 64 << 10;
+pub(crate) const RECORD_BYTES_MAX: usize = 64 << 10;
 /// Actions in one job.
-pub const JOB_ACTIONS_MAX: usize = 64;
+pub(crate) const JOB_ACTIONS_MAX: usize = 64;

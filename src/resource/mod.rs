@@ -1,11 +1,12 @@
 //! The resources: for each its name, its rules and its Freezer JSON.
 
-pub mod freezer_json;
-pub mod id;
-pub mod limits;
-pub mod patch;
-pub mod schedule;
-pub mod violations;
+#[cfg(feature = "cli")]
+pub(crate) mod freezer_json;
+pub(crate) mod id;
+pub(crate) mod limits;
+pub(crate) mod patch;
+pub(crate) mod schedule;
+pub(crate) mod violations;
 
 mod backup;
 mod job;
@@ -15,10 +16,10 @@ use prost_types::Timestamp;
 
 use crate::proto;
 
-pub use id::{ProjectId, ResourceId};
-pub use job::Event;
-pub use patch::Patch;
-pub use rules::is_steering;
+pub(crate) use id::{ProjectId, ResourceId};
+pub(crate) use job::Event;
+pub(crate) use patch::Patch;
+pub(crate) use rules::is_steering;
 pub use violations::{Violation, Violations};
 
 /// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait
@@ -106,7 +107,7 @@ fn wants(wanted: &str, value: &str) -> bool {
 
 /// A resource that keeps all its rules, with its project and id: ready to be stored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Valid<R>(R);
+pub(crate) struct Valid<R>(R);
 
 impl<R: Resource> Valid<R> {
     /// A new resource from a create request: `project_id` is the request's own, which may also stand in
@@ -114,7 +115,7 @@ impl<R: Resource> Valid<R> {
     ///
     /// # Errors
     /// Every bad field.
-    pub fn new(project_id: &str, resource: Option<R>) -> Result<Valid<R>, Violations> {
+    pub(crate) fn new(project_id: &str, resource: Option<R>) -> Result<Valid<R>, Violations> {
         let mut violations = Violations::new();
         let Some(mut resource) = resource else {
             violations.collect(ProjectId::parse("project_id", project_id));
@@ -138,7 +139,7 @@ impl<R: Resource> Valid<R> {
     ///
     /// # Errors
     /// Every bad field.
-    pub fn changed(resource: R) -> Result<Valid<R>, Violations> {
+    pub(crate) fn changed(resource: R) -> Result<Valid<R>, Violations> {
         let mut violations = Violations::new();
         resource.check(&mut violations);
         violations.or(Valid(resource))
@@ -146,7 +147,7 @@ impl<R: Resource> Valid<R> {
 
     /// The resource.
     #[must_use]
-    pub fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.0
     }
 }
@@ -155,7 +156,7 @@ impl<R: Resource> Valid<R> {
 ///
 /// # Errors
 /// If it is.
-pub fn record_size<R: Resource>(resource: &R) -> Result<(), Violations> {
+pub(crate) fn record_size<R: Resource>(resource: &R) -> Result<(), Violations> {
     let mut violations = Violations::new();
     let field = R::KIND.field;
     rules::record_size(
@@ -170,7 +171,7 @@ pub fn record_size<R: Resource>(resource: &R) -> Result<(), Violations> {
 ///
 /// # Errors
 /// If they disagree, or none is named, or it is no project's.
-pub fn agreed_project<R: Resource>(
+pub(crate) fn agreed_project<R: Resource>(
     project_id: &str,
     resource: &R,
 ) -> Result<ProjectId, Violations> {

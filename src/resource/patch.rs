@@ -21,7 +21,7 @@ const STRUCT_FIELDS: &str = "fields";
 
 /// An update that names only fields that exist and may change.
 #[derive(Clone, Debug)]
-pub struct Patch<R> {
+pub(crate) struct Patch<R> {
     source: DynamicMessage,
     edits: Vec<Path>,
     /// Immutable fields that the message has set without being asked to change them.
@@ -42,7 +42,7 @@ impl<R: Resource> Patch<R> {
     ///
     /// # Errors
     /// A violation for each path that names no field, or one that cannot be updated.
-    pub fn new(resource: &R, mask: Option<&FieldMask>) -> Result<Patch<R>, Violations> {
+    pub(crate) fn new(resource: &R, mask: Option<&FieldMask>) -> Result<Patch<R>, Violations> {
         let source = proto::to_dynamic(resource);
         let descriptor = source.descriptor();
         let paths = mask.map_or(&[][..], |mask| &mask.paths);
@@ -113,7 +113,7 @@ impl<R: Resource> Patch<R> {
     ///
     /// # Errors
     /// A violation for each immutable field that the message would change.
-    pub fn apply(&self, stored: &R) -> Result<R, Violations> {
+    pub(crate) fn apply(&self, stored: &R) -> Result<R, Violations> {
         let mut target = proto::to_dynamic(stored);
         let mut violations = Violations::new();
         for path in &self.unchanged {

@@ -23,7 +23,7 @@ const SHOWN_CHARS_MAX: usize = 64;
 
 /// Whether a character steers whoever prints it: a control character, or one that changes the direction of what follows.
 #[must_use]
-pub fn is_steering(character: char) -> bool {
+pub(crate) fn is_steering(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

@@ -17,14 +17,14 @@ use crate::{
 
 /// The service, over a catalog.
 #[derive(Clone, Debug)]
-pub struct Backups {
+pub(crate) struct Backups {
     catalog: Catalog,
 }
 
 impl Backups {
     /// The backups in `catalog`.
     #[must_use]
-    pub fn new(catalog: Catalog) -> Self {
+    pub(crate) fn new(catalog: Catalog) -> Self {
         Backups { catalog }
     }
 

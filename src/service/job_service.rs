@@ -17,14 +17,14 @@ use crate::{
 
 /// The service, over a catalog.
 #[derive(Clone, Debug)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     catalog: Catalog,
 }
 
 impl Jobs {
     /// The jobs in `catalog`.
     #[must_use]
-    pub fn new(catalog: Catalog) -> Self {
+    pub(crate) fn new(catalog: Catalog) -> Self {
         Jobs { catalog }
     }
 

@@ -31,7 +31,7 @@ const READER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The service, over a catalog.
 #[derive(Clone, Debug)]
-pub struct Maintenance {
+pub(crate) struct Maintenance {
     catalog: Catalog,
     start_time: Timestamp,
 }
@@ -39,7 +39,7 @@ pub struct Maintenance {
 impl Maintenance {
     /// The maintenance of `catalog`.
     #[must_use]
-    pub fn new(catalog: Catalog) -> Self {
+    pub(crate) fn new(catalog: Catalog) -> Self {
         Maintenance {
             catalog,
             start_time: clock::timestamp(clock::now_ms()),
@@ -49,7 +49,7 @@ impl Maintenance {
 
 /// The chunks of a snapshot, and the right to make one, which goes when the reader has gone.
 #[derive(Debug)]
-pub struct Chunks {
+pub(crate) struct Chunks {
     chunks: ReceiverStream<Result<DownloadSnapshotResponse, Status>>,
     _permit: OwnedSemaphorePermit,
 }

@@ -5,14 +5,14 @@ mod job_service;
 mod maintenance_service;
 mod status;
 
-pub use backup_service::Backups;
-pub use job_service::Jobs;
-pub use maintenance_service::{Chunks, Maintenance};
+pub(crate) use backup_service::Backups;
+pub(crate) use job_service::Jobs;
+pub(crate) use maintenance_service::Maintenance;
 
 use tonic::{Response, metadata::MetadataValue};
 
 /// Metadata of the response to a create that found an equal resource with that id, and wrote nothing: its value is `true`.
-pub const UNCHANGED_METADATA: &str = "icebox-unchanged";
+pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
 
 /// The response to a create.
 fn created<T>(message: T, is_new: bool) -> Response<T> {

@@ -38,6 +38,10 @@ impl From<Error> for Status {
             } => precondition(reason, &message, kind, &id),
             Error::Store(error) => from_store(&error),
             Error::SnapshotInProgress => unavailable("BUSY", message),
+            Error::Compacted { .. } => {
+                let details = ErrorDetails::with_error_info("COMPACTED", DOMAIN, HashMap::new());
+                Status::with_error_details(Code::OutOfRange, message, details)
+            }
         }
     }
 }

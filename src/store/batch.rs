@@ -6,7 +6,7 @@ use super::change::Write;
 
 /// A key with what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The key.
     pub key: Bytes,
     /// Its value.
@@ -18,7 +18,7 @@ pub struct Entry {
 impl Entry {
     /// The same, borrowed.
     #[must_use]
-    pub fn found(&self) -> Found<'_> {
+    pub(crate) fn found(&self) -> Found<'_> {
         Found {
             key: &self.key,
             value: &self.value,
@@ -30,7 +30,7 @@ impl Entry {
 
 /// A key with what it holds, for as long as it is looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
+pub(crate) struct Found<'a> {
     /// The key.
     pub key: &'a [u8],
     /// Its value.
@@ -43,7 +43,7 @@ pub struct Found<'a> {
 
 /// A value as the [`Framing`](super::Framing) of its reader made it, in memory that may be shared.
 #[derive(Clone, Copy, Debug)]
-pub struct Framed<'a> {
+pub(crate) struct Framed<'a> {
     /// What it lies in. The values of neighbouring keys often lie in the same, one right after the other.
     pub within: &'a Bytes,
     /// Where in there it begins.
@@ -54,7 +54,7 @@ pub struct Framed<'a> {
 
 /// What is committed as a whole, or not at all.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// What each of these keys must be at: the revision of its last write, or `None` where it must hold nothing.
     pub(super) expect: Vec<(Bytes, Option<u64>)>,
     pub(super) writes: Vec<Write>,
@@ -62,7 +62,7 @@ pub struct Batch {
 
 /// How a commit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// All of it was written, with this revision.
     Committed(u64),
     /// Nothing was: one of the keys does not hold any more what was expected.
@@ -72,20 +72,20 @@ pub enum Outcome {
 impl Batch {
     /// One that expects nothing and writes nothing.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Batch::default()
     }
 
     /// Expects that a key's last write has this revision, or that it holds nothing.
     #[must_use]
-    pub fn expect(mut self, key: impl Into<Bytes>, revision: Option<u64>) -> Self {
+    pub(crate) fn expect(mut self, key: impl Into<Bytes>, revision: Option<u64>) -> Self {
         self.expect.push((key.into(), revision));
         self
     }
 
     /// Sets a key.
     #[must_use]
-    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+    pub(crate) fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         self.writes.push(Write {
             key: key.into(),
             value: Some(value.into()),
@@ -95,7 +95,7 @@ impl Batch {
 
     /// Removes a key.
     #[must_use]
-    pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
+    pub(crate) fn delete(mut self, key: impl Into<Bytes>) -> Self {
         self.writes.push(Write {
             key: key.into(),
             value: None,

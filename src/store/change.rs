@@ -6,7 +6,7 @@ use super::state_hash::StateHash;
 
 /// One absolute change of one key: repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
+pub(crate) struct Write {
     /// The key.
     pub key: Bytes,
     /// Its value from now on; `None` removes the key.
@@ -15,7 +15,7 @@ pub struct Write {
 
 /// What one batch changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// Its place in the catalog-wide sequence.
     pub revision: u64,
     /// Its writes, in order.
@@ -26,7 +26,7 @@ pub struct Change {
 
 /// Changes that became durable as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// The revision of the first change.
     pub first_revision: u64,
     /// When they were committed, milliseconds since the Unix epoch.
@@ -38,7 +38,7 @@ pub struct Group {
 impl Group {
     /// The revision of the last change.
     #[must_use]
-    pub fn last_revision(&self) -> u64 {
+    pub(crate) fn last_revision(&self) -> u64 {
         self.first_revision + self.changes.len() as u64 - 1
     }
 

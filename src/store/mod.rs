@@ -26,18 +26,18 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use batch::{Batch, Entry, Found, Framed, Outcome};
-pub use change::{Change, Group, Write};
+pub(crate) use batch::{Batch, Entry, Found, Outcome};
+pub(crate) use change::Write;
 pub use error::{Error, OpenError};
-pub use local::{
-    Changes, Condition, Examined, Finding, Local, Options, Pulled, Snapshot, Until, Usage, examine,
-    restore, verify_snapshot,
+pub(crate) use local::{
+    Changes, Examined, Finding, Local, Pulled, Until, examine, restore, verify_snapshot,
 };
-pub use view::{Framing, View};
+pub use local::{Condition, Options, Snapshot, Usage};
+pub(crate) use view::View;
 
 /// An open store. Closing it with [`Store::close`] spares the next open some work; just dropping it, or being killed, loses
 /// nothing that was acknowledged.
-pub struct Store {
+pub(crate) struct Store {
     truth: Truth,
     view: Arc<View>,
 }
@@ -50,7 +50,7 @@ enum Truth {
 
 /// How much a read looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// A page at most: a hop to another thread and back would cost more than the read.
     Page,
     /// More, or what comes of it takes a while.
@@ -58,7 +58,7 @@ pub enum Reach {
 }
 
 /// What holds keys in order: the view of an open store, or a store that is only looked at.
-pub trait Read {
+pub(crate) trait Read {
     /// What a key durably holds.
     ///
     /// # Errors
@@ -103,21 +103,13 @@ impl Store {
     /// Opens the store in the directory `root`, or makes one there.
     ///
     /// A view that is behind the journal is rolled forward; one that is missing, fails, panics, or does not hold what was written
-    /// is made anew from checkpoint and journal. Blocks for as long as that takes.
+    /// is made anew from checkpoint and journal. Blocks for as long as that takes, and gives up once `cancelled` is set, with
+    /// [`Error::Closed`]: nothing is lost by that. The open store keeps `cancelled` for its own end.
     ///
     /// # Errors
     /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] naming what is lost, or what
     /// the disk says.
-    pub fn open(root: &Path, options: &Options) -> Result<Store, OpenError> {
-        Store::open_unless(Arc::default(), root, options)
-    }
-
-    /// As [`Store::open`], and gives up once `cancelled` is set, with [`Error::Closed`]. Nothing is lost by that. The open store
-    /// keeps `cancelled` for its own end.
-    ///
-    /// # Errors
-    /// As of [`Store::open`].
-    pub fn open_unless(
+    pub(crate) fn open_unless(
         cancelled: Arc<AtomicBool>,
         root: &Path,
         options: &Options,
@@ -134,14 +126,14 @@ impl Store {
 
     /// The truth, where that is a journal on this machine: what belongs to it alone.
     #[must_use]
-    pub fn local(&self) -> &Local {
+    pub(crate) fn local(&self) -> &Local {
         let Truth::Local(local) = &self.truth;
         local
     }
 
     /// What tells this store from every other: made with it, never changed.
     #[must_use]
-    pub fn id(&self) -> Uuid {
+    pub(crate) fn id(&self) -> Uuid {
         match &self.truth {
             Truth::Local(local) => local.id(),
         }
@@ -149,13 +141,13 @@ impl Store {
 
     /// The revision that reads show at least.
     #[must_use]
-    pub fn revision(&self) -> u64 {
+    pub(crate) fn revision(&self) -> u64 {
         self.view.shown().revision
     }
 
     /// Follows how the store is.
     #[must_use]
-    pub fn condition(&self) -> watch::Receiver<Condition> {
+    pub(crate) fn condition(&self) -> watch::Receiver<Condition> {
         match &self.truth {
             Truth::Local(local) => local.condition(),
         }
@@ -163,7 +155,7 @@ impl Store {
 
     /// The time of a commit that is made now, milliseconds since the Unix epoch. It never goes back, whatever the clock does.
     #[must_use]
-    pub fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         match &self.truth {
             Truth::Local(local) => local.now_ms(),
         }
@@ -171,7 +163,7 @@ impl Store {
 
     /// How many keys start with these two bytes.
     #[must_use]
-    pub fn count(&self, kind: [u8; 2]) -> u64 {
+    pub(crate) fn count(&self, kind: [u8; 2]) -> u64 {
         self.view.tally().count(kind)
     }
 
@@ -182,7 +174,7 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`], [`Error::Full`], [`Error::Stopped`] and [`Error::Closed`] when nothing was written;
     /// [`Error::OutcomeUnknown`] when only a restart can tell.
-    pub async fn commit(&self, batch: Batch) -> Result<Outcome, Error> {
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<Outcome, Error> {
         match &self.truth {
             Truth::Local(local) => local.commit(batch).await,
         }
@@ -190,7 +182,7 @@ impl Store {
 
     /// Follows what is committed after a revision, pulled at the reader's own pace.
     #[must_use]
-    pub fn changes(&self, after: u64) -> Changes {
+    pub(crate) fn changes(&self, after: u64) -> Changes {
         match &self.truth {
             Truth::Local(local) => local.changes(after),
         }
@@ -201,7 +193,7 @@ impl Store {
     ///
     /// # Errors
     /// What `read` fails with; [`Error::Closed`] if the process is ending.
-    pub async fn read<T: Send + 'static, E: From<Error> + Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         reach: Reach,
         read: impl FnOnce(&View) -> Result<T, E> + Send + 'static,
@@ -223,19 +215,10 @@ impl Store {
     ///
     /// # Errors
     /// What sled or the disk says. Nothing that was acknowledged depends on it.
-    pub fn close(self) -> Result<(), Error> {
+    pub(crate) fn close(self) -> Result<(), Error> {
         drop(self.view);
         match self.truth {
             Truth::Local(local) => local.close(),
-        }
-    }
-
-    /// Ends as a process ends that is killed, but waits until its threads are gone: for tests and measurements.
-    #[doc(hidden)]
-    pub fn abandon(self) {
-        drop(self.view);
-        match self.truth {
-            Truth::Local(local) => local.abandon(),
         }
     }
 }
@@ -257,6 +240,15 @@ fn refusing<E: From<Error>>(
 
 #[cfg(test)]
 impl Store {
+    fn open(root: &Path, options: &Options) -> Result<Store, OpenError> {
+        Store::open_unless(Arc::default(), root, options)
+    }
+
+    /// Ends as a process ends that is killed, but waits until its threads are gone.
+    fn abandon(self) {
+        drop(self);
+    }
+
     /// All that can be read.
     fn content(&self) -> Result<Vec<Entry>, Error> {
         let all = (

@@ -64,7 +64,7 @@ impl Ring {
 }
 
 /// Follows what is committed after a revision. It holds nothing up: neither writes, nor the journal's files.
-pub struct Changes {
+pub(crate) struct Changes {
     core: Weak<Core>,
     shown: watch::Receiver<Position>,
     after: u64,
@@ -74,7 +74,7 @@ pub struct Changes {
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pulled {
+pub(crate) enum Pulled {
     /// Changes that were committed as one, with the revisions that follow on those pulled before.
     Group(Arc<Group>),
     /// What comes next is gone. Changes can be followed from this revision on: state has to be read first.
@@ -104,7 +104,7 @@ impl Changes {
 
     /// The revision of the last change that was pulled.
     #[must_use]
-    pub fn after(&self) -> u64 {
+    pub(crate) fn after(&self) -> u64 {
         self.after
     }
 
@@ -114,7 +114,7 @@ impl Changes {
     ///
     /// # Errors
     /// [`Error::Closed`] when the store is closing; what the disk says, if the journal cannot be read.
-    pub async fn next(&mut self) -> Result<Pulled, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Pulled, Error> {
         let after = self.after;
         let shown = self
             .shown

@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::{
     checkpoint::{Checkpoint, Sink, Summary},
@@ -35,7 +34,8 @@ pub(super) enum Work {
     /// See whether the journal has outgrown the last checkpoint: it has had so many bytes appended since it was opened.
     Look { appended_bytes: u64 },
     /// Make a checkpoint now, and say how it went.
-    Now(oneshot::Sender<Result<(), Error>>),
+    #[cfg(test)]
+    Now(tokio::sync::oneshot::Sender<Result<(), Error>>),
     /// Make sled anew in the place of this one, which failed so.
     Heal(Arc<Sled>, Error),
     /// End.
@@ -104,6 +104,7 @@ impl Checkpointer {
                     }
                 }
             }
+            #[cfg(test)]
             Work::Now(answer) => {
                 // Nobody listens when the caller has gone.
                 let _ = answer.send(self.checkpoint(core));

@@ -29,7 +29,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Which file, where in it, and what is lost.
     pub what: String,
     /// What would heal it.
@@ -37,7 +37,7 @@ pub struct Finding {
 }
 
 /// What a store holds, read without touching it.
-pub struct Examined {
+pub(crate) struct Examined {
     /// What is damaged.
     pub findings: Vec<Finding>,
     /// The revision that what it holds is of.
@@ -81,7 +81,7 @@ const RESTORE: &str =
 /// # Errors
 /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] where `FORMAT` is missing; what the disk
 /// says. Damage is among the findings, and no error.
-pub fn examine(root: &Path) -> Result<Examined, OpenError> {
+pub(crate) fn examine(root: &Path) -> Result<Examined, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
     let Some(id) = home::read_format(&*disk)? else {
         return Err(if journal::Journal::holds_changes(&*disk)? {

@@ -40,9 +40,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use self::core::Condition;
-pub use changes::{Changes, Pulled};
-pub use examine::{Examined, Finding, examine};
-pub use snapshot::{Snapshot, Until, restore, verify_snapshot};
+pub(crate) use changes::{Changes, Pulled};
+pub(crate) use examine::{Examined, Finding, examine};
+pub use snapshot::Snapshot;
+pub(crate) use snapshot::{Until, restore, verify_snapshot};
 
 use self::core::Core;
 use changes::Ring;
@@ -93,7 +94,7 @@ impl Default for Options {
 }
 
 /// A store whose truth is a journal on this machine.
-pub struct Local {
+pub(crate) struct Local {
     core: Arc<Core>,
     clock: Arc<CommitClock>,
     /// `None` once it ends.
@@ -297,7 +298,7 @@ impl Local {
     ///
     /// # Errors
     /// [`Error::Closed`] if the process is ending.
-    pub async fn usage(&self) -> Result<Usage, Error> {
+    pub(crate) async fn usage(&self) -> Result<Usage, Error> {
         let core = self.core.clone();
         let usage = tokio::task::spawn_blocking(move || Usage::of(&core)).await;
         usage.map_err(|_| Error::Closed)
@@ -307,7 +308,8 @@ impl Local {
     ///
     /// # Errors
     /// What the disk says; [`Error::Corrupt`] if the view does not hold what was written.
-    pub async fn checkpoint(&self) -> Result<(), Error> {
+    #[cfg(test)]
+    pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let work = self.core.checkpointer.clone();
         // The checkpointer may be busy with another one.
@@ -324,7 +326,10 @@ impl Local {
     ///
     /// # Errors
     /// If the store cannot be read; what `put` refuses with.
-    pub fn snapshot(&self, put: impl FnMut(Bytes) -> Result<(), Error>) -> Result<Snapshot, Error> {
+    pub(crate) fn snapshot(
+        &self,
+        put: impl FnMut(Bytes) -> Result<(), Error>,
+    ) -> Result<Snapshot, Error> {
         struct Put<F>(F);
         impl<F: FnMut(Bytes) -> Result<(), Error>> checkpoint::Sink for Put<F> {
             fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
@@ -358,11 +363,6 @@ impl Local {
     pub(super) fn verify_checkpoint(&self) -> Result<(), Error> {
         let newest = checkpointer::newest(&*self.core.home.disk)?;
         newest.map_or(Ok(()), |checkpoint| checkpoint.verify())
-    }
-
-    /// Ends as a process ends that is killed, but waits until its threads are gone: for tests and measurements.
-    pub(super) fn abandon(self) {
-        drop(self);
     }
 
     /// Ends the threads, the committer with all that is queued. Done once.

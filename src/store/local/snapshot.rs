@@ -56,7 +56,7 @@ impl From<Summary> for Snapshot {
 
 /// How far the journal of the store that a snapshot is of is replayed behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
+pub(crate) enum Until {
     /// To its end.
     End,
     /// Up to and with this revision.
@@ -69,7 +69,7 @@ pub enum Until {
 ///
 /// # Errors
 /// [`OpenError::Foreign`] if it is none, [`Error::Corrupt`] naming the damage.
-pub fn verify_snapshot(file: &Path) -> Result<Snapshot, OpenError> {
+pub(crate) fn verify_snapshot(file: &Path) -> Result<Snapshot, OpenError> {
     let checkpoint = open(file)?;
     checkpoint.verify()?;
     Ok(checkpoint.summary().into())
@@ -83,7 +83,11 @@ pub fn verify_snapshot(file: &Path) -> Result<Snapshot, OpenError> {
 /// # Errors
 /// [`OpenError::Occupied`]; [`OpenError::NotThatFar`] if the snapshot is of a later time than wanted, or the journal ends before it;
 /// [`Error::Corrupt`] if one of them is damaged, or they do not meet; what the disk says.
-pub fn restore(file: &Path, root: &Path, replay: Option<(&Path, Until)>) -> Result<u64, OpenError> {
+pub(crate) fn restore(
+    file: &Path,
+    root: &Path,
+    replay: Option<(&Path, Until)>,
+) -> Result<u64, OpenError> {
     let checkpoint = open(file)?;
     checkpoint.verify()?;
     let replay = match replay {

@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::watch;
 
 use self::recent::{PART_WRITES_FIRST, PART_WRITES_MAX, Part, Recent};
-pub use self::runs::Framing;
+pub(crate) use self::runs::Framing;
 pub(super) use self::{
     feeder::Feeder,
     recent::{End, Feed, Written},
@@ -43,7 +43,7 @@ type Alarm = Box<dyn Fn(&Arc<Sled>, &Error) + Send + Sync>;
 const KEY_OVERHEAD_BYTES: u64 = 64;
 
 /// Sled, and what was written and it does not have yet.
-pub struct View {
+pub(crate) struct View {
     /// `None` only while the disk has no room for one that fails and for one in its place.
     sled: RwLock<Option<Arc<Sled>>>,
     recent: Recent,
@@ -152,7 +152,7 @@ impl View {
     ///
     /// # Errors
     /// As of [`Read::scan`].
-    pub fn scan_framed<E: From<Error>>(
+    pub(crate) fn scan_framed<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         framing: Framing,

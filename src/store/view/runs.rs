@@ -31,7 +31,7 @@ const FORGET_STEP: usize = 64;
 
 /// Appends a value with its revision, as a reader wants to have it, and says where in `to` the value itself begins. A range of
 /// keys is always read with the same one.
-pub type Framing = fn(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize;
+pub(crate) type Framing = fn(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize;
 
 /// Keys from `from` on and before `to`: all that there are, with what they hold.
 #[derive(Debug)]

@@ -1,0 +1,123 @@
+//! What was committed, resource by resource, in order.
+
+use super::{Error, decode, keys};
+use crate::{
+    proto::{Backup, Job},
+    resource::Resource,
+    store::{self, Found, Pulled, Write},
+};
+
+/// Follows what is committed after a revision. It is pulled by its reader, at the reader's own pace: a slow one holds nobody up.
+#[derive(Debug)]
+pub struct Changes {
+    changes: store::Changes,
+}
+
+/// A change of one resource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The revision that it was committed with: what to follow on after, once all with this revision have been taken.
+    pub revision: u64,
+    /// What was changed.
+    pub changed: Changed,
+}
+
+/// What was changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Changed {
+    /// A backup was created or updated: this is how it was stored.
+    Backup(Backup),
+    /// A backup was deleted.
+    BackupDeleted {
+        /// The project that owned it.
+        project_id: String,
+        /// Its id.
+        backup_id: String,
+    },
+    /// A job was created or updated: this is how it was stored.
+    Job(Job),
+    /// A job was deleted.
+    JobDeleted {
+        /// The project that owned it.
+        project_id: String,
+        /// Its id.
+        job_id: String,
+    },
+}
+
+impl Changes {
+    pub(super) fn new(changes: store::Changes) -> Self {
+        Changes { changes }
+    }
+
+    /// The revision up to which all changes have been given.
+    #[must_use]
+    pub fn after(&self) -> u64 {
+        self.changes.after()
+    }
+
+    /// Waits until something more is committed, and gives all the changes that became durable as one with it. Nothing is lost
+    /// if the future is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if what comes next is gone: read all, and follow on from there. [`Error::Store`] if the store is
+    /// closing, or cannot be read.
+    pub async fn next(&mut self) -> Result<Vec<Change>, Error> {
+        let group = match self.changes.next().await? {
+            Pulled::Group(group) => group,
+            Pulled::Compacted { oldest } => return Err(Error::Compacted { oldest }),
+        };
+        let mut changes = Vec::new();
+        for change in &group.changes {
+            for write in &change.writes {
+                let revision = change.revision;
+                let backup = || of(write, revision, Changed::Backup, backup_deleted);
+                let job = || of(write, revision, Changed::Job, job_deleted);
+                let found = backup().transpose().or_else(|| job().transpose());
+                if let Some(changed) = found.transpose()? {
+                    changes.push(Change { revision, changed });
+                }
+            }
+        }
+        Ok(changes)
+    }
+}
+
+fn backup_deleted(project_id: String, backup_id: String) -> Changed {
+    Changed::BackupDeleted {
+        project_id,
+        backup_id,
+    }
+}
+
+fn job_deleted(project_id: String, job_id: String) -> Changed {
+    Changed::JobDeleted { project_id, job_id }
+}
+
+/// What a write says of a resource of one kind. A record that is removed alone has been renamed: it is put elsewhere. It is
+/// deleted when its locator is.
+fn of<R: Resource>(
+    write: &Write,
+    revision: u64,
+    put: fn(R) -> Changed,
+    deleted: fn(String, String) -> Changed,
+) -> Result<Option<Changed>, Error> {
+    let Write { key, value } = write;
+    let is_of = |prefix: Vec<u8>| key.starts_with(&prefix);
+    Ok(match value {
+        Some(value) if is_of(keys::records_of_kind::<R>()) => Some(put(decode(Found {
+            key,
+            value,
+            revision,
+            framed: None,
+        })?)),
+        None if is_of(keys::locators_of_kind::<R>()) => {
+            let project = keys::project_of_locator(key);
+            let (project, id) = project
+                .zip(keys::id_of_locator(key))
+                .ok_or_else(|| Error::undecodable(key))?;
+            Some(deleted(project.to_owned(), id))
+        }
+        _ => None,
+    })
+}
