@@ -79,10 +79,9 @@ impl Catalog {
         let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
         // What a filter lets through may lie far apart: such a page may look at very many items.
-        let reach = if query.filter == R::Filter::default() {
-            Reach::Page
-        } else {
-            Reach::Far
+        let reach = match compared::<R>(&query) {
+            None => Reach::Page,
+            Some(_) => Reach::Far,
         };
         let id = self.store.id();
         let first = move |view: &View| Scan::start(view, id, &seen, query)?.step(view);
@@ -105,7 +104,7 @@ impl Catalog {
             String::new()
         } else {
             let Query { scope, filter, .. } = &scan.query;
-            token::write(self.store.id(), scope, filter, &scan.place)
+            token::write::<R>(self.store.id(), scope, filter, &scan.place)
         };
         Ok(scan.records.into_page(next_page_token, revision))
     }
@@ -116,7 +115,7 @@ impl<R: Resource> Scan<R> {
         let place = match &query.after {
             After::Nothing => None,
             After::Marker(id) => Some(place_of_marker::<R>(view, seen, &query.scope, *id)?),
-            After::Token(text) => Some(token::read(store, &query.scope, &query.filter, text)?),
+            After::Token(text) => Some(token::read::<R>(store, &query.scope, &query.filter, text)?),
         };
         let range = keys::records::<R>(&query.scope, query.filter.names(), place.as_deref());
         Ok(Scan {
@@ -138,7 +137,7 @@ impl<R: Resource> Scan<R> {
             last,
             ..
         } = &mut self;
-        let filter = Some(&query.filter).filter(|filter| **filter != R::Filter::default());
+        let filter = compared::<R>(query);
         let mut looked_at = 0;
         let mut is_full = false;
         let scanned = view.scan_framed(range.clone(), framed::<R>, |found| {
@@ -151,7 +150,9 @@ impl<R: Resource> Scan<R> {
                 is_full = true;
                 return Ok(ControlFlow::Break(()));
             }
-            let matches = filter.map_or(Ok(true), |filter| filter.matches(found.value));
+            let matches = filter
+                .as_ref()
+                .map_or(Ok(true), |filter| filter.matches(found.value));
             let here = keys::place(found.key);
             if matches.map_err(|_| Error::undecodable(found.key))? {
                 if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
@@ -176,6 +177,15 @@ impl<R: Resource> Scan<R> {
         }
         Ok(self)
     }
+}
+
+/// What records have to be compared with, beyond what their range says of them.
+fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<R::Filter> {
+    let filter = match scope {
+        Scope::Project(_) => filter.beyond_names(),
+        Scope::AllProjects => filter.clone(),
+    };
+    Some(filter).filter(|filter| *filter != R::Filter::default())
 }
 
 /// A record as it stands in a page.

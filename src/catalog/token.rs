@@ -9,18 +9,23 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
 use super::{Error, Scope};
-use crate::resource::{Filter, Violations};
+use crate::resource::{Resource, Violations};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CRC_BYTES: usize = 4;
 /// Longer than any token that was ever given out: a project, a name and an id.
 const TOKEN_BYTES_MAX: usize = 1024;
 
 /// The token of the place in the list.
-pub(super) fn write<F: Filter>(store: Uuid, scope: &Scope, filter: &F, place: &[u8]) -> String {
+pub(super) fn write<R: Resource>(
+    store: Uuid,
+    scope: &Scope,
+    filter: &R::Filter,
+    place: &[u8],
+) -> String {
     let mut token = vec![VERSION];
     token.extend_from_slice(place);
-    token.extend_from_slice(&checksum(store, scope, filter, &token));
+    token.extend_from_slice(&checksum::<R>(store, scope, filter, &token));
     URL_SAFE_NO_PAD.encode(token)
 }
 
@@ -28,10 +33,10 @@ pub(super) fn write<F: Filter>(store: Uuid, scope: &Scope, filter: &F, place: &[
 ///
 /// # Errors
 /// If it is no token, or of another list.
-pub(super) fn read<F: Filter>(
+pub(super) fn read<R: Resource>(
     store: Uuid,
     scope: &Scope,
-    filter: &F,
+    filter: &R::Filter,
     token: &str,
 ) -> Result<Vec<u8>, Error> {
     let refuse = |reason| Err(Error::Invalid(Violations::one("page_token", reason)));
@@ -46,27 +51,82 @@ pub(super) fn read<F: Filter>(
     else {
         return refuse("is not a next_page_token: pass one on as it was received");
     };
-    if *crc != checksum(store, scope, filter, content) {
+    let [VERSION, place @ ..] = content else {
+        return refuse("is not of this version of Icebox: start the list again");
+    };
+    if *crc != checksum::<R>(store, scope, filter, content) {
         return refuse(
             "is not of this list: project_id and filter must be those of the page that it came with",
         );
     }
-    match content {
-        [VERSION, place @ ..] => Ok(place.to_vec()),
-        _ => refuse("is of another version of Icebox: start the list again"),
-    }
+    Ok(place.to_vec())
 }
 
-fn checksum<F: Filter>(store: Uuid, scope: &Scope, filter: &F, content: &[u8]) -> [u8; CRC_BYTES] {
+fn checksum<R: Resource>(
+    store: Uuid,
+    scope: &Scope,
+    filter: &R::Filter,
+    content: &[u8],
+) -> [u8; CRC_BYTES] {
     let scope = match scope {
         Scope::Project(project) => project.as_str(),
         Scope::AllProjects => "-",
     };
     let mut list = store.as_bytes().to_vec();
-    list.extend_from_slice(std::any::type_name::<F>().as_bytes());
-    list.push(0);
+    list.push(R::KIND.tag);
     list.extend_from_slice(scope.as_bytes());
     list.push(0);
-    list.extend_from_slice(&filter.encode_to_vec());
+    list.extend_from_slice(&prost::Message::encode_to_vec(filter));
     crc32c::crc32c_append(crc32c::crc32c(&list), content).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::{Backup, BackupFilter, Job, JobFilter},
+        resource::ProjectId,
+    };
+
+    fn scope() -> Scope {
+        Scope::Project(ProjectId::parse("project_id", "demo").unwrap())
+    }
+
+    fn reason(refused: Result<Vec<u8>, Error>) -> String {
+        refused.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_token_is_good_for_its_own_list_alone() {
+        let store = Uuid::from_u128(1);
+        let filter = BackupFilter::default();
+        let token = write::<Backup>(store, &scope(), &filter, b"place");
+        let read_in = |store, scope: &Scope, filter: &BackupFilter| {
+            read::<Backup>(store, scope, filter, &token)
+        };
+        assert_eq!(read_in(store, &scope(), &filter).unwrap(), b"place");
+        let other = BackupFilter {
+            hostname: "h".into(),
+            ..BackupFilter::default()
+        };
+        for refused in [
+            read_in(Uuid::from_u128(2), &scope(), &filter),
+            read_in(store, &Scope::AllProjects, &filter),
+            read_in(store, &scope(), &other),
+            read::<Job>(store, &scope(), &JobFilter::default(), &token),
+        ] {
+            assert!(reason(refused).contains("not of this list"));
+        }
+    }
+
+    #[test]
+    fn a_token_stays_what_it_is_as_long_as_its_version_does() {
+        let token = write::<Backup>(Uuid::from_u128(1), &scope(), &BackupFilter::default(), b"p");
+        assert_eq!(token, "AnCKz1Q1");
+        let mut old = URL_SAFE_NO_PAD.decode(&token).unwrap();
+        old[0] = 1;
+        let old = URL_SAFE_NO_PAD.encode(old);
+        let refused = read::<Backup>(Uuid::from_u128(1), &scope(), &BackupFilter::default(), &old);
+        assert!(reason(refused).contains("not of this version"));
+    }
 }

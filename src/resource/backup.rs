@@ -253,6 +253,16 @@ impl Filter for BackupFilter {
         }
     }
 
+    fn beyond_names(&self) -> Self {
+        let mut beyond = self.clone();
+        if beyond.backup_name.is_empty() {
+            beyond.backup_name_prefix.clear();
+        } else {
+            beyond.backup_name.clear();
+        }
+        beyond
+    }
+
     fn matches(&self, record: &[u8]) -> Result<bool, DecodeError> {
         let backup = BackupFacets::decode(record)?;
         let metadata = backup.backup_metadata.unwrap_or_default();

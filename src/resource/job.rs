@@ -368,6 +368,13 @@ impl Filter for JobFilter {
         Names::StartingWith(&self.description_prefix)
     }
 
+    fn beyond_names(&self) -> Self {
+        JobFilter {
+            description_prefix: String::new(),
+            ..self.clone()
+        }
+    }
+
     fn matches(&self, record: &[u8]) -> Result<bool, DecodeError> {
         let job = JobFacets::decode(record)?;
         let schedule = job.job_schedule.unwrap_or_default();

@@ -84,6 +84,9 @@ pub trait Filter: prost::Message + Default + Clone + PartialEq + 'static {
     fn check(&self, violations: &mut Violations);
     /// Which names can match: what the range scan is narrowed to.
     fn names(&self) -> Names<'_>;
+    /// What is left to be compared where only what [`Filter::names`] lets through is looked at.
+    #[must_use]
+    fn beyond_names(&self) -> Self;
     /// Whether an encoded resource matches.
     ///
     /// # Errors
