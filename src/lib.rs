@@ -110,6 +110,8 @@ mod catalog;
 #[doc(hidden)]
 pub mod cli;
 mod clock;
+#[cfg(feature = "cli")]
+mod freezer_json;
 mod icebox;
 pub mod proto;
 mod resource;

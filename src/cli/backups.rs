@@ -17,12 +17,12 @@ use super::{
     paging::{Paging, Place, for_each, print_pages},
 };
 use crate::{
+    freezer_json::{self, Form},
     proto::{
         Backup, BackupFilter, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest,
         ListBackupsRequest, ListBackupsResponse, UpdateBackupRequest,
         backup_service_client::BackupServiceClient,
     },
-    resource::freezer_json::{self, Form},
 };
 
 /// List, show, record, change and delete backups

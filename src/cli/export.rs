@@ -15,14 +15,12 @@ use tonic::transport::Channel;
 use super::{Connection, Error, output::Printable};
 use crate::{
     catalog::{self, Scope},
+    freezer_json::{self, Form},
     proto::{
         ListBackupsRequest, ListJobsRequest, backup_service_client::BackupServiceClient,
         job_service_client::JobServiceClient,
     },
-    resource::{
-        ProjectId,
-        freezer_json::{self, Form},
-    },
+    resource::ProjectId,
     store::{self, Examined, OpenError},
 };
 

@@ -27,15 +27,13 @@ use uuid::Uuid;
 use self::documents::{Event, Expected, read_documents};
 use super::{Connection, Error, connection::Placing, ids, output::Printable};
 use crate::{
+    freezer_json::{self, Document, Read},
     proto::{
         Backup, CreateBackupRequest, CreateJobRequest, GetBackupRequest, GetJobRequest, Job,
         Single, UpdateBackupRequest, UpdateJobRequest, backup_service_client::BackupServiceClient,
         job_service_client::JobServiceClient,
     },
-    resource::{
-        Resource, Stamps, Valid,
-        freezer_json::{self, Document, Read},
-    },
+    resource::{Resource, Stamps, Valid},
     service::UNCHANGED_METADATA,
 };
 

@@ -16,12 +16,12 @@ use super::{
     paging::{Paging, Place, for_each, print_pages},
 };
 use crate::{
+    freezer_json::{self, Form},
     proto::{
         AbortJobRequest, CreateJobRequest, DeleteJobRequest, GetJobRequest, Job, JobFilter,
         JobSchedule, ListJobsRequest, ListJobsResponse, StartJobRequest, StopJobRequest,
         UpdateJobRequest, job_service_client::JobServiceClient,
     },
-    resource::freezer_json::{self, Form},
 };
 
 /// List, show, create, change, start, stop, abort and delete jobs

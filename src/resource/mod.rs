@@ -1,7 +1,5 @@
-//! The resources: for each its name, its rules and its Freezer JSON.
+//! The resources: for each its name, its rules.
 
-#[cfg(feature = "cli")]
-pub(crate) mod freezer_json;
 pub(crate) mod id;
 pub(crate) mod limits;
 pub(crate) mod patch;

@@ -1,0 +1,403 @@
+//! Reading Freezer's documents.
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value as Field};
+use prost_types::{ListValue, Struct, value::Kind as StructKind};
+use serde_json::{Map, Number, Value};
+
+use super::{Document, Read, STRUCT, extra_field, is_output_only};
+use crate::{
+    proto::{self, Backup, BackupMetadata, Job},
+    resource::{Violations, limits},
+};
+
+/// What Freezer keeps in its documents for itself.
+const BOOKKEEPING: &str = "_version";
+
+/// How deep a value in `extra` may nest, so that every protobuf reader's limit of 100 messages takes
+/// it: a level of JSON is up to three of protobuf. What a record may have is less, and the server's
+/// to say.
+pub(super) const EXTRA_NESTING_MAX: usize = 24;
+
+/// The keys beside bare metadata that belong to the backup itself: an agent posts its metadata
+/// together with `job_id` and `status` in one object.
+pub(super) const BESIDE_METADATA: [&str; 8] = [
+    "backup_id",
+    "backup_uuid",
+    "client_id",
+    "job_id",
+    "project_id",
+    "status",
+    "user_id",
+    "user_name",
+];
+
+/// Reads a document of any kind: a job by its `job_actions` or `job_schedule`, a backup by its
+/// `backup_metadata`, a backup's bare metadata by its `backup_name`.
+///
+/// # Errors
+/// If it is none of these, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
+    let object = object(value)?;
+    if object.contains_key("job_actions") || object.contains_key("job_schedule") {
+        let (job, notes) = read_job(value)?;
+        Ok(Read {
+            document: Document::Job(job),
+            notes,
+        })
+    } else if has_metadata(object) || object.contains_key("backup_name") {
+        let (backup, notes) = read_backup(value)?;
+        Ok(Read {
+            document: Document::Backup(backup),
+            notes,
+        })
+    } else {
+        Err(Violations::one(
+            "the document",
+            "must be a backup (with backup_metadata), a backup's metadata (with backup_name), a job \
+             (with job_actions or job_schedule), {\"backups\": […]} or {\"jobs\": […]}",
+        ))
+    }
+}
+
+/// Reads a job. One without a description is named after its first action's backup, else its id.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
+    let (mut job, notes) = read_job_fields(value)?;
+    if job.description.is_empty() {
+        job.description = name_of_unnamed(&job);
+    }
+    Ok((job, notes))
+}
+
+/// Reads just the fields of a job that an update changes.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Violations> {
+    let mut reading = Reading::default();
+    let message = reading.message(&proto::descriptor_of::<Job>(), object(value)?, "");
+    reading.finish(&message)
+}
+
+/// Reads a backup, or the bare metadata of one.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
+    let object = object(value)?;
+    let mut reading = Reading::default();
+    let descriptor = proto::descriptor_of::<Backup>();
+    let message = if has_metadata(object) || !object.contains_key("backup_name") {
+        reading.message(&descriptor, object, "")
+    } else {
+        let (beside, metadata): (Vec<_>, Vec<_>) = object
+            .iter()
+            .partition(|(key, _)| BESIDE_METADATA.contains(&key.as_str()));
+        let mut backup = reading.message(&descriptor, beside, "");
+        let metadata = reading.message(&proto::descriptor_of::<BackupMetadata>(), metadata, "");
+        backup.set_field_by_name("backup_metadata", Field::Message(metadata));
+        backup
+    };
+    reading.finish(&message)
+}
+
+fn object(value: &Value) -> Result<&Map<String, Value>, Violations> {
+    value
+        .as_object()
+        .ok_or_else(|| Violations::one("the document", "must be a JSON object"))
+}
+
+fn has_metadata(object: &Map<String, Value>) -> bool {
+    object
+        .get("backup_metadata")
+        .is_some_and(|metadata| !metadata.is_null())
+}
+
+/// A backup's name may be longer than a description may be, and is not what the sender was asked to
+/// keep short: it is cut.
+fn name_of_unnamed(job: &Job) -> String {
+    let backup_name = job
+        .job_actions
+        .first()
+        .and_then(|action| action.freezer_action.as_ref())
+        .map_or("", |action| action.backup_name.as_str());
+    let name = if backup_name.is_empty() {
+        &job.job_id
+    } else {
+        backup_name
+    };
+    let mut len = name.len().min(limits::DESCRIPTION_BYTES_MAX);
+    while !name.is_char_boundary(len) {
+        len -= 1;
+    }
+    name[..len].to_owned()
+}
+
+/// What a value is to its field.
+enum Fit {
+    Value(Field),
+    Unset,
+    /// It is not what the field takes, which is this.
+    No(&'static str),
+}
+
+impl Fit {
+    fn from(value: Option<Field>, expected: &'static str) -> Fit {
+        value.map_or(Fit::No(expected), Fit::Value)
+    }
+}
+
+/// What was found on the way through a document.
+#[derive(Default)]
+pub(super) struct Reading {
+    violations: Violations,
+    notes: Vec<String>,
+}
+
+impl Reading {
+    fn finish<M: prost::Name + Default>(
+        self,
+        message: &DynamicMessage,
+    ) -> Result<(M, Vec<String>), Violations> {
+        let notes = self.violations.or(self.notes)?;
+        let message = proto::from_dynamic(message).map_err(|error| {
+            Violations::one("the document", format!("cannot be a message: {error}"))
+        })?;
+        Ok((message, notes))
+    }
+
+    /// A message of these members. `path` is its own place in the document.
+    fn message<'a>(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        members: impl IntoIterator<Item = (&'a String, &'a Value)>,
+        path: &str,
+    ) -> DynamicMessage {
+        let mut message = DynamicMessage::new(descriptor.clone());
+        let extra_field = extra_field(descriptor);
+        let mut extra = Struct::default();
+        for (key, value) in members {
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            let field = descriptor
+                .get_field_by_name(key)
+                .filter(|field| Some(field) != extra_field.as_ref());
+            let misfit = match &field {
+                Some(field) if is_output_only(field) => continue,
+                Some(field) => match self.value(field, value, &path) {
+                    Fit::Value(value) => {
+                        message.set_field(field, value);
+                        continue;
+                    }
+                    Fit::Unset => continue,
+                    Fit::No(expected) => Some(expected),
+                },
+                None => None,
+            };
+            match misfit {
+                _ if extra_field.is_some() => {
+                    extra.fields.insert(
+                        key.clone(),
+                        self.struct_value(value, &path, 1, field.is_none()),
+                    );
+                }
+                Some(expected) => self.violations.add(path, format!("must be {expected}")),
+                None if key == BOOKKEEPING => {}
+                None => self
+                    .notes
+                    .push(format!("{path} was left out: Icebox has no such field")),
+            }
+        }
+        if let Some(field) = extra_field.filter(|_| !extra.fields.is_empty()) {
+            self.set_struct(&mut message, &field, &extra);
+        }
+        message
+    }
+
+    fn set_struct(
+        &mut self,
+        message: &mut DynamicMessage,
+        field: &FieldDescriptor,
+        value: &Struct,
+    ) {
+        if let Kind::Message(descriptor) = field.kind() {
+            let mut dynamic = DynamicMessage::new(descriptor);
+            match dynamic.transcode_from(value) {
+                Ok(()) => message.set_field(field, Field::Message(dynamic)),
+                Err(error) => self
+                    .violations
+                    .add(field.name(), format!("cannot be a message: {error}")),
+            }
+        }
+    }
+
+    fn value(&mut self, field: &FieldDescriptor, value: &Value, path: &str) -> Fit {
+        if value.is_null() {
+            return Fit::Unset;
+        }
+        if field.is_map() {
+            return Fit::No("absent");
+        }
+        if !field.is_list() {
+            return self.single(&field.kind(), value, path);
+        }
+        let Some(elements) = value.as_array() else {
+            return Fit::No("a list");
+        };
+        let mut list = Vec::with_capacity(elements.len().min(limits::JOB_ACTIONS_MAX));
+        for (n, element) in elements.iter().enumerate() {
+            let path = format!("{path}[{n}]");
+            match self.single(&field.kind(), element, &path) {
+                Fit::Value(element) => list.push(element),
+                // A list has no place for an element that is not there.
+                Fit::Unset => self.violations.add(path, "must not be empty"),
+                Fit::No(expected) => self.violations.add(path, format!("must be {expected}")),
+            }
+        }
+        Fit::Value(Field::List(list))
+    }
+
+    fn single(&mut self, kind: &Kind, value: &Value, path: &str) -> Fit {
+        let unset = value.as_str() == Some("");
+        match kind {
+            Kind::String => Fit::from(
+                value.as_str().map(|text| Field::String(text.into())),
+                "a string",
+            ),
+            Kind::Message(descriptor) if descriptor.full_name() != STRUCT => {
+                match value.as_object() {
+                    Some(members) => {
+                        Fit::Value(Field::Message(self.message(descriptor, members, path)))
+                    }
+                    None => Fit::No("an object"),
+                }
+            }
+            _ if unset => Fit::Unset,
+            Kind::Bool => Fit::from(boolean(value).map(Field::Bool), "true or false"),
+            Kind::Int32 => Fit::from(
+                integer(value)
+                    .and_then(|n| n.try_into().ok())
+                    .map(Field::I32),
+                "a whole number of at most 32 bits",
+            ),
+            Kind::Int64 => Fit::from(
+                integer(value)
+                    .and_then(|n| n.try_into().ok())
+                    .map(Field::I64),
+                "a whole number of at most 64 bits",
+            ),
+            Kind::Uint32 => Fit::from(
+                integer(value)
+                    .and_then(|n| n.try_into().ok())
+                    .map(Field::U32),
+                "a whole number from 0 of at most 32 bits",
+            ),
+            Kind::Uint64 => Fit::from(
+                integer(value)
+                    .and_then(|n| n.try_into().ok())
+                    .map(Field::U64),
+                "a whole number from 0 of at most 64 bits",
+            ),
+            Kind::Double => Fit::from(value.as_f64().map(Field::F64), "a number"),
+            // No resource has fields of other kinds that a document may set.
+            _ => Fit::No("absent"),
+        }
+    }
+
+    /// The value as `extra` holds it, at this level of nesting. What has a field of another kind keeps its own, so that it
+    /// does not fit the field when it is read again.
+    pub(super) fn struct_value(
+        &mut self,
+        value: &Value,
+        path: &str,
+        level: usize,
+        has_no_field: bool,
+    ) -> prost_types::Value {
+        let kind = match value {
+            Value::Null => StructKind::NullValue(0),
+            Value::Bool(value) => StructKind::BoolValue(*value),
+            Value::Number(number) => {
+                let value = number.as_f64().unwrap_or_default();
+                // `extra` is a google.protobuf.Struct, whose numbers are doubles.
+                let is_rounded =
+                    integer_of(number).is_some_and(|exact| whole(value) != Some(exact));
+                let done = if has_no_field {
+                    "is kept as text"
+                } else {
+                    "was rounded"
+                };
+                if is_rounded {
+                    self.notes.push(format!("{path} {done}: it is beyond 2^53"));
+                }
+                if is_rounded && has_no_field {
+                    StructKind::StringValue(number.to_string())
+                } else {
+                    StructKind::NumberValue(value)
+                }
+            }
+            Value::String(text) => StructKind::StringValue(text.clone()),
+            Value::Array(_) | Value::Object(_) if level > EXTRA_NESTING_MAX => {
+                self.violations.add(
+                    path,
+                    format!("must not nest deeper than {EXTRA_NESTING_MAX} levels"),
+                );
+                StructKind::NullValue(0)
+            }
+            Value::Array(elements) => {
+                let values = elements
+                    .iter()
+                    .map(|value| self.struct_value(value, path, level + 1, true));
+                StructKind::ListValue(ListValue {
+                    values: values.collect(),
+                })
+            }
+            Value::Object(members) => {
+                let fields = members.iter().map(|(key, value)| {
+                    (key.clone(), self.struct_value(value, path, level + 1, true))
+                });
+                StructKind::StructValue(Struct {
+                    fields: fields.collect(),
+                })
+            }
+        };
+        prost_types::Value { kind: Some(kind) }
+    }
+}
+
+fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(*value),
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
+fn integer(value: &Value) -> Option<i128> {
+    match value {
+        Value::Number(number) => integer_of(number).or_else(|| whole(number.as_f64()?)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// The number if it is written without a point or an exponent, and of at most 64 bits.
+fn integer_of(number: &Number) -> Option<i128> {
+    number
+        .as_i64()
+        .map(i128::from)
+        .or_else(|| number.as_u64().map(i128::from))
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "whole, and far inside i128"
+)]
+fn whole(value: f64) -> Option<i128> {
+    (value.fract() == 0.0 && value.abs() < 1e30).then_some(value as i128)
+}
