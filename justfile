@@ -1,0 +1,34 @@
+# What people do here, by name. `just --list`; each check is a step of `.ci/run`.
+
+# A server on 127.0.0.1:50051, over a store in target/.
+serve:
+    cargo run -- serve --store target/icebox.db
+
+# What must hold before a commit: formatting, lints, tests.
+check:
+    .ci/run formatting lints tests
+
+# All that must hold before a change lands, or some steps of it: `just ci clients readme`.
+ci *STEPS:
+    .ci/run {{STEPS}}
+
+# One test by its name: `just test a_walk_by_marker`.
+test NAME:
+    cargo test {{NAME}}
+
+# One seed of the simulated power cuts: `just seed 43`.
+seed SEED:
+    ICEBOX_SEED={{SEED}} cargo test --lib store::local::simulation
+
+# 50,000 seeds, and 500 rounds of SIGKILL.
+long:
+    ICEBOX_LONG=1 cargo test --release
+
+# A measurement: rpc, pages or reopen.
+bench NAME:
+    cargo bench --bench {{NAME}}
+
+# All measurements, and their drawings in docs/.
+figures:
+    cargo bench
+    python3 benches/draw.py
