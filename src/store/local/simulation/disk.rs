@@ -1,0 +1,474 @@
+//! A disk in memory that forgets, at any operation, what was not synced.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use super::Dice;
+use crate::store::{
+    Error,
+    local::{
+        disk::{Disk, DiskFile},
+        home::VIEW_DIR,
+    },
+};
+
+/// What a disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
+
+/// What was done to a file since it was last synced.
+#[derive(Clone)]
+enum Unsynced {
+    Write(u64, Vec<u8>),
+    Size(u64),
+}
+
+#[derive(Clone, Default)]
+struct FileState {
+    now: Vec<u8>,
+    synced: Vec<u8>,
+    unsynced: Vec<Unsynced>,
+}
+
+type FileId = usize;
+
+/// A change of names that no directory sync has made durable.
+#[derive(Clone)]
+enum Naming {
+    Create(PathBuf, Option<FileId>),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+/// Names of files, and of directories as `None`.
+type Names = BTreeMap<PathBuf, Option<FileId>>;
+
+fn rename(names: &mut Names, from: &Path, to: &Path) {
+    if let Some(node) = names.remove(from) {
+        names.insert(to.to_owned(), node);
+    }
+}
+
+impl Naming {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Naming::Create(path, node) => drop(names.insert(path.clone(), *node)),
+            Naming::Rename(from, to) => rename(names, from, to),
+            Naming::Remove(path) => names.retain(|name, _| !name.starts_with(path)),
+        }
+    }
+
+    /// The directory whose sync makes it durable.
+    fn dir(&self) -> &Path {
+        let (Naming::Create(path, _) | Naming::Rename(_, path) | Naming::Remove(path)) = self;
+        path.parent().unwrap_or(Path::new(""))
+    }
+}
+
+/// Syncs that a broken store leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    Nothing,
+    File(&'static str),
+    Dir(&'static str),
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Platter {
+    files: Vec<FileState>,
+    names: Names,
+    synced_names: Names,
+    unsynced_names: Vec<Naming>,
+}
+
+/// A disk in memory. The view's directories are real, since sled is: they lie under `root`.
+pub(super) struct FakeDisk {
+    pub(super) platter: Arc<Mutex<Platter>>,
+    pub(super) root: PathBuf,
+    /// Operations until the power goes.
+    pub(super) left: Arc<AtomicU64>,
+    pub(super) off: Arc<AtomicBool>,
+    /// Operations until one fails, once.
+    pub(super) fault: Arc<Fault>,
+    pub(super) left_out: LeftOut,
+    pub(super) trace: Trace,
+}
+
+/// What was done, in order.
+#[derive(Clone, Default)]
+pub(super) struct Trace(pub(super) Arc<Mutex<Vec<String>>>);
+
+impl Trace {
+    pub(super) fn tell(&self, what: String) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.push(what);
+    }
+}
+
+/// What fails while the power is on.
+pub(super) struct Fault {
+    /// Operations until it does.
+    pub(super) left: AtomicI64,
+    pub(super) kind: FaultKind,
+    pub(super) met: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum FaultKind {
+    /// One operation fails.
+    Once,
+    /// The disk is full for so many operations; then somebody makes room.
+    FullFor(i64),
+}
+
+impl Fault {
+    fn meet(&self, needs_room: bool) -> Result<(), Error> {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        let action = "use the disk".to_owned();
+        let error = match self.kind {
+            FaultKind::Once if left == 0 => Error::Io {
+                action,
+                reason: "it fails, once".into(),
+            },
+            FaultKind::FullFor(operations) if needs_room && left <= 0 && left > -operations => {
+                Error::Full { action }
+            }
+            _ => return Ok(()),
+        };
+        self.met.store(true, Ordering::SeqCst);
+        Err(error)
+    }
+}
+
+fn power_is_off() -> Error {
+    Error::Io {
+        action: "reach the disk".into(),
+        reason: "the power is off".into(),
+    }
+}
+
+impl FakeDisk {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Platter> {
+        self.platter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an operation that changes something. The last one before the cut is begun and does not return.
+    fn spend(&self, what: &str, path: &Path, needs_room: bool) -> Result<(), Error> {
+        self.trace.tell(format!("{what} {}", path.display()));
+        spend(&self.left, &self.off)?;
+        self.fault.meet(needs_room)
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.off.load(Ordering::SeqCst) || self.fault.met.load(Ordering::SeqCst)
+    }
+
+    fn is_real(path: &Path) -> bool {
+        path.starts_with(VIEW_DIR)
+    }
+}
+
+fn spend(left: &AtomicU64, off: &AtomicBool) -> Result<(), Error> {
+    let spent = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+        left.checked_sub(1)
+    });
+    if spent.is_ok() {
+        return Ok(());
+    }
+    off.store(true, Ordering::SeqCst);
+    Err(power_is_off())
+}
+
+impl Disk for FakeDisk {
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        let mut platter = self.lock();
+        let id = if let Some(Some(id)) = platter.names.get(path) {
+            *id
+        } else {
+            self.spend("create", path, true)?;
+            let id = platter.files.len();
+            platter.files.push(FileState::default());
+            let create = Naming::Create(path.to_owned(), Some(id));
+            create.apply(&mut platter.names);
+            platter.unsynced_names.push(create);
+            id
+        };
+        drop(platter);
+        Ok(Box::new(FakeFile {
+            platter: self.platter.clone(),
+            id,
+            path: path.to_owned(),
+            left: self.left.clone(),
+            off: self.off.clone(),
+            fault: self.fault.clone(),
+            left_out: self.left_out,
+            trace: self.trace.clone(),
+        }))
+    }
+
+    fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        if self.lock().names.contains_key(path) {
+            self.open(path)
+        } else {
+            Err(Error::Io {
+                action: format!("open {}", path.display()),
+                reason: "no such file".into(),
+            })
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+        let platter = self.lock();
+        let id = platter.names.get(path).copied().flatten();
+        Ok(id.map(|id| platter.files[id].now.clone()))
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
+        let platter = self.lock();
+        let inside = platter
+            .names
+            .keys()
+            .filter(|path| path.parent() == Some(dir));
+        let mut names: Vec<_> = inside
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        if Self::is_real(dir) {
+            let real = fs::read_dir(self.root.join(dir))
+                .into_iter()
+                .flatten()
+                .flatten();
+            names.extend(real.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<(), Error> {
+        let mut platter = self.lock();
+        if !platter.names.contains_key(dir) {
+            self.spend("create directory", dir, true)?;
+            let create = Naming::Create(dir.to_owned(), None);
+            create.apply(&mut platter.names);
+            platter.unsynced_names.push(create);
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.spend("rename", from, true)?;
+        if Self::is_real(from) {
+            return fs::rename(self.root.join(from), self.root.join(to))
+                .map_err(|error| Error::io("rename", from, &error));
+        }
+        let mut platter = self.lock();
+        let naming = Naming::Rename(from.to_owned(), to.to_owned());
+        naming.apply(&mut platter.names);
+        platter.unsynced_names.push(naming);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        if Self::is_real(path) {
+            self.spend("remove", path, false)?;
+            // It may not be there.
+            let _ = fs::remove_dir_all(self.root.join(path));
+            return Ok(());
+        }
+        let mut platter = self.lock();
+        if platter.names.contains_key(path) {
+            self.spend("remove", path, false)?;
+            let naming = Naming::Remove(path.to_owned());
+            naming.apply(&mut platter.names);
+            platter.unsynced_names.push(naming);
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
+        self.spend("sync directory", dir, true)?;
+        if matches!(self.left_out, LeftOut::Dir(left_out) if dir == Path::new(left_out)) {
+            return Ok(());
+        }
+        let Platter {
+            synced_names,
+            unsynced_names,
+            ..
+        } = &mut *self.lock();
+        unsynced_names.retain(|naming| {
+            let durable = naming.dir() == dir;
+            if durable {
+                naming.apply(synced_names);
+            }
+            !durable
+        });
+        Ok(())
+    }
+
+    fn room_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+struct FakeFile {
+    platter: Arc<Mutex<Platter>>,
+    id: FileId,
+    path: PathBuf,
+    left: Arc<AtomicU64>,
+    off: Arc<AtomicBool>,
+    fault: Arc<Fault>,
+    left_out: LeftOut,
+    trace: Trace,
+}
+
+impl FakeFile {
+    fn lock(&self) -> MutexGuard<'_, Platter> {
+        self.platter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: Unsynced) -> Result<(), Error> {
+        if self.off.load(Ordering::SeqCst) {
+            return Err(power_is_off());
+        }
+        let what = match &change {
+            Unsynced::Write(offset, bytes) => format!("write {} at {offset} to", bytes.len()),
+            Unsynced::Size(size) => format!("size {size} of"),
+        };
+        self.trace.tell(format!("{what} {}", self.path.display()));
+        // The operation that the cut meets has begun: part of it may be found.
+        let spent = spend(&self.left, &self.off);
+        let file = &mut self.lock().files[self.id];
+        change.apply(&mut file.now);
+        file.unsynced.push(change);
+        spent.and_then(|()| self.fault.meet(true))
+    }
+}
+
+impl Unsynced {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Unsynced::Size(size) => bytes.resize(usize::try_from(*size).expect("small"), 0),
+            Unsynced::Write(offset, written) => {
+                let offset = usize::try_from(*offset).expect("small");
+                if bytes.len() < offset + written.len() {
+                    bytes.resize(offset + written.len(), 0);
+                }
+                bytes[offset..offset + written.len()].copy_from_slice(written);
+            }
+        }
+    }
+
+    /// Leaves of a write the sectors that reached the disk.
+    fn survive(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
+        let Unsynced::Write(offset, written) = self else {
+            if dice.one_in(2) {
+                self.apply(bytes);
+            }
+            return;
+        };
+        let (all, none) = (dice.one_in(3), dice.one_in(3));
+        let mut at = 0;
+        while at < written.len() {
+            let place = usize::try_from(*offset).expect("small") + at;
+            let len = (SECTOR_BYTES - place % SECTOR_BYTES).min(written.len() - at);
+            if all || (!none && dice.one_in(2)) {
+                Unsynced::Write(place as u64, written[at..at + len].to_vec()).apply(bytes);
+            }
+            at += len;
+        }
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.change(Unsynced::Write(offset, bytes.to_vec()))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let platter = self.lock();
+        let bytes = &platter.files[self.id].now;
+        let rest = bytes
+            .get(usize::try_from(offset).expect("small")..)
+            .unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn size(&self) -> Result<u64, Error> {
+        Ok(self.lock().files[self.id].now.len() as u64)
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<(), Error> {
+        let size = self.size()?;
+        if len > size {
+            self.change(Unsynced::Size(len))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        if self.off.load(Ordering::SeqCst) {
+            return Err(power_is_off());
+        }
+        self.trace.tell(format!("sync {}", self.path.display()));
+        spend(&self.left, &self.off)?;
+        let failed = self.fault.meet(true);
+        let left_out = matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir));
+        let file = &mut self.lock().files[self.id];
+        if failed.is_err() {
+            // As Linux has it: they count as written from then on, and no later sync looks for them.
+            file.unsynced.clear();
+        } else if !left_out {
+            for change in file.unsynced.drain(..) {
+                change.apply(&mut file.synced);
+            }
+        }
+        failed
+    }
+}
+
+impl Platter {
+    /// What is found when the power is back: all that was synced, and some of what was not. Names are journaled, so those of
+    /// one directory survive in order up to some point.
+    pub(super) fn after_cut(&self, dice: &mut Dice) -> Platter {
+        let mut names = self.synced_names.clone();
+        let mut ended: Vec<&Path> = Vec::new();
+        for naming in &self.unsynced_names {
+            if ended.contains(&naming.dir()) || dice.one_in(2) {
+                ended.push(naming.dir());
+            } else {
+                naming.apply(&mut names);
+            }
+        }
+        // A name outlives no directory that it is in.
+        let there = names.clone();
+        names.retain(|path, _| match path.parent() {
+            Some(dir) if dir != Path::new("") => there.contains_key(dir),
+            _ => true,
+        });
+        let files = self.files.iter().map(|file| {
+            let mut bytes = file.synced.clone();
+            for change in &file.unsynced {
+                change.survive(&mut bytes, dice);
+            }
+            FileState {
+                now: bytes.clone(),
+                synced: bytes,
+                ..FileState::default()
+            }
+        });
+        Platter {
+            files: files.collect(),
+            synced_names: names.clone(),
+            names,
+            unsynced_names: Vec::new(),
+        }
+    }
+}
