@@ -1,15 +1,14 @@
 //! The rules that the fields of all resources share: each takes a field's path and value, and notes what is wrong.
 
+mod extra;
+
 use std::{fmt, ops::RangeInclusive};
 
-use prost_types::{ListValue, Struct, Value, value::Kind};
+pub(crate) use self::extra::{extra, extra_levels_fit};
 
 use super::{
     Violations,
-    limits::{
-        EXTRA_BYTES_MAX, EXTRA_LEVELS_MAX, ID_BYTES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX,
-        STRING_BYTES_MAX,
-    },
+    limits::{ID_BYTES_MAX, RECORD_BYTES_MAX, STRING_BYTES_MAX},
 };
 
 /// A field's path, written out only when something is wrong with the field.
@@ -262,87 +261,6 @@ pub(crate) fn time_s(path: Path<'_>, value: i64, violations: &mut Violations) {
     }
 }
 
-/// `extra`, if set: at most 16 KiB and 8 levels, and nothing that JSON cannot say.
-pub(crate) fn extra(path: Path<'_>, extra: Option<&Struct>, violations: &mut Violations) {
-    let Some(extra) = extra else { return };
-    if extra_levels_fit(Some(extra)) {
-        let size_bytes = prost::Message::encoded_len(extra);
-        if size_bytes > EXTRA_BYTES_MAX {
-            violations.add(
-                path.to_string(),
-                format!("must be at most {EXTRA_BYTES_MAX} bytes encoded, not {size_bytes}"),
-            );
-        }
-    } else {
-        violations.add(
-            path.to_string(),
-            format!("must nest at most {EXTRA_LEVELS_MAX} levels"),
-        );
-    }
-    extra_struct(path, extra, 1, violations);
-}
-
-/// Whether `extra` nests at most 8 levels. Anything that recurses to its end, as measuring its encoding
-/// does, asks this first; the functions here look no deeper than that themselves.
-pub(crate) fn extra_levels_fit(extra: Option<&Struct>) -> bool {
-    fn value_fits(value: &Value, level: usize) -> bool {
-        match &value.kind {
-            Some(Kind::StructValue(Struct { fields })) => {
-                level <= EXTRA_LEVELS_MAX
-                    && fields.values().all(|value| value_fits(value, level + 1))
-            }
-            Some(Kind::ListValue(ListValue { values })) => {
-                level <= EXTRA_LEVELS_MAX && values.iter().all(|value| value_fits(value, level + 1))
-            }
-            _ => true,
-        }
-    }
-    extra.is_none_or(|extra| extra.fields.values().all(|value| value_fits(value, 2)))
-}
-
-fn extra_struct(path: Path<'_>, extra: &Struct, level: usize, violations: &mut Violations) {
-    for (key, value) in &extra.fields {
-        let path = format_args!("{path}[{}]", quoted(key));
-        if key.len() > NAME_BYTES_MAX {
-            violations.add(
-                path.to_string(),
-                format!(
-                    "must have a key of at most {NAME_BYTES_MAX} bytes, not {}",
-                    key.len()
-                ),
-            );
-        }
-        if key.contains(is_steering) {
-            violations.add(
-                path.to_string(),
-                "must have a key without control characters",
-            );
-        }
-        extra_value(path, value, level, violations);
-    }
-}
-
-fn extra_value(path: Path<'_>, value: &Value, level: usize, violations: &mut Violations) {
-    match &value.kind {
-        None => violations.add(path.to_string(), "must have a value, if only null"),
-        Some(Kind::NumberValue(number)) if !number.is_finite() => {
-            violations.add(
-                path.to_string(),
-                format!("must be a finite number, not {number}"),
-            );
-        }
-        Some(Kind::StructValue(nested)) if level < EXTRA_LEVELS_MAX => {
-            extra_struct(path, nested, level + 1, violations);
-        }
-        Some(Kind::ListValue(list)) if level < EXTRA_LEVELS_MAX => {
-            for (n, value) in list.values.iter().enumerate() {
-                extra_value(format_args!("{path}[{n}]"), value, level + 1, violations);
-            }
-        }
-        _ => {}
-    }
-}
-
 /// A whole resource of so many bytes encoded.
 pub(crate) fn record_size(path: Path<'_>, size_bytes: usize, violations: &mut Violations) {
     if size_bytes > RECORD_BYTES_MAX {
@@ -382,11 +300,12 @@ fn measured(value: &str, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost_types::{Struct, Value};
 
     use super::*;
 
     /// What `rule` says about `value`, one line a violation.
-    fn said(rule: impl FnOnce(&mut Violations)) -> Vec<String> {
+    pub(super) fn said(rule: impl FnOnce(&mut Violations)) -> Vec<String> {
         let mut violations = Violations::new();
         rule(&mut violations);
         violations
@@ -588,99 +507,6 @@ mod tests {
         );
     }
 
-    fn value(kind: Kind) -> Value {
-        Value { kind: Some(kind) }
-    }
-
-    fn one(key: &str, value: Value) -> Struct {
-        Struct {
-            fields: [(key.to_owned(), value)].into(),
-        }
-    }
-
-    fn extra_said(extra: &Struct) -> Vec<String> {
-        said(|v| super::extra(format_args!("e"), Some(extra), v))
-    }
-
-    #[test]
-    fn extra_nests_at_most_8_levels_and_deeper_is_not_walked() {
-        let nested = |levels: usize, innermost: Value| {
-            (1..levels).fold(one("a", innermost), |inner, _| {
-                one("a", value(Kind::StructValue(inner)))
-            })
-        };
-        let null = || value(Kind::NullValue(0));
-        assert!(extra_said(&nested(8, null())).is_empty());
-        assert_eq!(
-            extra_said(&nested(9, null())),
-            ["e must nest at most 8 levels"]
-        );
-        let list = || {
-            value(Kind::ListValue(ListValue {
-                values: vec![null()],
-            }))
-        };
-        assert!(extra_said(&nested(7, list())).is_empty());
-        assert_eq!(
-            extra_said(&nested(8, list())),
-            ["e must nest at most 8 levels"]
-        );
-        // What cannot be reached without passing the limit is not looked at, but the shallow part is.
-        let mut deep = nested(500, Value { kind: None });
-        deep.fields.insert("b".into(), Value { kind: None });
-        assert_eq!(
-            extra_said(&deep),
-            [
-                "e must nest at most 8 levels",
-                "e[\"b\"] must have a value, if only null"
-            ]
-        );
-    }
-
-    #[test]
-    fn extra_has_at_most_16_kib_encoded() {
-        let of_bytes = |bytes: usize| one("k", value(Kind::StringValue("x".repeat(bytes))));
-        let around = prost::Message::encoded_len(&of_bytes(16000)) - 16000;
-        assert!(extra_said(&of_bytes(EXTRA_BYTES_MAX - around)).is_empty());
-        assert_eq!(
-            extra_said(&of_bytes(EXTRA_BYTES_MAX - around + 1)),
-            ["e must be at most 16384 bytes encoded, not 16385"]
-        );
-    }
-
-    #[test]
-    fn extra_holds_only_what_json_can_say_under_short_printable_keys() {
-        assert!(said(|v| super::extra(format_args!("e"), None, v)).is_empty());
-        assert!(extra_said(&Struct::default()).is_empty());
-        let list = [f64::NAN, 1.5, f64::INFINITY].map(|number| value(Kind::NumberValue(number)));
-        let mut bad = one(
-            "l",
-            value(Kind::ListValue(ListValue {
-                values: list.into(),
-            })),
-        );
-        bad.fields.insert("a\nb".into(), Value { kind: None });
-        bad.fields
-            .insert("z".repeat(255), value(Kind::BoolValue(true)));
-        assert_eq!(
-            extra_said(&bad),
-            [
-                "e[\"a\\nb\"] must have a key without control characters",
-                "e[\"a\\nb\"] must have a value, if only null",
-                "e[\"l\"][0] must be a finite number, not NaN",
-                "e[\"l\"][2] must be a finite number, not inf",
-            ]
-        );
-        let long = extra_said(&one(&"z".repeat(256), value(Kind::BoolValue(true))));
-        assert_eq!(
-            long,
-            [format!(
-                "e[\"{}\"…] must have a key of at most 255 bytes, not 256",
-                "z".repeat(64)
-            )]
-        );
-    }
-
     proptest! {
         #[test]
         fn no_string_makes_a_rule_panic(value: String, max in 0..70_usize) {
@@ -692,7 +518,10 @@ mod tests {
             client_id(path, &value, &mut v);
             id(path, &value, &mut v);
             word(path, &value, &["backup", "fs", ""], &mut v);
-            extra(path, Some(&one(&value, Value { kind: None })), &mut v);
+            let keyed = Struct {
+                fields: [(value, Value { kind: None })].into(),
+            };
+            extra(path, Some(&keyed), &mut v);
         }
 
         #[test]

@@ -1,0 +1,76 @@
+//! What jobs can be filtered by.
+
+use prost::{DecodeError, Message};
+
+use crate::{
+    proto::JobFilter,
+    resource::{Filter, Names, Violations, rules, schedule, wants},
+};
+
+/// The fields that a filter tests, decoded without the rest of a [`Job`]; tags are the `.proto`'s.
+#[derive(Clone, PartialEq, prost::Message)]
+struct JobFacets {
+    #[prost(string, tag = "4")]
+    client_id: String,
+    #[prost(string, tag = "5")]
+    description: String,
+    #[prost(message, optional, tag = "6")]
+    job_schedule: Option<JobScheduleFacets>,
+    #[prost(string, tag = "8")]
+    session_id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct JobScheduleFacets {
+    #[prost(string, tag = "20")]
+    event: String,
+    #[prost(string, tag = "21")]
+    status: String,
+    #[prost(string, tag = "22")]
+    result: String,
+}
+
+impl Filter for JobFilter {
+    fn check(&self, violations: &mut Violations) {
+        rules::word(
+            format_args!("filter.status"),
+            &self.status,
+            schedule::STATUSES,
+            violations,
+        );
+        rules::word(
+            format_args!("filter.result"),
+            &self.result,
+            schedule::RESULTS,
+            violations,
+        );
+        rules::word(
+            format_args!("filter.event"),
+            &self.event,
+            schedule::EVENTS,
+            violations,
+        );
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names::StartingWith(&self.description_prefix)
+    }
+
+    fn beyond_names(&self) -> Self {
+        JobFilter {
+            description_prefix: String::new(),
+            ..self.clone()
+        }
+    }
+
+    fn matches(&self, record: &[u8]) -> Result<bool, DecodeError> {
+        let job = JobFacets::decode(record)?;
+        let schedule = job.job_schedule.unwrap_or_default();
+        Ok(wants(&self.client_id, &job.client_id)
+            && job.description.starts_with(&self.description_prefix)
+            && wants(&self.session_id, &job.session_id)
+            && wants(&self.status, &schedule.status)
+            && wants(&self.result, &schedule.result)
+            && wants(&self.event, &schedule.event))
+    }
+}
