@@ -9,6 +9,8 @@ use std::{
 
 /// What fits beside another file on a screen.
 const LINE_CHARS_MAX: usize = 140;
+/// What is still one idea.
+const SOURCE_LINES_MAX: usize = 600;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -106,6 +108,15 @@ fn nothing_is_left_to_do_and_nothing_is_of_one_machine() {
         .map(|(place, line)| format!("{place}: {}", line.trim()))
         .collect();
     assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn no_source_is_longer_than_one_idea() {
+    let long: Vec<_> = files(&["src"])
+        .into_iter()
+        .filter(|file| fs::read_to_string(file).unwrap().lines().count() > SOURCE_LINES_MAX)
+        .collect();
+    assert_eq!(long, Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! One record: the document, made into what a call takes.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Target, documents::Expected};
+use crate::{
+    cli::ids,
+    freezer_json::{self, Document, Read},
+};
+
+/// What is shown of a record's name.
+const NAME_CHARS_MAX: usize = 100;
+/// Where the ids of documents without one come from.
+const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5f0e_93b1_6a0c_4f0e_9d7b_31c6_1ceb_0c01);
+
+/// The record that a document describes, with a project and an id.
+pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Result<Read, String> {
+    let read = match expected {
+        Expected::Any => freezer_json::read_document(value),
+        Expected::Backup => freezer_json::read_backup(value).map(|(backup, notes)| Read {
+            document: Document::Backup(backup),
+            notes,
+        }),
+        Expected::Job => freezer_json::read_job(value).map(|(job, notes)| Read {
+            document: Document::Job(job),
+            notes,
+        }),
+    };
+    let mut read = read.map_err(|violations| violations.to_string())?;
+    let meant = target.project.as_deref();
+    let (own_project, id) = match &mut read.document {
+        Document::Backup(backup) => {
+            target.placing.place_backup(backup, meant)?;
+            (&backup.project_id, &mut backup.backup_id)
+        }
+        Document::Job(job) => {
+            target.placing.place_job(job, meant)?;
+            (&job.project_id, &mut job.job_id)
+        }
+    };
+    *id = ids::normalized(id);
+    if id.is_empty() {
+        // The same document gets the same id each time, or repeating an import would create it again.
+        // Other spellings of it (key order, white space) are the same document.
+        let content = format!("{own_project}\n{}", sorted(value));
+        *id = Uuid::new_v5(&ID_NAMESPACE, content.as_bytes())
+            .simple()
+            .to_string();
+    }
+    if let Document::Job(job) = &mut read.document
+        && job.description.is_empty()
+    {
+        job.description.clone_from(&job.job_id);
+    }
+    Ok(read)
+}
+
+/// The same value with every object's keys in order.
+pub(super) fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(elements) => elements.iter().map(sorted).collect(),
+        Value::Object(members) => {
+            let members: BTreeMap<_, _> = members
+                .iter()
+                .map(|(key, value)| (key, sorted(value)))
+                .collect();
+            Value::Object(
+                members
+                    .into_iter()
+                    .map(|(key, value)| (key.clone(), value))
+                    .collect(),
+            )
+        }
+        scalar => scalar.clone(),
+    }
+}
+
+/// What a person knows the document by, even where it cannot be read.
+pub(super) fn name_of(value: &Value) -> Option<String> {
+    [
+        "/backup_metadata/backup_name",
+        "/backup_name",
+        "/description",
+        "/backup_id",
+        "/job_id",
+    ]
+    .iter()
+    .filter_map(|path| value.pointer(path)?.as_str())
+    .find(|name| !name.is_empty())
+    .map(|name| name.chars().take(NAME_CHARS_MAX).collect())
+}

@@ -1,0 +1,185 @@
+//! What is told while importing, and at the end.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tonic::Status;
+
+use super::{Done, End, Kind, Outcome, files::file_size_bytes};
+use crate::cli::{Error, output::Printable};
+
+/// Notes printed, and refusals; the others are counted.
+const NOTES_MAX: u64 = 20;
+const REFUSALS_MAX: u64 = 20;
+
+/// What is told while importing, and counted for the end.
+pub(super) struct Report {
+    pub(super) bar: ProgressBar,
+    pub(super) is_quiet: bool,
+    pub(super) is_dry: bool,
+    pub(super) backups: u64,
+    pub(super) jobs: u64,
+    pub(super) updated: u64,
+    pub(super) unchanged: u64,
+    pub(super) refused: u64,
+    pub(super) broken_files: u64,
+    pub(super) notes: u64,
+}
+
+impl Report {
+    pub(super) fn new(bar: ProgressBar) -> Report {
+        Report {
+            bar,
+            is_quiet: false,
+            is_dry: false,
+            backups: 0,
+            jobs: 0,
+            updated: 0,
+            unchanged: 0,
+            refused: 0,
+            broken_files: 0,
+            notes: 0,
+        }
+    }
+
+    /// Gives back what makes going on pointless, if that is how it ended.
+    pub(super) fn take(&mut self, outcome: Outcome) -> Option<Status> {
+        let Outcome {
+            file,
+            read_bytes,
+            notes,
+            end,
+        } = outcome;
+        for note in notes {
+            self.notes += 1;
+            if self.notes <= NOTES_MAX && !self.is_quiet {
+                self.tell(&format!("note: {file}: {note}"));
+            }
+        }
+        match end {
+            End::Done(_, Done::Updated) => self.updated += 1,
+            End::Done(_, Done::Unchanged) => self.unchanged += 1,
+            End::Done(Kind::Backup, Done::Stored) => self.backups += 1,
+            End::Done(Kind::Job, Done::Stored) => self.jobs += 1,
+            End::OnlyNotes => {}
+            End::Refused { record, reason } => {
+                self.refused += 1;
+                if self.refused <= REFUSALS_MAX {
+                    self.tell(&format!("{file}: {record}: {reason}"));
+                }
+            }
+            End::Broken(reason) => {
+                self.broken_files += 1;
+                self.tell(&format!("{file}: {reason}"));
+            }
+            End::Lost(status) => return Some(status),
+        }
+        let position = if self.bar.length().is_some() {
+            read_bytes
+        } else {
+            self.records()
+        };
+        // Calls end in any order; the bar only goes forward.
+        self.bar.set_position(position.max(self.bar.position()));
+        None
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.backups + self.jobs + self.updated + self.unchanged + self.refused
+    }
+
+    /// Prints the summary. Gives the number of records that were imported or refused.
+    pub(super) fn finish(&self) -> u64 {
+        if self.notes > NOTES_MAX && !self.is_quiet {
+            self.tell(&format!("note: and {} more", self.notes - NOTES_MAX));
+        }
+        if self.refused > REFUSALS_MAX {
+            self.tell(&format!(
+                "and {} more were refused",
+                self.refused - REFUSALS_MAX
+            ));
+        }
+        self.bar.finish_and_clear();
+        if !self.is_quiet {
+            // A summary that nobody reads is not worth failing for.
+            let _ = writeln!(
+                io::stdout(),
+                "{} {} and {}; {} updated, {} unchanged, {} refused",
+                if self.is_dry {
+                    "would import"
+                } else {
+                    "imported"
+                },
+                Count(self.backups, "backup"),
+                Count(self.jobs, "job"),
+                self.updated,
+                self.unchanged,
+                self.refused
+            );
+        }
+        self.records()
+    }
+
+    pub(super) fn verdict(&self) -> Result<(), Error> {
+        let mut complaints = Vec::new();
+        if self.refused > 0 {
+            let were = if self.refused == 1 { "was" } else { "were" };
+            complaints.push(format!(
+                "{} of {} {were} refused",
+                self.refused,
+                Count(self.records(), "record")
+            ));
+        }
+        if self.broken_files > 0 {
+            complaints.push(format!(
+                "{} could not be read to the end",
+                Count(self.broken_files, "file")
+            ));
+        }
+        if complaints.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Failed(complaints.join(", ")))
+        }
+    }
+
+    pub(super) fn tell(&self, line: &str) {
+        let line = Printable(line);
+        self.bar.suspend(|| {
+            // Without a standard error there is nobody to tell.
+            let _ = writeln!(io::stderr(), "{line}");
+        });
+    }
+}
+
+pub(super) struct Count(pub(super) u64, pub(super) &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
+/// A bar over the bytes to read if that is known, else a count of records; seen on terminals only.
+pub(super) fn progress_bar(files: &[PathBuf]) -> ProgressBar {
+    let sizes_bytes: Option<u64> = files.iter().map(|path| file_size_bytes(path)).sum();
+    let (bar, template) = match sizes_bytes {
+        Some(total_bytes) => (
+            ProgressBar::new(total_bytes),
+            "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        ),
+        None => (
+            ProgressBar::no_length(),
+            "{spinner} {human_pos} records, {per_sec}",
+        ),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
