@@ -1,7 +1,5 @@
 //! Why the catalog refused, in our words; `service/status.rs` turns them into gRPC's.
 
-use std::fmt;
-
 use crate::{
     resource::{Kind, Violations},
     store,
@@ -9,11 +7,13 @@ use crate::{
 
 /// Why the catalog refused. Whatever it is, nothing was changed, but for a store's
 /// [`store::Error::OutcomeUnknown`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The request breaks rules.
+    #[error("{0}")]
     Invalid(Violations),
     /// The project has no such resource.
+    #[error("the project has no {} with {} {id}", .kind.field, .kind.id_field)]
     NotFound {
         /// What was looked for.
         kind: Kind,
@@ -21,6 +21,10 @@ pub enum Error {
         id: String,
     },
     /// The id is taken by a resource that differs.
+    #[error(
+        "the project has another {} with {} {id}: choose another id, or update that one",
+        .kind.field, .kind.id_field
+    )]
     AlreadyExists {
         /// What was to be created.
         kind: Kind,
@@ -28,6 +32,10 @@ pub enum Error {
         id: String,
     },
     /// The resource is no longer at the revision that the caller expects.
+    #[error(
+        "{} {id} is at revision {current}, not {expected}: read it again and decide anew",
+        .kind.field
+    )]
     Stale {
         /// What was to be changed.
         kind: Kind,
@@ -39,6 +47,7 @@ pub enum Error {
         current: u64,
     },
     /// The resource is in a state in which the request makes no sense.
+    #[error("{message}")]
     Precondition {
         /// What was to be changed.
         kind: Kind,
@@ -50,10 +59,15 @@ pub enum Error {
         message: String,
     },
     /// The store failed or refused.
-    Store(store::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
     /// Another snapshot is being made.
+    #[error("another snapshot is being made: try again when it is done")]
     SnapshotInProgress,
     /// Changes were to be followed that are gone by now.
+    #[error(
+        "what was changed before revision {oldest} is gone: read all that there is, and follow on from there"
+    )]
     Compacted {
         /// The oldest revision whose changes are still there.
         oldest: u64,
@@ -66,12 +80,6 @@ impl From<Violations> for Error {
     }
 }
 
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Error::Store(error)
-    }
-}
-
 impl Error {
     /// A record whose checksum holds, and that is none.
     pub(crate) fn undecodable(key: &[u8]) -> Error {
@@ -81,51 +89,5 @@ impl Error {
                 key.escape_ascii()
             ),
         })
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Invalid(violations) => violations.fmt(f),
-            Error::NotFound { kind, id } => write!(
-                f,
-                "the project has no {} with {} {id}",
-                kind.field, kind.id_field
-            ),
-            Error::AlreadyExists { kind, id } => write!(
-                f,
-                "the project has another {} with {} {id}: choose another id, or update that one",
-                kind.field, kind.id_field
-            ),
-            Error::Stale {
-                kind,
-                id,
-                expected,
-                current,
-            } => write!(
-                f,
-                "{} {id} is at revision {current}, not {expected}: read it again and decide anew",
-                kind.field
-            ),
-            Error::Precondition { message, .. } => f.write_str(message),
-            Error::Store(error) => error.fmt(f),
-            Error::SnapshotInProgress => {
-                f.write_str("another snapshot is being made: try again when it is done")
-            }
-            Error::Compacted { oldest } => write!(
-                f,
-                "what was changed before revision {oldest} is gone: read all that there is, and follow on from there"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Store(error) => Some(error),
-            _ => None,
-        }
     }
 }

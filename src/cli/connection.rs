@@ -1,9 +1,7 @@
 //! How commands reach a server: `--server`, `--project`, and the channel.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{future::Future, time::Duration};
 
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::{
@@ -36,21 +34,15 @@ pub struct Connection {
     context: Option<String>,
 }
 
-/// An address, understood.
-#[derive(Debug, PartialEq, Eq)]
-enum Address {
-    Tcp(String),
-    Unix(PathBuf),
-}
-
-fn parse(server: &str) -> Result<Address, Error> {
+/// The address as an endpoint takes it.
+fn parse(server: &str) -> Result<String, Error> {
     let usage = |reason: &str| Error::Usage(format!("--server {server}: {reason}"));
     if let Some(path) = server.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         return if path.is_empty() {
             Err(usage("names no socket"))
         } else {
-            Ok(Address::Unix(path.into()))
+            Ok(format!("unix:{path}"))
         };
     }
     let (scheme, authority) = server.split_once("://").unwrap_or(("http", server));
@@ -62,7 +54,7 @@ fn parse(server: &str) -> Result<Address, Error> {
                 && !host.contains('/')
                 && port.parse::<u16>().is_ok() =>
         {
-            Ok(Address::Tcp(format!("{scheme}://{authority}")))
+            Ok(format!("{scheme}://{authority}"))
         }
         _ => Err(usage(
             "must be host:port, http://host:port, https://host:port or unix:PATH",
@@ -94,14 +86,8 @@ impl Connection {
     /// If the address cannot be understood or nobody answers there.
     pub async fn connect(&self) -> Result<Channel, Error> {
         let server = self.server()?;
-        let address = parse(&server)?;
-        // A Unix socket has no authority, but HTTP/2 wants one.
-        let uri = match &address {
-            Address::Tcp(uri) => uri.clone(),
-            Address::Unix(_) => "http://localhost".to_owned(),
-        };
         let usage = |error| Error::Usage(format!("--server {server}: {error}"));
-        let mut endpoint = Endpoint::from_shared(uri)
+        let mut endpoint = Endpoint::from_shared(parse(&server)?)
             .map_err(usage)?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
@@ -114,17 +100,7 @@ impl Connection {
                 .tls_config(ClientTlsConfig::new().with_native_roots())
                 .map_err(usage)?;
         }
-        let connected = match address {
-            Address::Tcp(_) => endpoint.connect().await,
-            Address::Unix(path) => {
-                let connect = tower::service_fn(move |_| {
-                    let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
-                });
-                endpoint.connect_with_connector(connect).await
-            }
-        };
-        connected.map_err(|error| {
+        endpoint.connect().await.map_err(|error| {
             let cause = root_cause(&error);
             Error::Failed(if secure {
                 format!("no trusted server answers at {server} ({cause}): trust its issuer on this machine")
@@ -249,8 +225,8 @@ mod tests {
 
     #[test]
     fn addresses_are_understood_or_refused() {
-        let tcp = |uri: &str| Some(Address::Tcp(uri.into()));
-        let unix = |path: &str| Some(Address::Unix(path.into()));
+        let tcp = |uri: &str| Some(uri.to_owned());
+        let unix = |path: &str| Some(format!("unix:{path}"));
         for (text, expected) in [
             ("127.0.0.1:50051", tcp("http://127.0.0.1:50051")),
             (

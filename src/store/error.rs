@@ -1,11 +1,12 @@
 //! What can go wrong below the catalog: when a store is opened or made, and when an open one is asked something.
 
-use std::{fmt, io, path::Path};
+use std::{io, path::Path};
 
 /// Why the store could not do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
+    #[error("could not {action}: {reason}")]
     Io {
         /// What was being done to which file.
         action: String,
@@ -13,28 +14,34 @@ pub enum Error {
         reason: String,
     },
     /// The disk is full. Nothing was written.
+    #[error("the disk is full: could not {action}")]
     Full {
         /// What was being done to which file.
         action: String,
     },
     /// Stored data is damaged, and what it held cannot be had from elsewhere.
+    #[error("stored data is damaged: {what}")]
     Corrupt {
         /// Which file, where in it, and what is lost.
         what: String,
     },
     /// Writing has stopped after a failure that left the disk's state unknown; reads go on.
+    #[error("writing has stopped until the server is restarted, reads go on: {reason}")]
     Stopped {
         /// The failure.
         reason: String,
     },
     /// The disk failed in the middle of this very write: it may or may not be found after a restart.
+    #[error("whether this write is kept is known only after a restart: {reason}")]
     OutcomeUnknown {
         /// The failure.
         reason: String,
     },
     /// The queue of writes stayed full for as long as a caller may wait.
+    #[error("too many writes are waiting: try again")]
     Busy,
     /// The store is closing.
+    #[error("the store is closing")]
     Closed,
 }
 
@@ -61,56 +68,37 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Io { action, reason } => write!(f, "could not {action}: {reason}"),
-            Error::Full { action } => write!(f, "the disk is full: could not {action}"),
-            Error::Corrupt { what } => write!(f, "stored data is damaged: {what}"),
-            Error::Stopped { reason } => {
-                write!(
-                    f,
-                    "writing has stopped until the server is restarted, reads go on: {reason}"
-                )
-            }
-            Error::OutcomeUnknown { reason } => {
-                write!(
-                    f,
-                    "whether this write is kept is known only after a restart: {reason}"
-                )
-            }
-            Error::Busy => f.write_str("too many writes are waiting: try again"),
-            Error::Closed => f.write_str("the store is closing"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
 /// Why a store could not be opened or made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// Another process has the store open.
+    #[error("the store is in use by {owner}: stop that process or choose another --store")]
     Locked {
         /// What that process wrote about itself.
         owner: String,
     },
     /// The directory is not an Icebox store.
+    #[error("this is not an Icebox store: {reason}")]
     Foreign {
         /// What is there instead.
         reason: String,
     },
     /// A restore cannot come to the revision or time that was asked for.
+    #[error("{reason}")]
     NotThatFar {
         /// Why not.
         reason: String,
     },
     /// There is a store already where one was to be made.
+    #[error("{path} holds a store already: choose an empty directory")]
     Occupied {
         /// Where.
         path: String,
     },
     /// The store was written by a newer Icebox.
+    #[error(
+        "the store has format {found} and this Icebox reads up to format {supported}: use a newer Icebox"
+    )]
     NewerFormat {
         /// The store's format.
         found: u32,
@@ -118,36 +106,6 @@ pub enum OpenError {
         supported: u32,
     },
     /// What may befall an open store as well.
-    Store(Error),
+    #[error(transparent)]
+    Store(#[from] Error),
 }
-
-impl From<Error> for OpenError {
-    fn from(error: Error) -> Self {
-        OpenError::Store(error)
-    }
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::Locked { owner } => {
-                write!(
-                    f,
-                    "the store is in use by {owner}: stop that process or choose another --store"
-                )
-            }
-            OpenError::Foreign { reason } => write!(f, "this is not an Icebox store: {reason}"),
-            OpenError::NotThatFar { reason } => f.write_str(reason),
-            OpenError::Occupied { path } => {
-                write!(f, "{path} holds a store already: choose an empty directory")
-            }
-            OpenError::NewerFormat { found, supported } => write!(
-                f,
-                "the store has format {found} and this Icebox reads up to format {supported}: use a newer Icebox"
-            ),
-            OpenError::Store(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}

@@ -1,7 +1,5 @@
 //! One record: the document, made into what a call takes.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -45,7 +43,9 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
     if id.is_empty() {
         // The same document gets the same id each time, or repeating an import would create it again.
         // Other spellings of it (key order, white space) are the same document.
-        let content = format!("{own_project}\n{}", sorted(value));
+        let mut sorted = value.clone();
+        sorted.sort_all_objects();
+        let content = format!("{own_project}\n{sorted}");
         *id = Uuid::new_v5(&ID_NAMESPACE, content.as_bytes())
             .simple()
             .to_string();
@@ -56,26 +56,6 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
         job.description.clone_from(&job.job_id);
     }
     Ok(read)
-}
-
-/// The same value with every object's keys in order.
-pub(super) fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Array(elements) => elements.iter().map(sorted).collect(),
-        Value::Object(members) => {
-            let members: BTreeMap<_, _> = members
-                .iter()
-                .map(|(key, value)| (key, sorted(value)))
-                .collect();
-            Value::Object(
-                members
-                    .into_iter()
-                    .map(|(key, value)| (key.clone(), value))
-                    .collect(),
-            )
-        }
-        scalar => scalar.clone(),
-    }
 }
 
 /// What a person knows the document by, even where it cannot be read.

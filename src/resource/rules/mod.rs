@@ -191,40 +191,22 @@ pub(crate) fn did_you_mean<'a>(value: &str, words: impl IntoIterator<Item = &'a 
     if value.len() > SHOWN_CHARS_MAX {
         return String::new();
     }
-    let value: Vec<char> = value.to_lowercase().chars().collect();
+    let value = value.to_lowercase();
+    let value_chars = value.chars().count();
     words
         .into_iter()
         .filter_map(|word| {
-            let lowercase: Vec<char> = word.to_lowercase().chars().collect();
-            let near = (value.len().max(lowercase.len()) / 3).min(2);
-            if value.len().abs_diff(lowercase.len()) > near {
+            let lowercase = word.to_lowercase();
+            let word_chars = lowercase.chars().count();
+            let near = (value_chars.max(word_chars) / 3).min(2);
+            if value_chars.abs_diff(word_chars) > near {
                 return None;
             }
-            let distance = edits(&value, &lowercase);
+            let distance = strsim::osa_distance(&value, &lowercase);
             (distance <= near).then_some((distance, word))
         })
         .min_by_key(|(distance, _)| *distance)
         .map_or_else(String::new, |(_, word)| format!("; did you mean {word:?}?"))
-}
-
-/// How many insertions, deletions, replacements and swaps of neighbours lead from `a` to `b`
-/// (the optimal string alignment distance).
-fn edits(a: &[char], b: &[char]) -> usize {
-    let mut before_previous = vec![0; b.len() + 1];
-    let mut previous: Vec<usize> = (0..=b.len()).collect();
-    for i in 0..a.len() {
-        let mut row = vec![i + 1];
-        for j in 0..b.len() {
-            let replaced = previous[j] + usize::from(a[i] != b[j]);
-            let mut least = replaced.min(previous[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
-                least = least.min(before_previous[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before_previous = std::mem::replace(&mut previous, row);
-    }
-    previous[b.len()]
 }
 
 /// A number in `range`.
