@@ -1,7 +1,7 @@
 //! What the store takes from outside: time, and threads to run on. Everything else it reaches through `Disk`.
 //!
 //! The rest of the store is forbidden to ask for either, so that a simulation that steps its parts by itself decides all that
-//! happens (`local/simulation.rs`).
+//! happens (`local/simulation/`).
 #![allow(clippy::disallowed_methods)]
 
 use std::{

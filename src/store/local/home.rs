@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `LOCK` | locked by the process that has the store open; says which |
 //! | `FORMAT` | the format's version and the store's id; written last, so that a store is there whole or not |
-//! | `journal/` | the truth since the checkpoint: see `journal.rs` |
-//! | `checkpoint/` | the truth before: see `checkpoint.rs` |
+//! | `journal/` | the truth since the checkpoint: see `journal/` |
+//! | `checkpoint/` | the truth before: see `checkpoint/` |
 //! | `view/1/`, … | sled: see `view/sled.rs`; a new number for each that is made |
 //! | `REACHED` | a revision that the store has reached for sure; `LOCK` says it, too |
 //! | `RESERVE` | room for a disk that is full: see `space.rs` |

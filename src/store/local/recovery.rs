@@ -121,23 +121,7 @@ impl Home {
         space::clear(disk)?;
         let view = self.claimed_view();
         let checkpoint = checkpointer::newest(disk);
-        let base = match (&checkpoint, &view) {
-            (Ok(Some(checkpoint)), _) if checkpoint.summary().store == id => {
-                checkpoint.summary().end
-            }
-            (Ok(Some(_)), _) => {
-                return Err(Error::Corrupt {
-                    what: "the checkpoint is another store's".into(),
-                });
-            }
-            (Ok(None), _) => Position::default(),
-            // The view is a copy as good as the checkpoint was, if it agrees with the journal.
-            (Err(damage), Ok(_)) => {
-                tracing::warn!(%damage, "making another checkpoint from the view");
-                journal::start(disk, id)?
-            }
-            (Err(damage), Err(_)) => return Err(damage.clone()),
-        };
+        let base = self.base(id, &checkpoint, view.is_ok())?;
         let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
         let mut state_at_shown = (shown == base.revision).then_some(base.state);
         let mut uncovered_bytes = 0;
@@ -199,6 +183,30 @@ impl Home {
             tally,
             checkpoint_is_due,
         })
+    }
+
+    /// Where the journal goes on from: the checkpoint, or the store's beginning.
+    fn base(
+        &self,
+        id: Uuid,
+        checkpoint: &Result<Option<Checkpoint>, Error>,
+        has_view: bool,
+    ) -> Result<Position, Error> {
+        match checkpoint {
+            Ok(Some(checkpoint)) if checkpoint.summary().store == id => {
+                Ok(checkpoint.summary().end)
+            }
+            Ok(Some(_)) => Err(Error::Corrupt {
+                what: "the checkpoint is another store's".into(),
+            }),
+            Ok(None) => Ok(Position::default()),
+            // The view is a copy as good as the checkpoint was, if it agrees with the journal.
+            Err(damage) if has_view => {
+                tracing::warn!(%damage, "making another checkpoint from the view");
+                journal::start(&*self.disk, id)
+            }
+            Err(damage) => Err(damage.clone()),
+        }
     }
 
     fn open_view(&self, generation: u64) -> Result<Sled, Error> {
