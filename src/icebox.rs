@@ -25,7 +25,8 @@ const HOLDERS_LOOK: Duration = Duration::from_millis(5);
 /// An open store, with typed calls, and servers of the same calls over gRPC.
 ///
 /// Calls may be made from many tasks at one time: share it in an `Arc`, or lend it. Dropping it, or being killed, loses nothing
-/// that was acknowledged; [`Icebox::close`] spares the next open some work, and lets servers finish what is under way.
+/// that was acknowledged; [`Icebox::close`] spares the next open some work, and waits for servers to finish what is under way.
+/// A drop tells them to end, and does not wait; if there are none, it waits a moment for the store's threads.
 #[derive(Debug)]
 pub struct Icebox {
     catalog: Catalog,
@@ -130,7 +131,7 @@ impl Icebox {
         ended(made.await)?
     }
 
-    /// Serves gRPC on a listener from now on, until [`Icebox::close`]. There may be several.
+    /// Serves gRPC on a listener from now on, until [`Icebox::close`], or it is dropped. There may be several.
     ///
     /// Whoever can connect may do everything: listen on a loopback address or a Unix socket of one's own.
     ///

@@ -253,6 +253,19 @@ async fn it_serves_on_listeners_of_ones_own_until_it_is_closed() {
 }
 
 #[tokio::test]
+async fn an_icebox_that_is_dropped_serves_no_longer_and_can_be_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let icebox = open(&path).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let serving = icebox.serve(listener);
+    drop(icebox);
+    let ended = tokio::time::timeout(Duration::from_secs(20), serving).await;
+    ended.expect("it ends").unwrap();
+    open(&path).await.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_that_takes_nothing_does_not_keep_it_from_closing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");

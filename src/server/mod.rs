@@ -136,11 +136,9 @@ async fn serve(
     serving.await
 }
 
-/// Resolves once it is true: never, if what could say so is gone.
+/// Resolves once it is true, or what could say so is gone.
 async fn until(mut said: watch::Receiver<bool>) {
-    if said.wait_for(|said| *said).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    let _ = said.wait_for(|said| *said).await;
 }
 
 async fn router(
