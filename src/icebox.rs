@@ -1,7 +1,7 @@
 //! An open Icebox: what a program holds that embeds it.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     path::PathBuf,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use crate::server::{Listener, Servers, Serving};
 use crate::{
     calls::{Backups, Calls, Jobs},
     catalog::{Catalog, Changes, Error, Status},
-    store::{self, OpenError, Options, Snapshot, Store},
+    store::{self, OpenError, Options, Snapshot, Store, blocking},
 };
 
 /// How long closing waits for a call that still holds the store, and how often it looks.
@@ -32,7 +32,6 @@ pub struct Icebox {
     catalog: Catalog,
     #[cfg(feature = "server")]
     servers: Servers,
-    store: Arc<Store>,
 }
 
 /// Says that opening may stop, when nobody waits for it any more.
@@ -59,17 +58,13 @@ impl Icebox {
         let path = path.into();
         let cancelled = Arc::<AtomicBool>::default();
         let mut cancel = CancelOnDrop(Some(cancelled.clone()));
-        let opening =
-            tokio::task::spawn_blocking(move || Store::open_unless(cancelled, &path, &options));
-        let opened = ended(opening.await)?;
+        let opened = blocking(move || Store::open_unless(cancelled, &path, &options)).await?;
         // It is the open store's from now on.
         cancel.0 = None;
-        let store = Arc::new(opened?);
         Ok(Icebox {
-            catalog: Catalog::new(store.clone()),
+            catalog: Catalog::new(opened?),
             #[cfg(feature = "server")]
             servers: Servers::new(),
-            store,
         })
     }
 
@@ -88,7 +83,7 @@ impl Icebox {
     /// The revision of the last change that calls show at least. It grows with each.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.store.revision()
+        self.catalog.revision()
     }
 
     /// Follows what is committed after a revision: from the beginning after 0, as far back as it is kept, or on from
@@ -114,21 +109,17 @@ impl Icebox {
     pub async fn snapshot(&self, mut to: impl Write + Send + 'static) -> Result<Snapshot, Error> {
         let permit = self.catalog.begin_snapshot()?;
         let catalog = self.catalog.clone();
-        let made = tokio::task::spawn_blocking(move || {
+        let refused = |error: io::Error| store::Error::Io {
+            action: "write the snapshot".into(),
+            reason: error.to_string(),
+        };
+        let snapshot = move || {
             let _permit = permit;
-            let made = catalog.snapshot(|chunk| {
-                to.write_all(&chunk).map_err(|error| store::Error::Io {
-                    action: "write the snapshot".into(),
-                    reason: error.to_string(),
-                })
-            })?;
-            to.flush().map_err(|error| store::Error::Io {
-                action: "write the snapshot".into(),
-                reason: error.to_string(),
-            })?;
+            let made = catalog.snapshot(|chunk| to.write_all(&chunk).map_err(refused))?;
+            to.flush().map_err(refused)?;
             Ok(made)
-        });
-        ended(made.await)?
+        };
+        blocking(snapshot).await?
     }
 
     /// Serves gRPC on a listener from now on, until [`Icebox::close`], or it is dropped. There may be several.
@@ -139,8 +130,7 @@ impl Icebox {
     /// If it is not called within a tokio runtime.
     #[cfg(feature = "server")]
     pub fn serve(&self, listener: impl Into<Listener>) -> Serving {
-        self.servers
-            .start(self.catalog.clone(), &self.store, listener.into())
+        self.servers.start(self.catalog.clone(), listener.into())
     }
 
     /// Lets servers finish what is under way, for 8 seconds at the most, commits what is queued, and closes the store.
@@ -148,22 +138,14 @@ impl Icebox {
     /// # Errors
     /// What the disk says. Nothing that was acknowledged depends on it.
     pub async fn close(self) -> Result<(), store::Error> {
-        let Icebox {
-            catalog,
-            #[cfg(feature = "server")]
-            servers,
-            mut store,
-        } = self;
         #[cfg(feature = "server")]
-        servers.end().await;
-        drop(catalog);
+        self.servers.end().await;
+        let mut store = self.catalog.into_store();
         let patience = tokio::time::sleep(HOLDERS_PATIENCE);
         tokio::pin!(patience);
         loop {
             store = match Arc::try_unwrap(store) {
-                Ok(store) => {
-                    return ended(tokio::task::spawn_blocking(move || store.close()).await)?;
-                }
+                Ok(store) => return blocking(move || store.close()).await?,
                 Err(store) => store,
             };
             tokio::select! {
@@ -177,15 +159,4 @@ impl Icebox {
             }
         }
     }
-}
-
-/// What blocking work came to. A panic goes on here.
-///
-/// # Errors
-/// If it never began, since the runtime is shutting down.
-fn ended<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, store::Error> {
-    result.map_err(|stopped| match stopped.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => store::Error::Closed,
-    })
 }

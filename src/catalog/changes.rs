@@ -103,15 +103,16 @@ fn of<R: Resource>(
     deleted: fn(String, String) -> Changed,
 ) -> Result<Option<Changed>, Error> {
     let Write { key, value } = write;
-    let is_of = |prefix: Vec<u8>| key.starts_with(&prefix);
     Ok(match value {
-        Some(value) if is_of(keys::records_of_kind::<R>()) => Some(put(decode(Found {
-            key,
-            value,
-            revision,
-            framed: None,
-        })?)),
-        None if is_of(keys::locators_of_kind::<R>()) => {
+        Some(value) if key.starts_with(&keys::records_of_kind::<R>()) => {
+            Some(put(decode(Found {
+                key,
+                value,
+                revision,
+                framed: None,
+            })?))
+        }
+        None if key.starts_with(&keys::locators_of_kind::<R>()) => {
             let project = keys::project_of_locator(key);
             let (project, id) = project
                 .zip(keys::id_of_locator(key))

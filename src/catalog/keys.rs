@@ -47,11 +47,6 @@ pub(super) fn locator<R: Resource>(project: &str, id: ResourceId) -> Vec<u8> {
     key
 }
 
-/// The first two bytes of all records of a kind.
-pub(super) fn kind_of_records<R: Resource>() -> [u8; 2] {
-    [RECORD, R::KIND.tag]
-}
-
 /// What the locators of one id start with, whatever project it is in.
 pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
     let mut key = vec![LOCATOR, R::KIND.tag];
@@ -61,7 +56,7 @@ pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
 
 /// The locators of ids that start with these hex digits, and a few more where their number is odd.
 pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-    let mut start = locators_of_kind::<R>();
+    let mut start = locators_of_kind::<R>().to_vec();
     let digits = prefix.as_bytes().chunks_exact(2);
     start.extend(
         digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()),
@@ -76,13 +71,13 @@ pub(super) fn id_of_locator(key: &[u8]) -> Option<String> {
 }
 
 /// What all records of a kind start with.
-pub(super) fn records_of_kind<R: Resource>() -> Vec<u8> {
-    vec![RECORD, R::KIND.tag]
+pub(super) fn records_of_kind<R: Resource>() -> [u8; 2] {
+    [RECORD, R::KIND.tag]
 }
 
 /// What all locators of a kind start with.
-pub(super) fn locators_of_kind<R: Resource>() -> Vec<u8> {
-    vec![LOCATOR, R::KIND.tag]
+pub(super) fn locators_of_kind<R: Resource>() -> [u8; 2] {
+    [LOCATOR, R::KIND.tag]
 }
 
 /// The project in a locator.

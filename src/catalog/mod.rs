@@ -1,6 +1,6 @@
 //! Any resource, stored: keys, pages and mutations, generic over [`Resource`].
 //!
-//! What a request means is decided in `resource` and `service`; here it is made one batch or one
+//! What a request means is decided in `resource` and `calls`; here it is made one batch or one
 //! range scan. No method blocks the async thread that calls it.
 
 mod changes;
@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Timestamp;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 pub use changes::{Change, Changed, Changes};
 pub use error::Error;
@@ -80,9 +80,9 @@ struct Stored<R> {
 impl Catalog {
     /// The catalog in `store`.
     #[must_use]
-    pub(crate) fn new(store: Arc<Store>) -> Self {
+    pub(crate) fn new(store: Store) -> Self {
         Catalog {
-            store,
+            store: Arc::new(store),
             changing: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
             seen: Arc::default(),
@@ -271,6 +271,21 @@ impl Catalog {
             .await
     }
 
+    /// The store, which other clones may still hold.
+    pub(crate) fn into_store(self) -> Arc<Store> {
+        self.store
+    }
+
+    /// The revision that reads show at least.
+    pub(crate) fn revision(&self) -> u64 {
+        self.store.revision()
+    }
+
+    /// Follows how the store is.
+    pub(crate) fn condition(&self) -> watch::Receiver<store::Condition> {
+        self.store.condition()
+    }
+
     /// Follows what is committed after a revision.
     pub(crate) fn changes(&self, after_revision: u64) -> Changes {
         Changes::new(self.store.changes(after_revision))
@@ -287,8 +302,8 @@ impl Catalog {
             store: store.id().simple().to_string(),
             revision: store.revision(),
             condition: store.condition().borrow().clone(),
-            backups: store.count(keys::kind_of_records::<Backup>()),
-            jobs: store.count(keys::kind_of_records::<Job>()),
+            backups: store.count(keys::records_of_kind::<Backup>()),
+            jobs: store.count(keys::records_of_kind::<Job>()),
             usage,
         })
     }

@@ -15,7 +15,7 @@ use crate::{
 /// Items in a page, at the most.
 pub(crate) const PAGE_ITEMS_MAX: usize = 1000;
 /// Bytes in a page, at the most, so that a client with gRPC's default limit of 4 MiB can read it.
-pub(crate) const PAGE_BYTES_MAX: usize = 3 << 20;
+const PAGE_BYTES_MAX: usize = 3 << 20;
 /// Items that one blocking step looks at: some tens of milliseconds, after which a caller that has gone is noticed.
 const STEP_ITEMS_MAX: usize = 10_000;
 /// Steps of a page whose caller can go on from an empty one.

@@ -37,7 +37,7 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
         ),
     };
     let mut records = 0;
-    let all = keys::starting_with(keys::records_of_kind::<R>());
+    let all = keys::starting_with(keys::records_of_kind::<R>().to_vec());
     store.for_each::<Error>(all, |Found { key, value, .. }| {
         let resource = R::decode(value).map_err(|_| wrong(key, "cannot be read"))?;
         let id = ResourceId::parse(R::KIND.id_field, resource.id())
@@ -54,7 +54,7 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
     })?;
     // Each record has its own locator, so as many locators as records means that each of them leads to one.
     let mut locators = 0;
-    let all = keys::starting_with(keys::locators_of_kind::<R>());
+    let all = keys::starting_with(keys::locators_of_kind::<R>().to_vec());
     store.for_each::<Error>(all, |_| {
         locators += 1;
         Ok(())

@@ -41,7 +41,6 @@ use crate::{
         job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
     },
     service::{Backups, Jobs, Maintenance},
-    store::{Condition, Store},
 };
 
 /// A request's size: 16 times the largest record, so that a client's mistake is answered, not cut off.
@@ -73,12 +72,11 @@ impl Servers {
     }
 
     /// Starts one.
-    pub(crate) fn start(&self, catalog: Catalog, store: &Store, listener: Listener) -> Serving {
+    pub(crate) fn start(&self, catalog: Catalog, listener: Listener) -> Serving {
         let running = self.running.0.clone();
         let ends = self.ends.subscribe();
-        let condition = store.condition();
         Serving(tokio::spawn(async move {
-            let served = serve(catalog, condition, listener, ends).await;
+            let served = serve(catalog, listener, ends).await;
             drop(running);
             served.map_err(io::Error::other)
         }))
@@ -112,12 +110,11 @@ impl Future for Serving {
 
 async fn serve(
     catalog: Catalog,
-    condition: watch::Receiver<Condition>,
     listener: Listener,
     ends: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let (cuts, cut) = watch::channel(false);
-    let router = router(catalog, condition).await;
+    let router = router(catalog).await;
     let connections = listener::connections(listener, cut);
     let mut serving =
         std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
@@ -143,8 +140,8 @@ async fn until(mut said: watch::Receiver<bool>) {
 
 async fn router(
     catalog: Catalog,
-    mut condition: watch::Receiver<Condition>,
 ) -> Router<Stack<RequestLog, Stack<MapResponseLayer<Settle>, Identity>>> {
+    let mut condition = catalog.condition();
     let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);

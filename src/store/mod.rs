@@ -33,6 +33,7 @@ pub(crate) use local::{
     Changes, Examined, Finding, Local, Pulled, Until, examine, restore, verify_snapshot,
 };
 pub use local::{Condition, Options, Snapshot, Usage};
+pub(crate) use outside::blocking;
 pub(crate) use view::View;
 
 /// An open store. Closing it with [`Store::close`] spares the next open some work; just dropping it, or being killed, loses
@@ -202,13 +203,7 @@ impl Store {
             return read(&self.view);
         }
         let view = self.view.clone();
-        match tokio::task::spawn_blocking(move || read(&view)).await {
-            Ok(result) => result,
-            Err(stopped) => match stopped.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::Closed.into()),
-            },
-        }
+        blocking(move || read(&view)).await?
     }
 
     /// Commits what is queued and closes the store. Blocks.

@@ -29,6 +29,20 @@ pub(super) fn sleep(time: Duration) {
     thread::sleep(time);
 }
 
+/// Runs what may wait for the disk on one of tokio's threads that may wait. A panic goes on here.
+///
+/// # Errors
+/// [`Error::Closed`] if it never began, since the process is ending.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|stopped| match stopped.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Error::Closed,
+    })
+}
+
 /// Does two things at one time. Whichever panics, the caller does.
 pub(super) fn both<A: Send, B>(
     one: impl FnOnce() -> A + Send,

@@ -18,6 +18,7 @@ use super::{
 use crate::store::{
     Error,
     change::{Group, Position},
+    outside,
 };
 
 /// What the groups in memory may take. They share their keys and values with the table of recent writes.
@@ -133,8 +134,7 @@ impl Changes {
                 let next = follower.next(&*core.home.disk, shown);
                 (follower, next)
             };
-            let read = tokio::task::spawn_blocking(read).await;
-            let (follower, next) = read.map_err(|_| Error::Closed)?;
+            let (follower, next) = outside::blocking(read).await?;
             match next? {
                 Next::Group(group) => {
                     self.follower = Some(follower);

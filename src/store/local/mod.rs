@@ -300,8 +300,7 @@ impl Local {
     /// [`Error::Closed`] if the process is ending.
     pub(crate) async fn usage(&self) -> Result<Usage, Error> {
         let core = self.core.clone();
-        let usage = tokio::task::spawn_blocking(move || Usage::of(&core)).await;
-        usage.map_err(|_| Error::Closed)
+        outside::blocking(move || Usage::of(&core)).await
     }
 
     /// Makes a checkpoint now, whatever the journal's size, and lets go of what it covers.
@@ -313,10 +312,8 @@ impl Local {
         let (answer, answered) = oneshot::channel();
         let work = self.core.checkpointer.clone();
         // The checkpointer may be busy with another one.
-        let asked = tokio::task::spawn_blocking(move || work.send(Work::Now(answer))).await;
-        asked
-            .map_err(|_| Error::Closed)?
-            .map_err(|_| Error::Closed)?;
+        let asked = outside::blocking(move || work.send(Work::Now(answer))).await?;
+        asked.map_err(|_| Error::Closed)?;
         answered.await.unwrap_or(Err(Error::Closed))
     }
 

@@ -120,6 +120,8 @@ impl Runs {
             .runs
             .range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded));
         let next = next.map(|(from, _)| from.clone()).next();
+        let feeds_ended = inner.feeds_ended;
+        drop(inner);
         At::Gap(
             Draft {
                 from: key.to_vec(),
@@ -127,7 +129,7 @@ impl Runs {
                 keys: Vec::new(),
                 framed: Vec::with_capacity(RUN_BYTES),
                 framing,
-                feeds_ended: inner.feeds_ended,
+                feeds_ended,
             },
             next,
         )
