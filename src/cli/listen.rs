@@ -76,7 +76,7 @@ impl Listen {
     }
 }
 
-/// Where a server listens.
+/// Where a server listens, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Bound {
     /// The address, with the port that was picked.
@@ -92,9 +92,9 @@ struct Socket {
     device_and_inode: (u64, u64),
 }
 
-impl Bound {
+impl Drop for Bound {
     /// Removes what would stay behind. A server that has taken over the path keeps its own socket.
-    pub(super) fn clean_up(&self) {
+    fn drop(&mut self) {
         if let Some(Socket {
             path,
             device_and_inode,

@@ -124,7 +124,6 @@ async fn serve(
         opened = Icebox::open(&args.store, options) => opened.map_err(|error| failed(&error))?,
         _ = &mut asked_to_end => {
             tracing::info!("shutting down before the store is open");
-            bound.clean_up();
             return Ok(());
         }
     };
@@ -137,9 +136,7 @@ async fn serve(
         _ = asked_to_end => {}
     }
     tracing::info!("shutting down: finishing what is under way");
-    let closed = icebox.close().await;
-    bound.clean_up();
-    closed.map_err(|error| failed(&error))
+    icebox.close().await.map_err(|error| failed(&error))
 }
 
 async fn either(
