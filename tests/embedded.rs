@@ -2,21 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
 
+mod harness;
+
 use std::{path::Path, time::Duration};
+
+use harness::{OTHER_PROJECT, PROJECT, backup, backup_with, job, metadata_of};
 
 use hyper_util::rt::TokioIo;
 use icebox::{
     Changed, Error, Icebox, OpenError, Options,
     proto::{
-        Backup, BackupMetadata, DownloadSnapshotRequest, FreezerAction, Job, JobAction,
-        ListBackupsRequest, backup_service_client::BackupServiceClient,
+        Backup, DownloadSnapshotRequest, Job, ListBackupsRequest,
+        backup_service_client::BackupServiceClient,
         maintenance_service_client::MaintenanceServiceClient,
     },
 };
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::{
+    io::DuplexStream,
+    net::{TcpListener, UnixListener},
+};
 use tonic::transport::{Channel, Endpoint};
-
-const PROJECT: &str = "demo";
 
 fn options() -> Options {
     Options {
@@ -29,37 +34,8 @@ async fn open(path: &Path) -> Icebox {
     Icebox::open(path, options()).await.unwrap()
 }
 
-fn backup(name: &str) -> Backup {
-    Backup {
-        backup_metadata: Some(BackupMetadata {
-            backup_name: name.into(),
-            container: "c".into(),
-            hostname: "h".into(),
-            path_to_backup: "/".repeat(4096),
-            ..BackupMetadata::default()
-        }),
-        ..Backup::default()
-    }
-}
-
-fn job(description: &str) -> Job {
-    Job {
-        client_id: "client".into(),
-        description: description.into(),
-        job_actions: vec![JobAction {
-            freezer_action: Some(FreezerAction {
-                action: "backup".into(),
-                path_to_backup: "/srv".into(),
-                ..FreezerAction::default()
-            }),
-            ..JobAction::default()
-        }],
-        ..Job::default()
-    }
-}
-
 fn name(backup: &Backup) -> &str {
-    &backup.backup_metadata.as_ref().unwrap().backup_name
+    &metadata_of(backup).backup_name
 }
 
 #[tokio::test]
@@ -92,7 +68,7 @@ async fn the_calls_are_those_of_the_services() {
     let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
     assert!(fields.contains(&"project_id") && fields.contains(&"backup.backup_metadata"));
     assert!(matches!(
-        backups.get("other", &ids[0]).await,
+        backups.get(OTHER_PROJECT, &ids[0]).await,
         Err(Error::NotFound { .. })
     ));
 
@@ -193,18 +169,19 @@ async fn what_is_committed_can_be_followed() {
     assert!(matches!(next.await.unwrap(), Err(Error::Store(_))));
 }
 
-/// A channel over connections that `connect` makes.
-async fn over<S, F>(connect: impl Fn() -> F + Clone + Send + Sync + 'static) -> Channel
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-    F: Future<Output = std::io::Result<S>> + Send + 'static,
-{
+/// A channel over the one connection that there is.
+async fn over(stream: DuplexStream) -> Channel {
+    let mut stream = Some(stream);
     let connector = tower::service_fn(move |_| {
-        let connected = connect();
-        async move { connected.await.map(TokioIo::new) }
+        let stream = stream.take().map(TokioIo::new);
+        async { stream.ok_or_else(|| std::io::Error::other("it is taken")) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
     endpoint.connect_with_connector(connector).await.unwrap()
+}
+
+async fn connected(uri: String) -> Channel {
+    Endpoint::from_shared(uri).unwrap().connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -220,19 +197,10 @@ async fn it_serves_on_listeners_of_ones_own_until_it_is_closed() {
     let (client, server) = tokio::io::duplex(64 << 10);
     let serving = [icebox.serve(tcp), icebox.serve(unix), icebox.serve(server)];
 
-    let client = std::sync::Arc::new(std::sync::Mutex::new(Some(client)));
     let channels = [
-        Endpoint::try_from(format!("http://{address}"))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap(),
-        over(move || UnixStream::connect(socket.clone())).await,
-        over(move || {
-            let client = client.lock().unwrap().take();
-            async move { client.ok_or_else(|| std::io::ErrorKind::NotConnected.into()) }
-        })
-        .await,
+        connected(format!("http://{address}")).await,
+        connected(format!("unix:{}", socket.display())).await,
+        over(client).await,
     ];
     for channel in &channels {
         let request = ListBackupsRequest {
@@ -272,14 +240,15 @@ async fn a_reader_that_takes_nothing_does_not_keep_it_from_closing() {
     let icebox = open(&path).await;
     // More than what waits for a reader.
     for n in 0..4000 {
-        let made = backup(&format!("b{n}"));
+        let made = backup_with(&format!("b{n}"), |_, metadata| {
+            metadata.path_to_backup = "/".repeat(4096);
+        });
         icebox.backups().create(PROJECT, made).await.unwrap();
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     drop(icebox.serve(listener));
-    let channel = Endpoint::try_from(uri).unwrap().connect().await.unwrap();
-    let snapshot = MaintenanceServiceClient::new(channel)
+    let snapshot = MaintenanceServiceClient::new(connected(uri).await)
         .download_snapshot(DownloadSnapshotRequest {})
         .await
         .unwrap();

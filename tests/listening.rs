@@ -2,48 +2,33 @@
 
 mod child;
 
-use std::{net::TcpStream, path::Path, time::Duration};
+use std::{net::TcpStream, time::Duration};
 
 use child::ChildServer;
 use icebox::proto::{
     Backup, BackupMetadata, CreateBackupRequest, ListJobsRequest,
     job_service_client::JobServiceClient,
 };
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
-    let socket = socket.to_owned();
-    let connect = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move {
-            UnixStream::connect(socket)
-                .await
-                .map(hyper_util::rt::TokioIo::new)
-        }
-    });
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(connect)
-        .await
-}
 
 #[tokio::test]
 async fn a_server_that_drains_leaves_its_successors_socket_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("icebox.sock");
     let listen = format!("unix:{}", socket.display());
+    let endpoint = Endpoint::from_shared(listen.clone()).expect("an address");
     let first = ChildServer::start_on(&listen, &dir.path().join("a"));
-    let channel = connect(&socket).await.expect("the first one listens");
+    let channel = endpoint.connect().await.expect("the first one listens");
     // A stream that has no end keeps it from ending.
     let watching = HealthClient::new(channel)
         .watch(HealthCheckRequest::default())
         .await;
     let watching = watching.expect("health is served").into_inner();
     first.ask_to_end();
-    while connect(&socket).await.is_ok() {
+    while endpoint.connect().await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let _second = ChildServer::start_on(&listen, &dir.path().join("b"));
@@ -51,7 +36,8 @@ async fn a_server_that_drains_leaves_its_successors_socket_alone() {
     let first = tokio::task::spawn_blocking(move || first.wait());
     let first = tokio::time::timeout(TIMEOUT, first).await;
     assert!(first.expect("it ends").expect("no panic").success());
-    let channel = connect(&socket)
+    let channel = endpoint
+        .connect()
         .await
         .expect("the second one is still reached");
     let request = ListJobsRequest {
