@@ -57,13 +57,13 @@ fn main() {
     let bytes: u64 = (0..records)
         .map(|n| shared::backup(n).encoded_len() as u64)
         .sum();
-    let on_disk = usage.journal_bytes + usage.checkpoint_bytes + usage.view_bytes;
+    let on_disk = usage.journal_bytes + usage.records_bytes + usage.view_bytes;
     println!(
-        "on the disk: {} MiB of {} (journal {}, checkpoint {}, view {})",
+        "on the disk: {} MiB of {} (journal {}, records {}, view {})",
         on_disk >> 20,
         bytes >> 20,
         usage.journal_bytes >> 20,
-        usage.checkpoint_bytes >> 20,
+        usage.records_bytes >> 20,
         usage.view_bytes >> 20,
     );
     runtime.block_on(icebox.close()).expect("it closes");
@@ -72,7 +72,7 @@ fn main() {
     let mut opened = Vec::new();
     for what in ["closed", "killed", "view made anew"] {
         if what == "view made anew" {
-            std::fs::remove_dir_all(path.join("view")).expect("there is a view");
+            std::fs::remove_dir_all(path.with_extension("view")).expect("there is a view");
         }
         let (seconds, mib) = opened_elsewhere(&path);
         println!("{what}: {seconds:.2} s, {mib} MiB");

@@ -46,7 +46,7 @@ impl Drop for CancelOnDrop {
 }
 
 impl Icebox {
-    /// Opens the store at a path, or makes one there. This process has it for itself from then on.
+    /// Opens the store in a file, or makes one there. This process has it for itself from then on.
     ///
     /// It takes a second or two if the store was not closed, longer if its view has to be made anew. Opening stops if the future
     /// is dropped; nothing is lost by that.

@@ -231,28 +231,37 @@ fn a_snapshot_of_a_running_server_is_restored_to_the_same_catalog() {
         "",
     );
     let said = printed(&server, &["verify", &path("restored")], "");
-    assert!(said.contains("2 backups, 0 jobs"), "{said}");
+    assert!(said.contains("is whole: revision 2"), "{said}");
     let said = refused(
         &server,
         1,
         &["restore", &file, "--store", &path("restored")],
         "",
     );
-    assert!(said.contains("holds a store already"), "{said}");
+    assert!(said.contains("is there already"), "{said}");
+    // A restored one, a snapshot as it is, and a copy of a store that was stopped.
     let restored = ChildServer::start(&dir.path().join("restored"));
-    assert_eq!(
-        printed(&restored, &["export", "--project", "-"], ""),
-        exported
-    );
+    let all = ["export", "--project", "-"];
+    assert_eq!(printed(&restored, &all, ""), exported);
+    assert!(restored.terminate().success());
+    std::fs::copy(path("icebox.snapshot"), path("served.db")).unwrap();
+    std::fs::copy(path("restored"), path("copied.db")).unwrap();
+    for name in ["served.db", "copied.db"] {
+        let as_it_is = ChildServer::start(&dir.path().join(name));
+        assert_eq!(printed(&as_it_is, &all, ""), exported, "{name}");
+        assert!(as_it_is.terminate().success());
+        let said = printed(&server, &["verify", &path(name)], "");
+        assert!(said.contains("2 backups, 0 jobs"), "{name}: {said}");
+    }
 
     let said = refused(&server, 1, &["verify", &path("store")], "");
     assert!(said.contains("in use by process"), "{said}");
     let said = refused(&server, 1, &["verify", &path("nowhere")], "");
     assert!(said.contains("is not there"), "{said}");
     let said = refused(&server, 1, &["verify", &sample], "");
-    assert!(said.contains("no Icebox snapshot"), "{said}");
+    assert!(said.contains("this is not an Icebox store"), "{said}");
     let mut damaged = std::fs::read(&file).unwrap();
-    damaged[500] ^= 1;
+    damaged[1500] ^= 1;
     std::fs::write(&file, damaged).unwrap();
     let said = refused(&server, 1, &["verify", &file], "");
     assert!(said.contains("damaged"), "{said}");
@@ -285,7 +294,8 @@ fn files_in(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::Path
 #[test]
 fn verify_says_what_is_damaged_and_what_heals_it_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let store = dir.path().join("store");
+    let store_dir = dir.path().join("served");
+    let store = store_dir.join("icebox.db");
     let server = ChildServer::start(&store);
     for file in ["jobs-list.json", "backups-list.json"] {
         let file = format!("{DATA}/{file}");
@@ -294,41 +304,44 @@ fn verify_says_what_is_damaged_and_what_heals_it_and_changes_nothing() {
     let other = ChildServer::start(&dir.path().join("other"));
     assert!(server.terminate().success());
     let path = store.to_str().unwrap();
-    let whole = files_in(&store);
+    let whole = files_in(&store_dir);
     let said = printed(&other, &["verify", path], "");
     assert!(
         said.contains("is whole: revision 3, 2 backups, 1 jobs"),
         "{said}"
     );
-    assert_eq!(files_in(&store), whole, "it only reads");
+    assert_eq!(files_in(&store_dir), whole, "it only reads");
 
     // In the middle of each record, wherever sled has put it.
-    let view = store.join("view/1/db");
-    let mut damaged = whole[&view].clone();
+    let view = whole.keys().find(|path| path.ends_with("db")).unwrap();
+    let mut damaged = whole[view].clone();
     for at in 0..damaged.len() - 12 {
         if &damaged[at..at + 12] == b"backup-node1" {
             damaged[at] ^= 1;
         }
     }
-    std::fs::write(&view, &damaged).unwrap();
+    std::fs::write(view, &damaged).unwrap();
     let output = icebox(&other, &["verify", path], "");
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("the next start makes it anew"), "{said}");
-    assert_eq!(std::fs::read(&view).unwrap(), damaged, "it only reads");
-    std::fs::write(&view, &whole[&view]).unwrap();
+    assert_eq!(std::fs::read(view).unwrap(), damaged, "it only reads");
+    std::fs::write(view, &whole[view]).unwrap();
 
-    std::fs::rename(store.join("FORMAT"), dir.path().join("FORMAT")).unwrap();
+    let mut damaged = whole[&store].clone();
+    damaged[20] ^= 1;
+    std::fs::write(&store, &damaged).unwrap();
     let said = refused(&other, 1, &["verify", path], "");
-    assert!(said.contains("FORMAT is missing"), "{said}");
-    std::fs::rename(dir.path().join("FORMAT"), store.join("FORMAT")).unwrap();
+    assert!(
+        said.contains("the header of icebox.db is damaged"),
+        "{said}"
+    );
 
     // The first of two frames: what is behind it is still there.
-    let journal = store.join("journal/00000000000000000001.journal");
-    let mut damaged = whole[&journal].clone();
-    damaged[100] ^= 1;
-    std::fs::write(&journal, &damaged).unwrap();
-    std::fs::remove_dir_all(store.join("view")).unwrap();
+    let mut damaged = whole[&store].clone();
+    damaged[1024 + 92 + 100] ^= 1;
+    std::fs::write(&store, &damaged).unwrap();
+    std::fs::remove_dir_all(store_dir.join("icebox.db.view")).unwrap();
     let output = icebox(&other, &["verify", path], "");
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");

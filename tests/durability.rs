@@ -238,7 +238,7 @@ async fn an_acknowledged_write_survives_kill_9() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledged_write_survives_kill_9_and_the_loss_of_the_view() {
     survives_kills(rounds(), |store| {
-        let view = store.join("view");
+        let view = store.with_extension("view");
         if view.exists() {
             std::fs::remove_dir_all(view).unwrap();
         }

@@ -63,7 +63,7 @@ def main():
         run(server, "snapshot", "--out", str(work / "snapshot"))
         peaks["snapshot"] = peak_mib(server)
         server.kill()
-        subprocess.run(["rm", "-rf", store / "view"], check=True)
+        subprocess.run(["rm", "-rf", f"{store}.view"], check=True)
         server = Server(store)
         assert len(read_all(server.stub())) == BACKUPS
         peaks["view made anew"] = peak_mib(server)

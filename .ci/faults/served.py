@@ -31,12 +31,12 @@ from freezer.v2 import backup_pb2, backup_service_pb2 as api, backup_service_pb2
 
 
 class Server:
-    def __init__(self, store, preload=None, environment=None):
+    def __init__(self, store, preload=None, environment=None, arguments=()):
         environment = os.environ | {"ICEBOX_LOG": "warn"} | (environment or {})
         if preload:
             environment["LD_PRELOAD"] = str(preload)
         self.process = subprocess.Popen(
-            [ICEBOX, "serve", "--listen", "127.0.0.1:0", "--cache-mib", "16", "--store", str(store)],
+            [ICEBOX, "serve", "--listen", "127.0.0.1:0", "--cache-mib", "16", "--store", str(store), *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env=environment,

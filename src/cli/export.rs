@@ -47,9 +47,12 @@ pub(super) struct Args {
     /// Where to; standard output without it, or if it is -
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The directory of a store that no server runs on: what can be read of it is written, however damaged it is
-    #[arg(long, value_name = "DIR")]
+    /// A snapshot, or the file of a store that no server runs on: what can be read of it is written, however damaged it is
+    #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
+    /// The view's directory, if it is not FILE.view
+    #[arg(long, value_name = "DIR", requires = "store")]
+    view: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -117,7 +120,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         ));
     };
     let from = match &args.store {
-        Some(store) => Source::Store(Box::new(examine(store)?)),
+        Some(store) => Source::Store(Box::new(examine(store, args.view.as_deref())?)),
         None => Source::Server(args.connection.connect().await?),
     };
     let result = match args.out.as_deref().filter(|out| out.as_os_str() != "-") {
@@ -148,14 +151,14 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
 /// Where documents come from.
 enum Source {
     Server(Channel),
-    /// The directory of a store.
+    /// A store's file.
     Store(Box<Examined>),
 }
 
 /// Opens a store to be read, and tells what is damaged in it.
-fn examine(store: &Path) -> Result<Examined, Error> {
+fn examine(store: &Path, view: Option<&Path>) -> Result<Examined, Error> {
     let failed = |error: OpenError| Error::Failed(format!("{}: {error}", store.display()));
-    let examined = store::examine(store).map_err(failed)?;
+    let examined = store::examine(store, view).map_err(failed)?;
     for finding in &examined.findings {
         eprintln!("icebox: {}: {}", store.display(), Printable(&finding.what));
     }

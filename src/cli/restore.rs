@@ -1,4 +1,4 @@
-//! `icebox restore`: a store made of a snapshot.
+//! `icebox restore`: a store made of a snapshot, or of another store.
 
 use std::path::PathBuf;
 
@@ -9,32 +9,27 @@ use crate::store::{self, Until};
 
 /// Make a store of a snapshot
 ///
-/// It has the ids, revisions and pages of the original. With --journal, what the original's journal has
-/// behind the snapshot is replayed, to its end or up to a revision or time.
+/// It has the ids, revisions and pages of the original, and an id of its own. With --journal, what the original's
+/// journal has behind the snapshot is replayed. A snapshot can also be served as it is: copy it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox restore icebox-2026-11-24.snapshot --store icebox.db
   icebox restore icebox.snapshot --store new.db --journal old.db
   icebox restore icebox.snapshot --store new.db --journal old.db --until-time 2026-11-24T04:00:00Z")]
 pub(super) struct Args {
-    /// The snapshot
+    /// The snapshot, or the file of a store that no server runs on
     file: PathBuf,
-    /// The directory of the new store, empty or missing
-    #[arg(long)]
+    /// The file of the new store, which must be missing
+    #[arg(long, value_name = "FILE")]
     store: PathBuf,
-    /// The directory of the store that the snapshot was taken of, with its journal
+    /// The file of the store that the snapshot was taken of, for its journal
     #[arg(long, value_name = "STORE")]
     journal: Option<PathBuf>,
     /// Replay up to and with this revision
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "journal",
-        conflicts_with = "until_time"
-    )]
+    #[arg(long, value_name = "N", conflicts_with = "until_time")]
     until_revision: Option<u64>,
     /// Replay up to and with this time: RFC 3339
-    #[arg(long, value_name = "TIME", requires = "journal")]
+    #[arg(long, value_name = "TIME")]
     until_time: Option<Timestamp>,
 }
 
@@ -44,10 +39,9 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         (None, Some(time)) => Until::TimeMs(u64::try_from(time.as_millisecond()).unwrap_or(0)),
         (None, None) => Until::End,
     };
-    let replay = args.journal.as_deref().map(|journal| (journal, until));
     // The store is readable by its owner only, as one that a server makes.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    let revision = store::restore(&args.file, &args.store, replay)
+    let revision = store::restore(&args.file, &args.store, args.journal.as_deref(), until)
         .map_err(|error| Error::Failed(error.to_string()))?;
     println!("{}: restored to revision {revision}", args.store.display());
     Ok(())

@@ -21,18 +21,29 @@ use crate::{Icebox, clock, store};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox serve
-  icebox serve --listen 127.0.0.1:0 --store /var/lib/icebox
+  icebox serve --listen 127.0.0.1:0 --store /var/lib/icebox/icebox.db
   icebox serve --listen unix:/run/icebox.sock")]
 pub(super) struct Args {
     /// Where to listen: IP:PORT (port 0 picks a free one) or unix:PATH
     #[arg(long, env = "ICEBOX_LISTEN", default_value = "127.0.0.1:50051")]
     listen: Listen,
-    /// The store's directory, made if it is missing
-    #[arg(long, env = "ICEBOX_STORE", default_value = "icebox.db")]
+    /// The store's file, made if it is missing
+    #[arg(
+        long,
+        env = "ICEBOX_STORE",
+        default_value = "icebox.db",
+        value_name = "FILE"
+    )]
     store: PathBuf,
+    /// The directory of what lists are read from, which is made anew where it is missing; FILE.view without it
+    #[arg(long, env = "ICEBOX_VIEW", value_name = "DIR")]
+    view: Option<PathBuf>,
     /// Memory for the store's cache, in MiB; the process takes up to 380 MiB more
     #[arg(long, env = "ICEBOX_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
     cache_mib: u64,
+    /// The store's file is not written anew before its journal has grown by so much, in MiB
+    #[arg(long, env = "ICEBOX_REWRITE_FLOOR_MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
+    rewrite_floor_mib: u64,
     /// Listen on an address that others can reach, without asking anybody who they are
     #[arg(long)]
     insecure: bool,
@@ -115,6 +126,8 @@ async fn serve(
     announce(&bound.listen);
     let options = store::Options {
         cache_bytes: args.cache_mib << 20,
+        view: args.view.clone(),
+        rewrite_floor_bytes: args.rewrite_floor_mib << 20,
         ..store::Options::default()
     };
     let failed = |error: &dyn std::fmt::Display| {

@@ -67,8 +67,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     }
     progress.finish_and_clear();
     file.sync_all().map_err(failed)?;
-    let snapshot =
-        store::verify_snapshot(&part.0).map_err(|error| Error::Failed(error.to_string()))?;
+    let snapshot = store::verify_file(&part.0).map_err(|error| Error::Failed(error.to_string()))?;
     fs::rename(&part.0, &args.out).map_err(failed)?;
     sync_parent(&args.out).map_err(failed)?;
     println!(

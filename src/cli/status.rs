@@ -61,6 +61,7 @@ fn lines(status: &GetStatusResponse) -> Vec<(&'static str, String)> {
         ("revision", status.revision.to_string()),
         ("backups", status.backup_count.to_string()),
         ("jobs", status.job_count.to_string()),
+        ("records", bytes(status.records_bytes)),
         ("journal", bytes(status.journal_bytes)),
         ("view", bytes(status.view_bytes)),
     ];
@@ -71,14 +72,13 @@ fn lines(status: &GetStatusResponse) -> Vec<(&'static str, String)> {
         let up = Timestamp::now().duration_since(start).unsigned_abs();
         lines.push(("up for", HumanDuration(up).to_string()));
     }
-    let checkpoint = time(status.checkpoint_time.as_ref()).map_or_else(
-        || "none".to_owned(),
-        |made| {
-            let (revision, size) = (status.checkpoint_revision, bytes(status.checkpoint_bytes));
-            format!("{made}, revision {revision}, {size}")
-        },
-    );
-    lines.push(("last checkpoint", checkpoint));
+    if let Some(written) = time(status.records_time.as_ref()) {
+        let revision = status.records_revision;
+        lines.push((
+            "last rewritten",
+            format!("{written}, at revision {revision}"),
+        ));
+    }
     lines
 }
 
@@ -93,11 +93,11 @@ fn document(status: &GetStatusResponse) -> serde_json::Value {
         "backup_count": status.backup_count,
         "job_count": status.job_count,
         "journal_bytes": status.journal_bytes,
-        "checkpoint_bytes": status.checkpoint_bytes,
+        "records_bytes": status.records_bytes,
         "view_bytes": status.view_bytes,
         "available_bytes": status.available_bytes,
         "start_time": text(time(status.start_time.as_ref())),
-        "checkpoint_time": text(time(status.checkpoint_time.as_ref())),
-        "checkpoint_revision": status.checkpoint_revision,
+        "records_time": text(time(status.records_time.as_ref())),
+        "records_revision": status.records_revision,
     })
 }

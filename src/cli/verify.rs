@@ -16,13 +16,16 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox verify icebox-2026-11-24.snapshot
-  icebox verify /var/lib/icebox
+  icebox verify /var/lib/icebox/icebox.db
 
 Exit status: 0 when it is whole, 1 when not; what is wrong is said, and what would heal it.")]
 pub(super) struct Args {
-    /// A snapshot, or a store's directory
-    #[arg(value_name = "FILE|STORE")]
+    /// A snapshot, or a store's file
+    #[arg(value_name = "FILE")]
     path: PathBuf,
+    /// The view's directory, if it is not FILE.view
+    #[arg(long, value_name = "DIR")]
+    view: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
@@ -31,15 +34,22 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     if !args.path.exists() {
         return Err(Error::Failed(format!("{shown} is not there")));
     }
-    if !args.path.is_dir() {
-        let snapshot = store::verify_snapshot(&args.path).map_err(failed)?;
-        println!(
-            "{shown} is whole: revision {}, {} bytes",
-            snapshot.revision, snapshot.bytes
-        );
-        return Ok(());
+    let view = args.view.as_deref();
+    if !store::has_view(&args.path, view).map_err(failed)? {
+        match store::verify_file(&args.path) {
+            Ok(snapshot) => {
+                println!(
+                    "{shown} is whole: revision {}, {} bytes",
+                    snapshot.revision, snapshot.bytes
+                );
+                return Ok(());
+            }
+            // What is left of it is looked for.
+            Err(OpenError::Store(store::Error::Corrupt { .. })) => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
-    let examined = store::examine(&args.path).map_err(failed)?;
+    let examined = store::examine(&args.path, view).map_err(failed)?;
     for Finding { what, cure } in &examined.findings {
         println!("{shown}: {what}; {cure}");
     }

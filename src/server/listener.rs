@@ -20,7 +20,7 @@ use super::until;
 
 /// Connections at a time: each may have 100 requests under way.
 const CONNECTIONS_MAX: usize = 1024;
-/// File descriptors that no connection takes: the store needs some for the journal, checkpoints, snapshots and sled.
+/// File descriptors that no connection takes: the store needs some for its file, snapshots and sled.
 const FILES_RESERVED: usize = 40;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

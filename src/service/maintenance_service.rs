@@ -115,12 +115,12 @@ impl MaintenanceService for Maintenance {
             backup_count: status.backups,
             job_count: status.jobs,
             journal_bytes: usage.journal_bytes,
-            checkpoint_bytes: usage.checkpoint_bytes,
+            records_bytes: usage.records_bytes,
             view_bytes: usage.view_bytes,
             available_bytes: usage.room_bytes,
             start_time: Some(self.start_time),
-            checkpoint_time: usage.checkpoint.map(|made| clock::timestamp(made.time_ms)),
-            checkpoint_revision: usage.checkpoint.map_or(0, |made| made.revision),
+            records_time: usage.records.map(|(_, time_ms)| clock::timestamp(time_ms)),
+            records_revision: usage.records.map_or(0, |(revision, _)| revision),
         }))
     }
 

@@ -77,7 +77,7 @@ pub enum OpenError {
         /// What that process wrote about itself.
         owner: String,
     },
-    /// The directory is not an Icebox store.
+    /// The file is not an Icebox store.
     #[error("this is not an Icebox store: {reason}")]
     Foreign {
         /// What is there instead.
@@ -89,8 +89,8 @@ pub enum OpenError {
         /// Why not.
         reason: String,
     },
-    /// There is a store already where one was to be made.
-    #[error("{path} holds a store already: choose an empty directory")]
+    /// There is something already where a store was to be made.
+    #[error("{path} is there already: choose a file that is not")]
     Occupied {
         /// Where.
         path: String,

@@ -1,6 +1,6 @@
 //! A durable, ordered key-value store with revisions.
 //!
-//! A **truth** orders changes and keeps them; the **view** is filled from it and read. The truth is a journal on this machine
+//! A **truth** orders changes and keeps them; the **view** is filled from it and read. The truth is a file on this machine
 //! (`local/`); the view is the same whatever the truth. What a catalog needs of both is here: [`Store::commit`],
 //! [`Store::read`], [`Store::changes`] and how the store is. What only an operator needs belongs to the truth: [`Local`].
 
@@ -30,7 +30,7 @@ pub(crate) use batch::{Batch, Entry, Found, Outcome};
 pub(crate) use change::Write;
 pub use error::{Error, OpenError};
 pub(crate) use local::{
-    Changes, Examined, Finding, Local, Pulled, Until, examine, restore, verify_snapshot,
+    Changes, Examined, Finding, Local, Pulled, Until, examine, has_view, restore, verify_file,
 };
 pub use local::{Condition, Options, Snapshot, Usage};
 pub(crate) use outside::blocking;
@@ -101,10 +101,10 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store in the directory `root`, or makes one there.
+    /// Opens the store in the file `path`, or makes one there.
     ///
     /// A view that is behind the journal is rolled forward; one that is missing, fails, panics, or does not hold what was written
-    /// is made anew from checkpoint and journal. Blocks for as long as that takes, and gives up once `cancelled` is set, with
+    /// is made anew from the file. Blocks for as long as that takes, and gives up once `cancelled` is set, with
     /// [`Error::Closed`]: nothing is lost by that. The open store keeps `cancelled` for its own end.
     ///
     /// # Errors
@@ -112,10 +112,10 @@ impl Store {
     /// the disk says.
     pub(crate) fn open_unless(
         cancelled: Arc<AtomicBool>,
-        root: &Path,
+        path: &Path,
         options: &Options,
     ) -> Result<Store, OpenError> {
-        Local::open_unless(cancelled, root, options).map(Store::of)
+        Local::open_unless(cancelled, path, options).map(Store::of)
     }
 
     fn of(local: Local) -> Store {
@@ -280,7 +280,7 @@ impl Store {
                 what: "the view does not hold what was written".into(),
             });
         }
-        self.local().verify_checkpoint()
+        self.local().verify_file()
     }
 
     /// sled, once it has all that can be read.

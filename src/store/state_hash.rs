@@ -1,7 +1,7 @@
 //! The state hash: what all that a store holds comes to, in 16 bytes.
 //!
 //! It is the sum of a hash of every key with its value and revision, so that each write changes it by itself, in whatever
-//! order. Every change in the journal says which sum holds after it: a view, a checkpoint or a snapshot that
+//! order. Every change in the journal says which sum holds after it: a view, a file or a snapshot that
 //! comes to another does not hold what was written.
 
 use twox_hash::{XxHash3_64, XxHash3_128};

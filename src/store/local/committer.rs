@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{checkpointer::Work, core::Core, frame::encoded_len, journal::Journal};
+use super::{core::Core, frame::encoded_len, journal::Journal, rewriter::Work};
 use crate::store::{
     Batch, Error, Outcome, Read,
     change::{Change, Group, Write},
@@ -191,7 +191,6 @@ impl Answer {
 /// The committer's own state.
 pub(super) struct Committer {
     pub(super) core: Arc<Core>,
-    pub(super) journal: Journal,
     pub(super) clock: Arc<CommitClock>,
     pub(super) queue: mpsc::Receiver<Task>,
     pub(super) pending: Pending,
@@ -221,7 +220,8 @@ impl Committer {
         let takes_new = core.space.look();
         // Clocks go back; commit times do not, so that a time names one place in the journal.
         let time_ms = self.clock.now_ms();
-        let start = self.journal.end();
+        let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = journal.end();
         let mut state = start.state;
         let mut changes: Vec<Change> = Vec::new();
         let mut answers = Vec::new();
@@ -270,22 +270,22 @@ impl Committer {
                 time_ms,
                 changes,
             });
-            let made = self.make_durable(&group);
+            let made = self.make_durable(&mut journal, &group);
             if made.is_ok() {
                 self.pending.is_durable(&mut view.tally());
                 core.recent.push(group.clone(), bytes);
-                view.show(&group.changes, self.journal.end());
+                view.show(&group.changes, journal.end());
             } else {
                 self.pending.forget();
             }
             made
         };
+        drop(journal);
         for answer in answers {
             answer.give(&outcome);
         }
-        let appended_bytes = self.journal.appended_bytes();
         // It has work already if it takes no more: it looks again when that is done.
-        let _ = core.checkpointer.try_send(Work::Look { appended_bytes });
+        let _ = core.rewriter.try_send(Work::Look);
     }
 
     /// What the store comes to after a batch; `None` if a key does not hold what it expects.
@@ -309,17 +309,17 @@ impl Committer {
         Ok(Some(after))
     }
 
-    fn make_durable(&mut self, group: &Group) -> Result<(), Error> {
+    fn make_durable(&self, journal: &mut Journal, group: &Group) -> Result<(), Error> {
         if let Some(stopped) = &self.core.condition.borrow().stopped {
             return Err(Error::Stopped {
                 reason: stopped.reason(),
             });
         }
-        let mut appended = self.journal.append(group);
+        let mut appended = journal.append(group);
         if let Err(Error::Full { action }) = &appended {
             self.core.space.met_the_end(action);
             if self.core.space.release_reserve() {
-                appended = self.journal.append(group);
+                appended = journal.append(group);
             }
         }
         // A sync that failed may have dropped what it could not write: trying again could lie. After another error nothing was

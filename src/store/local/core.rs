@@ -1,8 +1,9 @@
 //! What the threads of an open store share, and the view among it, which can be made anew while the store is open.
 
 use std::{
+    ops::Bound,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
@@ -15,14 +16,16 @@ use uuid::Uuid;
 
 use super::{
     changes::Ring,
-    checkpoint::{Sink, Source, Summary},
-    checkpointer::{self, Work},
+    file::{Header, Place, Sink, Trailer, Writer},
+    journal::Journal,
+    log::{Copied, Log},
     recovery::{Home, Made},
+    rewriter::Work,
     space::Space,
 };
 use crate::store::{
     Error, outside,
-    view::{Sled, View},
+    view::{Direction, Sled, View},
 };
 
 /// How long to wait for room for a view before it is tried again to make one.
@@ -56,9 +59,24 @@ pub(super) struct Core {
     pub(super) recent: Ring,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) space: Space,
-    pub(super) checkpointer: SyncSender<Work>,
-    /// Held to read while the journal's old segments are needed, to write while they are removed.
-    pub(super) segments: RwLock<()>,
+    pub(super) rewriter: SyncSender<Work>,
+    /// Held while a group is committed, and with the view's gate while another file takes the place of this one.
+    pub(super) journal: Mutex<Journal>,
+    /// What was committed, in the file that is written to now.
+    pub(super) log: Mutex<Arc<Log>>,
+}
+
+/// What was written of a store.
+#[derive(Clone, Copy)]
+pub(super) struct Written {
+    pub(super) header: Header,
+    pub(super) trailer: Trailer,
+    /// What was copied behind the records.
+    pub(super) copied: Copied,
+    /// Up to where, in the file that it was copied from.
+    pub(super) end: Place,
+    /// How much that is in all.
+    pub(super) bytes: u64,
 }
 
 impl Core {
@@ -66,7 +84,7 @@ impl Core {
         self.home.closing.load(Ordering::Relaxed)
     }
 
-    /// Makes sled anew from the checkpoint and the journal, unless another thread has done so since `failing` was taken.
+    /// Makes sled anew from the file, unless another thread has done so since `failing` was taken.
     /// Reads go on, if `failing` still answers them; writes wait. Returns when that is done, the store is to close, or the disk
     /// has failed.
     ///
@@ -102,7 +120,7 @@ impl Core {
                 return Err(Error::Closed);
             }
             let end = self.view.shown();
-            let made = self.home.build(self.id, end).and_then(|built| {
+            let made = self.home.build(&self.log(), end).and_then(|built| {
                 if let Made::Corrected(_) = built.made {
                     return Err(Error::Corrupt {
                         what: "the journal says another state than its changes come to: restart to have it corrected"
@@ -110,7 +128,7 @@ impl Core {
                     });
                 }
                 self.view.replace(Some(built.sled));
-                self.home.discard_views_but(Some(built.generation))
+                self.home.views.discard_all_but(Some(built.number))
             });
             match made {
                 Err(Error::Full { action }) => {
@@ -122,7 +140,7 @@ impl Core {
                     if self.view.sled().is_ok_and(|sled| sled.shown().is_err()) {
                         // It answers nobody any more: its room is worth more.
                         self.view.replace(None);
-                        self.home.discard_views_but(None)?;
+                        self.home.views.discard_all_but(None)?;
                     }
                     outside::sleep(ROOM_WAIT);
                 }
@@ -140,38 +158,60 @@ impl Core {
         self.condition.send_modify(|condition| condition.view = why);
     }
 
-    /// Writes a checkpoint of the store as it is now, or a little later.
+    /// The frames of the file that is written to now.
+    pub(super) fn log(&self) -> Arc<Log> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.clone()
+    }
+
+    /// Writes all that the store holds now, or a little later, as a file: its records, and the frames that belong on top of them,
+    /// from about `keep_bytes` before them on. `log` is the one that is written to when this begins.
     ///
     /// # Errors
     /// If the view or the journal cannot be read; what `sink` refuses with.
-    pub(super) fn write(&self, sink: &mut dyn Sink) -> Result<Summary, Error> {
-        let _segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        // Before sled is taken: one that takes its place meanwhile has more, never less.
-        let fed = self.view.fed();
-        let sled = self.view.sled()?;
-        let source = Source {
-            disk: &*self.home.disk,
-            store: self.id,
-            sled: &sled,
-            fed,
-            durable: &|| self.view.shown(),
-            time_ms: outside::now_ms(),
-        };
-        let written = source.write(&mut Stoppable {
+    pub(super) fn write(
+        &self,
+        log: &Arc<Log>,
+        keep_bytes: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<Written, Error> {
+        let mut sink = Counted {
             sink,
             closing: &self.home.closing,
-        });
-        match written {
-            // The view cannot be read; the sink's own refusals are of other kinds.
-            Err(Error::Corrupt { .. }) => self.view.noticed(&sled, written),
-            written => written,
+            bytes: 0,
+        };
+        // Before sled is taken: one that takes its place meanwhile has more, never less.
+        let fed = self.view.fed().revision;
+        let sled = self.view.sled()?;
+        let header = Header {
+            store: self.id,
+            time_ms: outside::now_ms(),
+        };
+        let mut writer = Writer::begin(&mut sink, header)?;
+        let all = (
+            Bound::Excluded(Sled::LAST_OWN_KEY.to_vec()),
+            Bound::Unbounded,
+        );
+        for entry in sled.range(all, Direction::Forward) {
+            match entry {
+                Ok(entry) => writer.record(&entry)?,
+                Err(error) => return self.view.noticed(&sled, Err(error)),
+            }
         }
-    }
-
-    /// The newest checkpoint, if there is one.
-    pub(super) fn newest_checkpoint(&self) -> Option<Summary> {
-        let newest = checkpointer::newest(&*self.home.disk).ok().flatten();
-        newest.map(|checkpoint| checkpoint.summary())
+        // Whatever the scan has seen was durable before sled had it.
+        let latest = log.latest();
+        let end = latest.end();
+        let copied = log.to_copy(fed, keep_bytes)?;
+        let exact = (end.position.revision, end.position.state);
+        let trailer = writer.end_of_records(copied.start.position, fed, exact)?;
+        log.copy_through(copied.start, (&latest, end), &mut sink)?;
+        Ok(Written {
+            header,
+            trailer,
+            copied,
+            end,
+            bytes: sink.bytes,
+        })
     }
 }
 
@@ -187,17 +227,19 @@ pub(super) fn stop(condition: &watch::Sender<Condition>, error: &Error) {
     });
 }
 
-struct Stoppable<'a> {
+/// Counts what goes to a sink, until it is not needed any more.
+struct Counted<'a> {
     sink: &'a mut dyn Sink,
     closing: &'a AtomicBool,
+    bytes: u64,
 }
 
-impl Sink for Stoppable<'_> {
+impl Sink for Counted<'_> {
     fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
         if self.closing.load(Ordering::Relaxed) {
-            Err(Error::Closed)
-        } else {
-            self.sink.put(bytes)
+            return Err(Error::Closed);
         }
+        self.bytes += bytes.len() as u64;
+        self.sink.put(bytes)
     }
 }

@@ -1,19 +1,22 @@
 //! The one way to the disk for the store's own files, small enough to be replaced in tests by a disk
 //! whose power can be cut.
 //!
-//! Paths are relative to the store's directory. Only what was synced may be relied on after a power
-//! cut: a file's bytes after [`DiskFile::sync`], a new, renamed or removed name after [`Disk::sync_dir`].
+//! Paths are relative to one directory. Only what was synced may be relied on after a power cut: a file's bytes after
+//! [`DiskFile::sync`], a new, renamed or removed name after [`Disk::sync_names`].
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use super::Error;
 
-/// A directory tree that the store keeps its files in.
+/// How often a file is opened again that was replaced meanwhile: whoever replaces it holds the one that comes next.
+const CLAIM_TRIES_MAX: usize = 10;
+
+/// A directory that the store keeps its files in.
 pub(super) trait Disk: Send + Sync + 'static {
     /// Opens a file for reading and writing, creating it if it is missing.
     ///
@@ -21,31 +24,26 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// What the disk says.
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error>;
 
+    /// Opens a file as [`Disk::open`] does, for this process alone until [`DiskFile::release`]; `None` if another has it. What
+    /// was claimed has that name: no file that was just replaced is.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn claim(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, Error>;
+
     /// Opens a file that is there for reading.
     ///
     /// # Errors
     /// What the disk says; a file that is missing is an error here.
     fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error>;
 
-    /// A whole file, or `None` if there is none.
+    /// The names in the directory, sorted.
     ///
     /// # Errors
     /// What the disk says.
-    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error>;
+    fn list(&self) -> Result<Vec<String>, Error>;
 
-    /// The names in a directory, sorted; empty if there is no such directory.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn list(&self, dir: &Path) -> Result<Vec<String>, Error>;
-
-    /// Creates a directory unless it is there.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn create_dir(&self, dir: &Path) -> Result<(), Error>;
-
-    /// Gives a file or directory another name, replacing a file of that name.
+    /// Gives a file another name, replacing a file of that name.
     ///
     /// # Errors
     /// What the disk says.
@@ -57,18 +55,18 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// What the disk says.
     fn remove(&self, path: &Path) -> Result<(), Error>;
 
-    /// Makes the names in a directory durable.
+    /// Makes the names in the directory durable.
     ///
     /// # Errors
     /// What the disk says.
-    fn sync_dir(&self, dir: &Path) -> Result<(), Error>;
+    fn sync_names(&self) -> Result<(), Error>;
 
     /// The room that is left for this process. `None` where the system does not say.
     fn room_bytes(&self) -> Option<u64>;
 }
 
 /// An open file.
-pub(super) trait DiskFile: Send {
+pub(super) trait DiskFile: Send + Sync {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
@@ -87,7 +85,7 @@ pub(super) trait DiskFile: Send {
     /// What the disk says.
     fn size(&self) -> Result<u64, Error>;
 
-    /// Reserves room up to `len` bytes, which read as zeros.
+    /// Reserves room up to `len` bytes. What was not there before reads as zeros.
     ///
     /// # Errors
     /// [`Error::Full`] if there is no such room.
@@ -98,20 +96,9 @@ pub(super) trait DiskFile: Send {
     /// # Errors
     /// What the disk says. A sync that failed once must not be trusted when it is tried again.
     fn sync(&mut self) -> Result<(), Error>;
-}
 
-/// Replaces a small file as a whole, durably: after a power cut it is the old one or the new one.
-///
-/// # Errors
-/// What the disk says.
-pub(super) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("tmp");
-    disk.remove(&temporary)?;
-    let mut file = disk.open(&temporary)?;
-    file.write_at(0, bytes)?;
-    file.sync()?;
-    disk.rename(&temporary, path)?;
-    disk.sync_dir(path.parent().unwrap_or(Path::new("")))
+    /// Lets other processes claim the file.
+    fn release(&mut self);
 }
 
 /// The operating system's disk, under one directory.
@@ -131,6 +118,7 @@ impl RealDisk {
 struct RealFile {
     file: File,
     path: PathBuf,
+    is_claimed: bool,
 }
 
 /// Nothing is below a name that is missing, or that is not a directory's.
@@ -141,8 +129,8 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-impl Disk for RealDisk {
-    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+impl RealDisk {
+    fn open_file(&self, path: &Path) -> Result<RealFile, Error> {
         let path = self.root.join(path);
         let file = OpenOptions::new()
             .read(true)
@@ -152,28 +140,53 @@ impl Disk for RealDisk {
             .mode(0o600)
             .open(&path)
             .map_err(|error| Error::io("open", &path, &error))?;
-        Ok(Box::new(RealFile { file, path }))
+        Ok(RealFile {
+            file,
+            path,
+            is_claimed: false,
+        })
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+        Ok(Box::new(self.open_file(path)?))
+    }
+
+    fn claim(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, Error> {
+        for _ in 0..CLAIM_TRIES_MAX {
+            let mut file = self.open_file(path)?;
+            match file.file.try_lock() {
+                Ok(()) => file.is_claimed = true,
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(file.failed("lock")(error)),
+            }
+            // Another may have replaced it since it was opened, and then let go of this one.
+            let ours = file.file.metadata().map_err(file.failed("look at"))?;
+            match fs::metadata(&file.path) {
+                Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {
+                    return Ok(Some(Box::new(file)));
+                }
+                Err(error) if !is_absent(&error) => return Err(file.failed("look at")(error)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
         let path = self.root.join(path);
         let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
-        Ok(Box::new(RealFile { file, path }))
+        Ok(Box::new(RealFile {
+            file,
+            path,
+            is_claimed: false,
+        }))
     }
 
-    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-        let path = self.root.join(path);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(Error::io("read", &path, &error)),
-        }
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
-        let dir = self.root.join(dir);
-        let failed = |error: io::Error| Error::io("list", &dir, &error);
-        let entries = match fs::read_dir(&dir) {
+    fn list(&self) -> Result<Vec<String>, Error> {
+        let failed = |error: io::Error| Error::io("list", &self.root, &error);
+        let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
             Err(error) => return Err(failed(error)),
@@ -184,15 +197,6 @@ impl Disk for RealDisk {
             .map_err(failed)?;
         names.sort_unstable();
         Ok(names)
-    }
-
-    fn create_dir(&self, dir: &Path) -> Result<(), Error> {
-        let dir = self.root.join(dir);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(Error::io("create", &dir, &error)),
-        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
@@ -213,11 +217,10 @@ impl Disk for RealDisk {
         }
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-        let dir = self.root.join(dir);
-        File::open(&dir)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| Error::io("sync directory", &dir, &error))
+    fn sync_names(&self) -> Result<(), Error> {
+        File::open(&self.root)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|error| Error::io("sync directory", &self.root, &error))
     }
 
     fn room_bytes(&self) -> Option<u64> {
@@ -225,6 +228,12 @@ impl Disk for RealDisk {
         // Some file systems do not count.
         let counts = stat.f_blocks > 0;
         counts.then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -273,6 +282,13 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> Result<(), Error> {
         self.file.sync_data().map_err(self.failed("sync"))
+    }
+
+    fn release(&mut self) {
+        if std::mem::take(&mut self.is_claimed) {
+            // Closing the file would do, if no process that was just forked holds it as well until it becomes another program.
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -328,20 +344,23 @@ pub(in crate::store) mod full {
             }))
         }
 
+        fn claim(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, Error> {
+            let claimed = self.disk.claim(path)?;
+            let is_full = &self.is_full;
+            Ok(claimed.map(|file| -> Box<dyn DiskFile> {
+                Box::new(FullFile {
+                    file,
+                    is_full: is_full.clone(),
+                })
+            }))
+        }
+
         fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
             self.disk.open_to_read(path)
         }
 
-        fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-            self.disk.read(path)
-        }
-
-        fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
-            self.disk.list(dir)
-        }
-
-        fn create_dir(&self, dir: &Path) -> Result<(), Error> {
-            self.disk.create_dir(dir)
+        fn list(&self) -> Result<Vec<String>, Error> {
+            self.disk.list()
         }
 
         fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
@@ -352,8 +371,8 @@ pub(in crate::store) mod full {
             self.disk.remove(path)
         }
 
-        fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-            self.disk.sync_dir(dir)
+        fn sync_names(&self) -> Result<(), Error> {
+            self.disk.sync_names()
         }
 
         fn room_bytes(&self) -> Option<u64> {
@@ -385,6 +404,10 @@ pub(in crate::store) mod full {
 
         fn sync(&mut self) -> Result<(), Error> {
             self.file.sync()
+        }
+
+        fn release(&mut self) {
+            self.file.release();
         }
     }
 }

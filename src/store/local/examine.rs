@@ -8,21 +8,19 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use tempfile::TempDir;
-use uuid::Uuid;
-
 use super::{
-    checkpoint::Checkpoint,
-    checkpointer,
     disk::{Disk, RealDisk},
-    home::{self, VIEW_DIR},
-    journal::{self, Checked},
+    file::{Status, Stored},
+    home::{self, Paths},
+    log::Log,
     recovery::Home,
+    views::Views,
 };
 use crate::store::{
     Error, Found, OpenError, Read, batch::Entry, change::Position, refusing, state_hash::StateHash,
     view::Sled,
 };
+use tempfile::TempDir;
 
 /// Memory for the view that is looked at.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -70,101 +68,67 @@ impl Read for Examined {
     }
 }
 
-const REMAKE: &str = "the next start makes it anew from the checkpoint and the journal";
+const REMAKE: &str = "the next start makes it anew";
 const CORRECT: &str = "the next start corrects them";
+const SNAPSHOT: &str =
+    "the view still has what is damaged: start the server and take a snapshot, which is whole";
 const RESTORE: &str =
     "nothing heals it: restore a snapshot, or write what is left with `icebox export --store`";
 
-/// Looks at the store in `root` while no server runs on it. The view is copied to the system's directory for temporary files,
-/// since sled opens nothing without writing to it.
+/// Looks at the store in `path` while no server runs on it, or at a snapshot. The view, if there is one in `view` or beside the
+/// file, is copied to the system's directory for temporary files, since sled opens nothing without writing to it.
 ///
 /// # Errors
-/// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] where `FORMAT` is missing; what the disk
-/// says. Damage is among the findings, and no error.
-pub(crate) fn examine(root: &Path) -> Result<Examined, OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
-    let Some(id) = home::read_format(&*disk)? else {
-        return Err(if journal::Journal::holds_changes(&*disk)? {
-            home::format_is_missing().into()
-        } else {
-            OpenError::Foreign {
-                reason: "there is none".into(),
-            }
-        });
-    };
-    let (_lock, closed_at) = home::claim_to_read(root)?;
+/// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] where the header is damaged; what
+/// the disk says. Other damage is among the findings, and no error.
+pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, OpenError> {
+    let paths = Paths::of(path)?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(paths.dir.clone()));
+    let stored = Stored::open(&*disk, &paths.file)?;
+    let _lock = paths.claim_to_read(&*stored.file)?;
+    let store = stored.store();
     let scratch =
         TempDir::new().map_err(|error| Error::io("create", &std::env::temp_dir(), &error))?;
     let mut findings = Vec::new();
     let mut found = |what: String, cure| findings.push(Finding { what, cure });
 
-    let checkpoint = checkpointer::newest(&*disk).and_then(|checkpoint| {
-        checkpoint.iter().try_for_each(Checkpoint::verify)?;
-        Ok(checkpoint.filter(|checkpoint| checkpoint.summary().store == id))
-    });
-    let view = copied_view(root, scratch.path());
-    let base = match &checkpoint {
-        Ok(Some(checkpoint)) => Ok(checkpoint.summary().end),
-        Ok(None) => Ok(Position::default()),
-        Err(damage) => {
-            let cure = if view.is_ok() {
-                "the next start makes another from the view"
-            } else {
-                RESTORE
-            };
-            found(damage.to_string(), cure);
-            journal::start(&*disk, id)
-        }
+    let views = Views::new(view.unwrap_or(&paths.view), store, CACHE_BYTES);
+    let view = copied_view(&views, scratch.path());
+    let shown = match &view {
+        Ok(Some((_, shown))) => *shown,
+        _ => 0,
     };
-    let shown = view.as_ref().map_or(0, |(_, shown)| *shown);
     let mut state_at_shown = None;
-    let checked = base.clone().and_then(|base| {
-        if base.revision == shown {
-            state_at_shown = Some(base.state);
-        }
-        let checked = journal::check(&*disk, id, base, &mut |frame, _| {
-            if frame.last_revision() == shown {
-                state_at_shown = Some(frame.state());
-            }
-        })?;
-        let reached = home::read_reached(&*disk, closed_at)?.max(shown);
-        home::check_reached(reached, checked.end.revision)?;
-        Ok(checked)
+    let checked = checked(&stored, shown, &mut state_at_shown);
+    let proved = view.and_then(|view| {
+        let journal = checked.as_ref().ok();
+        let journal = journal.map(|(log, end)| (log, *end, state_at_shown));
+        view.map(|view| proved(view, stored.status, journal))
+            .transpose()
     });
-    if let Ok(checked) = &checked
-        && let Some(tail) = checked.tail.as_ref().filter(|tail| tail.torn_bytes() > 0)
-    {
-        tracing::info!(
-            file = %tail.path.display(),
-            bytes = tail.torn_bytes(),
-            "a write was under way when the process ended: the next start cuts it off"
-        );
+    if let Err(damage) = &checked {
+        found(damage.to_string(), RESTORE);
+    } else {
+        if let Err(damage) = stored.verify() {
+            let has_view = matches!(proved, Ok(Some(_)));
+            found(
+                damage.to_string(),
+                if has_view { SNAPSHOT } else { RESTORE },
+            );
+        }
+        if let Err(damage) = &proved {
+            found(damage.to_string(), REMAKE);
+        }
     }
     let home = Home {
         disk: disk.clone(),
-        root: scratch.path().to_path_buf(),
-        cache_bytes: CACHE_BYTES,
-        segment_bytes: 0,
+        paths,
+        views: Arc::new(Views::new(scratch.path(), store, CACHE_BYTES)),
+        journal_room_bytes: 0,
         closing: Arc::default(),
     };
-    let journal = checked.as_ref().ok();
-    let journal = journal.map(|checked| (checked.end, state_at_shown));
-    let view = view.and_then(|view| proved(view, closed_at, journal, &home, id));
-    match (&checked, &view) {
-        (Err(damage), _) => found(damage.to_string(), RESTORE),
-        // A store that was restored and never opened has none yet, and somebody may have thrown it away.
-        (Ok(_), Err(damage)) if root.join(VIEW_DIR).exists() => found(damage.to_string(), REMAKE),
-        (Ok(_), _) => {}
-    }
-    let checkpoint = checkpoint.ok().flatten();
-    let (sled, revision) = content(
-        &home,
-        id,
-        view.ok(),
-        checked.ok(),
-        checkpoint.as_ref(),
-        &mut found,
-    )?;
+    let view = proved.ok().flatten();
+    let (sled, revision) = content(&home, &stored, view, checked.ok(), &mut found)?;
     Ok(Examined {
         findings,
         revision,
@@ -173,31 +137,51 @@ pub(crate) fn examine(root: &Path) -> Result<Examined, OpenError> {
     })
 }
 
+/// The frames of a file, with where they end, if they have all that the store had reached; and the state at what the view shows.
+fn checked(
+    stored: &Stored,
+    shown: u64,
+    state_at_shown: &mut Option<StateHash>,
+) -> Result<(Log, Position), Error> {
+    let (log, checked) = Log::open(stored, &mut |position| {
+        if position.revision == shown {
+            *state_at_shown = Some(position.state);
+        }
+    })?;
+    let end = checked.end.position;
+    home::check_reached(stored.status.reached.max(shown), end.revision)?;
+    if checked.torn_bytes > 0 {
+        tracing::info!(
+            file = stored.name,
+            bytes = checked.torn_bytes,
+            "a write was under way when the process ended: the next start cuts it off"
+        );
+    }
+    Ok((log, end))
+}
+
 /// The view brought to where the journal ends, with that revision, if it holds what was written. A journal that is damaged
 /// has no say in what that is.
 fn proved(
     (view, shown): (Sled, u64),
-    closed_at: u64,
-    journal: Option<(Position, Option<StateHash>)>,
-    home: &Home,
-    id: Uuid,
+    status: Status,
+    journal: Option<(&Log, Position, Option<StateHash>)>,
 ) -> Result<(Sled, u64), Error> {
     // After a kill it may be behind; once closed it is not.
+    let closed_at = if status.owner == 0 { status.reached } else { 0 };
     if shown < closed_at {
         return Err(Error::Corrupt {
-            what: format!(
-                "{VIEW_DIR} was closed at revision {closed_at} and shows revision {shown}"
-            ),
+            what: format!("the view was closed at revision {closed_at} and shows revision {shown}"),
         });
     }
     let wrong = || Error::Corrupt {
-        what: format!("{VIEW_DIR} does not hold what was written"),
+        what: "the view does not hold what was written".into(),
     };
     let (_, claimed) = view.shown()?;
     let (revision, expected) = match journal {
-        Some((_, state_at_shown)) if state_at_shown != Some(claimed) => return Err(wrong()),
-        Some((end, _)) => {
-            home.follow(&view, id, shown, end)?;
+        Some((_, _, state_at_shown)) if state_at_shown != Some(claimed) => return Err(wrong()),
+        Some((log, end, _)) => {
+            log.read(shown, end.revision, &mut |frame| view.apply(&frame.changes))?;
             (end.revision, Some(end.state))
         }
         // A process that was killed may have fed it with more than it shows.
@@ -213,49 +197,46 @@ fn proved(
 /// The best view that can be had of the store, and its revision.
 fn content(
     home: &Home,
-    id: Uuid,
+    stored: &Stored,
     view: Option<(Sled, u64)>,
-    checked: Option<Checked>,
-    checkpoint: Option<&Checkpoint>,
+    checked: Option<(Log, Position)>,
     found: &mut dyn FnMut(String, &'static str),
 ) -> Result<(Sled, u64), Error> {
-    match (view, checked) {
-        (Some(view), _) => Ok(view),
-        (None, Some(checked)) => {
-            let (view, state, _) = home.build_once(id, checked.end, 1)?;
-            if state != checked.end.state {
-                let what = "the sums in the journal are wrong, though its changes are whole";
-                found(what.into(), CORRECT);
+    if let Some(view) = view {
+        return Ok(view);
+    }
+    if let Some((log, end)) = checked {
+        match home.build_once(&log, end, 1) {
+            // It is among the findings.
+            Err(Error::Corrupt { .. }) => {}
+            built => {
+                let (view, state, _) = built?;
+                if state != end.state {
+                    let what = "the sums in the journal are wrong, though its changes are whole";
+                    found(what.into(), CORRECT);
+                }
+                return Ok((view, end.revision));
             }
-            Ok((view, checked.end.revision))
-        }
-        (None, None) => {
-            let (view, revision, missing) = home.salvage(id, checkpoint)?;
-            for what in missing {
-                found(what, RESTORE);
-            }
-            Ok((view, revision))
         }
     }
+    let (view, revision, missing) = home.salvage(stored, 2)?;
+    for what in missing {
+        found(what, RESTORE);
+    }
+    Ok((view, revision))
 }
 
-/// A copy of the store's view, opened, and the revision that it shows.
-fn copied_view(root: &Path, scratch: &Path) -> Result<(Sled, u64), Error> {
-    let views = root.join(VIEW_DIR);
-    let missing = || Error::Corrupt {
-        what: format!("{VIEW_DIR} is missing"),
+/// A copy of the store's view, opened, and the revision that it shows; `None` where there is none. A store that was restored and
+/// never opened has none yet, and somebody may have thrown it away.
+fn copied_view(views: &Views, scratch: &Path) -> Result<Option<(Sled, u64)>, Error> {
+    let Some(oldest) = views.numbers()?.first().copied() else {
+        return Ok(None);
     };
-    let names = fs::read_dir(&views).map_err(|_| missing())?;
-    let oldest = names
-        .filter_map(|name| name.ok()?.file_name().to_str()?.parse::<u64>().ok())
-        .min()
-        .ok_or_else(missing)?;
-    let copy = scratch.join("copy");
-    copy_tree(&views.join(oldest.to_string()), &copy)
-        .map_err(|error| Error::io("copy", &views, &error))?;
+    let (from, copy) = (views.path(oldest), scratch.join("copy"));
+    copy_tree(&from, &copy).map_err(|error| Error::io("copy", &from, &error))?;
     let view = Sled::open(&copy, CACHE_BYTES)?;
     let (shown, _) = view.shown()?;
-    Ok((view, shown))
+    Ok(Some((view, shown)))
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

@@ -108,15 +108,6 @@ impl Group {
         (ours && payload_len <= PAYLOAD_BYTES_MAX).then_some(payload_len)
     }
 
-    /// The first and last revision that this header says, and the size of the frame, if it is one.
-    pub(super) fn said_in(header: &[u8; HEADER_BYTES]) -> Option<(u64, u64, usize)> {
-        let payload_len = Self::payload_len_in(header)?;
-        let mut rest = Reader(&header[CRC_AT + 8..]);
-        let (first, _time_ms, count) = (rest.u64()?, rest.u64()?, rest.u32()?);
-        let last = first.checked_add(count.checked_sub(1)?.into())?;
-        Some((first, last, HEADER_BYTES + payload_len))
-    }
-
     /// The place and the first revision of the first whole frame in `bytes` that is not before `revision`.
     ///
     /// Damage may be of any length, so a frame is looked for at every byte. Whoever chose the bytes of a record cannot make

@@ -1,33 +1,36 @@
-//! The local truth: a journal on this machine, and what makes the view from it.
+//! The local truth: one file on this machine, and what makes the view from it.
 //!
-//! One thread commits (`committer.rs`), one makes checkpoints (`checkpointer.rs`), one feeds sled (`../view/feeder.rs`).
+//! One thread commits (`committer.rs`), one writes the file anew when its journal has grown (`rewriter.rs`), one feeds sled
+//! (`../view/feeder.rs`).
 //! `ARCHITECTURE.md` tells why sled alone cannot keep an acknowledged write.
 
 mod changes;
-mod checkpoint;
-mod checkpointer;
 mod committer;
 mod core;
 mod disk;
 mod examine;
+mod file;
 mod frame;
 mod home;
 mod journal;
+mod log;
 mod recovery;
+mod restore;
+mod rewriter;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod simulation;
-mod snapshot;
 mod space;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests;
+mod views;
 
 use std::{
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc as threads,
     },
@@ -42,17 +45,19 @@ use uuid::Uuid;
 pub use self::core::Condition;
 pub(crate) use changes::{Changes, Pulled};
 pub(crate) use examine::{Examined, Finding, examine};
-pub use snapshot::Snapshot;
-pub(crate) use snapshot::{Until, restore, verify_snapshot};
+pub use restore::Snapshot;
+pub(crate) use restore::{Until, has_view, restore, verify_file};
 
 use self::core::Core;
 use changes::Ring;
-use checkpointer::{Checkpointer, Work};
 use committer::{CommitClock, Committer, Pending, Task};
-use disk::{Disk, RealDisk};
-use home::Lock;
+use disk::{Disk, DiskFile, RealDisk};
+use home::Paths;
+use journal::Journal;
 use recovery::{Home, Parts};
+use rewriter::{Rewriter, Work};
 use space::Space;
+use views::Views;
 
 use super::{
     Batch, Error, OpenError, Outcome,
@@ -72,28 +77,32 @@ const QUEUE_WAIT: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Memory for the view's pages.
     pub cache_bytes: u64,
-    /// No checkpoint is made before the journal has grown by so much.
-    pub checkpoint_floor_bytes: u64,
-    /// How much of the journal is kept that a checkpoint covers already.
+    /// The directory of the view, if it is not to lie beside the file: on another disk, or in memory. It is made anew where it is
+    /// missing.
+    pub view: Option<PathBuf>,
+    /// The file is not written anew before its journal has grown by so much.
+    pub rewrite_floor_bytes: u64,
+    /// How much of the journal is kept that the file's records cover already.
     pub journal_keep_bytes: u64,
-    /// The size of the journal's files, which are allocated as a whole.
-    pub journal_segment_bytes: u64,
+    /// Room in the file that is reserved for the journal at once.
+    pub journal_room_bytes: u64,
 }
 
 impl Default for Options {
-    /// 256 MiB of cache: most of a catalog of 100,000 backups. 128 MiB of journal before a checkpoint: a second or two to check, and
-    /// seldom enough that checkpoints take little from a server that is being filled.
+    /// 256 MiB of cache: most of a catalog of 100,000 backups. 128 MiB of journal before the file is written anew: a second or two
+    /// to check, and seldom enough that it takes little from a server that is being filled.
     fn default() -> Self {
         Options {
             cache_bytes: 256 << 20,
-            checkpoint_floor_bytes: 128 << 20,
+            view: None,
+            rewrite_floor_bytes: 128 << 20,
             journal_keep_bytes: 64 << 20,
-            journal_segment_bytes: 16 << 20,
+            journal_room_bytes: 16 << 20,
         }
     }
 }
 
-/// A store whose truth is a journal on this machine.
+/// A store whose truth is a file on this machine.
 pub(crate) struct Local {
     core: Arc<Core>,
     clock: Arc<CommitClock>,
@@ -101,16 +110,17 @@ pub(crate) struct Local {
     queue: Option<mpsc::Sender<Task>>,
     /// The bytes that may still be queued.
     room: Arc<Semaphore>,
-    /// Of the committer, the feeder and the checkpointer; `None` where these are stepped.
+    /// Of the committer, the feeder and the rewriter; `None` where these are stepped.
     threads: Option<[JoinHandle<()>; 3]>,
-    lock: Lock,
+    /// Keeps the view's directory for this process.
+    _view_mark: Box<dyn DiskFile>,
 }
 
 /// What works on an open store, each on a thread of its own, or stepped by a simulation.
 struct Workers {
     committer: Committer,
     feeder: Feeder,
-    checkpointer: Checkpointer,
+    rewriter: Rewriter,
 }
 
 impl Local {
@@ -120,7 +130,7 @@ impl Local {
     /// As of that.
     pub(super) fn open_unless(
         cancelled: Arc<AtomicBool>,
-        root: &Path,
+        path: &Path,
         options: &Options,
     ) -> Result<Local, OpenError> {
         // sled panics then, which is no damage of the view.
@@ -131,31 +141,29 @@ impl Local {
             }
             .into());
         }
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.to_path_buf()));
-        // Before anything is written, the lock included: another format is not ours to touch.
-        home::read_format(&*disk)?;
-        let lock = home::claim(root)?;
-        Local::open_on(cancelled, disk, lock, root, options)
+        let paths = Paths::of(path)?;
+        paths.make_dir()?;
+        let disk = Arc::new(RealDisk::new(paths.dir.clone()));
+        Local::open_on(cancelled, disk, paths, options)
     }
 
-    /// Opens the store on a disk that this process alone uses. The view's directories are in `root`.
+    /// Opens the store on a disk.
     fn open_on(
         cancelled: Arc<AtomicBool>,
         disk: Arc<dyn Disk>,
-        lock: Lock,
-        root: &Path,
+        paths: Paths,
         options: &Options,
     ) -> Result<Local, OpenError> {
-        let (mut local, workers) = Local::open_stepped(cancelled, disk, lock, root, options)?;
+        let (mut local, workers) = Local::open_stepped(cancelled, disk, paths, options)?;
         let Workers {
             committer,
             feeder,
-            checkpointer,
+            rewriter,
         } = workers;
         local.threads = Some([
             outside::spawn("committer", Urgency::Awaited, || committer.run())?,
             outside::spawn("feeder", Urgency::Behind, || feeder.run())?,
-            outside::spawn("checkpointer", Urgency::Behind, || checkpointer.run())?,
+            outside::spawn("rewriter", Urgency::Behind, || rewriter.run())?,
         ]);
         Ok(local)
     }
@@ -164,40 +172,52 @@ impl Local {
     fn open_stepped(
         closing: Arc<AtomicBool>,
         disk: Arc<dyn Disk>,
-        lock: Lock,
-        root: &Path,
+        paths: Paths,
         options: &Options,
     ) -> Result<(Local, Workers), OpenError> {
+        let view_dir = options.view.as_deref().unwrap_or(&paths.view);
+        let (claimed, header) = paths.claim(&*disk)?;
+        let view_mark = views::claim(view_dir)?;
+        let (file, id) = match header {
+            Some(header) => (claimed, header.store),
+            None => recovery::create(&*disk, &paths, view_dir)?,
+        };
         let home = Home {
-            disk: disk.clone(),
-            root: root.to_path_buf(),
-            cache_bytes: options.cache_bytes,
-            segment_bytes: options.journal_segment_bytes,
+            disk,
+            views: Arc::new(Views::new(view_dir, id, options.cache_bytes)),
+            paths,
+            journal_room_bytes: options.journal_room_bytes,
             closing,
         };
-        let parts = match home::read_format(&*disk)? {
-            Some(id) => home.open(id, home::read_reached(&*disk, lock.reached)?)?,
-            None => home.create()?,
-        };
+        let parts = home.open(file)?;
+        Ok(Local::of_parts(home, id, parts, view_mark, options))
+    }
+
+    fn of_parts(
+        home: Home,
+        id: Uuid,
+        parts: Parts,
+        view_mark: Box<dyn DiskFile>,
+        options: &Options,
+    ) -> (Local, Workers) {
         let Parts {
-            id,
             sled,
             journal,
-            checkpoint_bytes,
-            uncovered_bytes,
+            log,
             tally,
-            checkpoint_is_due,
+            rewrite_is_due,
         } = parts;
         let (queue, tasks) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (condition, _) = watch::channel(Condition::default());
         // Room for one: what is asked while it is busy is asked again by the next group.
         let (work, requests) = threads::sync_channel(1);
-        let space = Space::new(disk, condition.clone());
+        let space = Space::new(&home, condition.clone());
         let alarm = work.clone();
         let view = View::new(sled, journal.end(), tally, move |sled, why| {
             // Another may be at it already: then there is nothing to ask for.
             let _ = alarm.try_send(Work::Heal(sled.clone(), why.clone()));
         });
+        let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
         let core = Arc::new(Core {
             home,
             id,
@@ -205,51 +225,42 @@ impl Local {
             recent: Ring::default(),
             condition,
             space,
-            checkpointer: work,
-            segments: RwLock::default(),
+            rewriter: work,
+            journal: Mutex::new(journal),
+            log: Mutex::new(log),
         });
-        let checkpointer = Checkpointer {
+        let rewriter = Rewriter {
             core: Arc::downgrade(&core),
             work: requests,
-            floor_bytes: options.checkpoint_floor_bytes,
-            keep_segments: usize::try_from(
-                options
-                    .journal_keep_bytes
-                    .div_ceil(options.journal_segment_bytes),
-            )
-            .unwrap_or(usize::MAX),
-            last_bytes: checkpoint_bytes,
-            uncovered_bytes,
-            covered_bytes: 0,
-            is_due: checkpoint_is_due,
+            floor_bytes: options.rewrite_floor_bytes,
+            keep_bytes: options.journal_keep_bytes,
+            failed_at_bytes: 0,
+            is_due: rewrite_is_due,
         };
         let healer = core.clone();
         let feeder = Feeder::new(core.view.clone(), move |sled, why| healer.heal(sled, why));
-        let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
         let committer = Committer {
             pending: Pending::default(),
             core: core.clone(),
-            journal,
             clock: clock.clone(),
             queue: tasks,
         };
         // There is room for it: nobody else has asked yet.
-        let first = Work::Look { appended_bytes: 0 };
-        let _ = core.checkpointer.try_send(first);
+        let _ = core.rewriter.try_send(Work::Look);
         let local = Local {
             core,
             clock,
             queue: Some(queue),
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             threads: None,
-            lock,
+            _view_mark: view_mark,
         };
         let workers = Workers {
             committer,
             feeder,
-            checkpointer,
+            rewriter,
         };
-        Ok((local, workers))
+        (local, workers)
     }
 
     pub(super) fn view(&self) -> Arc<View> {
@@ -294,7 +305,7 @@ impl Local {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// What it takes on the disk, and how far its last checkpoint is.
+    /// What it takes on the disk, and of which revision its records are.
     ///
     /// # Errors
     /// [`Error::Closed`] if the process is ending.
@@ -303,15 +314,15 @@ impl Local {
         outside::blocking(move || Usage::of(&core)).await
     }
 
-    /// Makes a checkpoint now, whatever the journal's size, and lets go of what it covers.
+    /// Writes the file anew now, whatever the journal's size.
     ///
     /// # Errors
     /// What the disk says; [`Error::Corrupt`] if the view does not hold what was written.
     #[cfg(test)]
-    pub(super) async fn checkpoint(&self) -> Result<(), Error> {
+    pub(super) async fn rewrite(&self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
-        let work = self.core.checkpointer.clone();
-        // The checkpointer may be busy with another one.
+        let work = self.core.rewriter.clone();
+        // The rewriter may be busy.
         let asked = outside::blocking(move || work.send(Work::Now(answer))).await?;
         asked.map_err(|_| Error::Closed)?;
         answered.await.unwrap_or(Err(Error::Closed))
@@ -328,12 +339,18 @@ impl Local {
         put: impl FnMut(Bytes) -> Result<(), Error>,
     ) -> Result<Snapshot, Error> {
         struct Put<F>(F);
-        impl<F: FnMut(Bytes) -> Result<(), Error>> checkpoint::Sink for Put<F> {
+        impl<F: FnMut(Bytes) -> Result<(), Error>> file::Sink for Put<F> {
             fn put(&mut self, bytes: Bytes) -> Result<(), Error> {
                 (self.0)(bytes)
             }
         }
-        self.core.write(&mut Put(put)).map(Snapshot::from)
+        let written = self.core.write(&self.core.log(), 0, &mut Put(put))?;
+        Ok(Snapshot {
+            store: written.header.store,
+            revision: written.end.position.revision,
+            time_ms: written.header.time_ms,
+            bytes: written.bytes,
+        })
     }
 
     /// Commits what is queued and closes the store.
@@ -350,16 +367,20 @@ impl Local {
             sled.flush()?;
         }
         if is_well {
-            home::write_reached(&*core.home.disk, end.revision)?;
-            self.lock.close_at(end.revision)?;
+            self.journal().say(false)?;
         }
         Ok(())
     }
 
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        let journal = self.core.journal.lock();
+        journal.unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[cfg(test)]
-    pub(super) fn verify_checkpoint(&self) -> Result<(), Error> {
-        let newest = checkpointer::newest(&*self.core.home.disk)?;
-        newest.map_or(Ok(()), |checkpoint| checkpoint.verify())
+    pub(super) fn verify_file(&self) -> Result<(), Error> {
+        let home = &self.core.home;
+        home.stored(&home.paths.file)?.verify()
     }
 
     /// Ends the threads, the committer with all that is queued. Done once.
@@ -367,15 +388,13 @@ impl Local {
         let core = &self.core;
         core.home.closing.store(true, Ordering::Relaxed);
         drop(self.queue.take());
-        if let Some([committer, feeder, checkpointer]) = self.threads.take() {
+        if let Some([committer, feeder, rewriter]) = self.threads.take() {
             committer.join().map_err(|_| Error::Closed)?;
             core.view.end(feeder_end);
             feeder.join().map_err(|_| Error::Closed)?;
-            // It waits until the checkpointer has noticed that what it makes is not needed any more.
-            core.checkpointer
-                .send(Work::End)
-                .map_err(|_| Error::Closed)?;
-            checkpointer.join().map_err(|_| Error::Closed)?;
+            // It waits until the rewriter has noticed that what it makes is not needed any more.
+            core.rewriter.send(Work::End).map_err(|_| Error::Closed)?;
+            rewriter.join().map_err(|_| Error::Closed)?;
         }
         Ok(())
     }
@@ -385,34 +404,36 @@ impl Drop for Local {
     fn drop(&mut self) {
         // No thread of it may be at work when the next one opens the store. What was acknowledged is durable.
         let _ = self.end(End::Now);
+        // Whoever still holds a part of it does not keep the file.
+        self.journal().release();
     }
 }
 
 /// What a store takes on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the journal.
+    /// Of the file, the journal: what was committed since the records were written, and some of what was before.
     pub journal_bytes: u64,
-    /// Of the newest checkpoint.
-    pub checkpoint_bytes: u64,
+    /// Of the file, the records.
+    pub records_bytes: u64,
     /// Of the view.
     pub view_bytes: u64,
     /// What is left on the disk, where the system says.
     pub room_bytes: Option<u64>,
-    /// The newest checkpoint.
-    pub checkpoint: Option<Snapshot>,
+    /// The revision that the records are of, and when they were written, milliseconds since the Unix epoch.
+    pub records: Option<(u64, u64)>,
 }
 
 impl Usage {
     fn of(core: &Core) -> Usage {
-        let Home { disk, root, .. } = &core.home;
-        let checkpoint = core.newest_checkpoint();
+        let log = core.log();
+        let (revision, _) = log.trailer.exact;
         Usage {
-            journal_bytes: bytes_in(&root.join("journal")),
-            checkpoint_bytes: checkpoint.map_or(0, |checkpoint| checkpoint.bytes),
-            view_bytes: bytes_in(&root.join("view")),
-            room_bytes: disk.room_bytes(),
-            checkpoint: checkpoint.map(Snapshot::from),
+            journal_bytes: log.bytes(),
+            records_bytes: log.trailer.frames_at(),
+            view_bytes: bytes_in(core.home.views.dir()),
+            room_bytes: core.space.room_bytes(),
+            records: (revision > 0).then_some((revision, log.header.time_ms)),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What happens when a store is opened: checkpoint and journal are the truth, and the view is brought to where they end, or made
-//! anew from them.
+//! A store's parts at its opening: making them, checking them against each other, and making the view anew where it cannot be
+//! trusted.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,17 +12,19 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    checkpoint::Checkpoint,
-    checkpointer,
-    disk::Disk,
-    home::{self, VIEW_DIR},
-    journal::{self, Journal},
+    disk::{Disk, DiskFile},
+    file::{self, FileSink, Header, Stored, Writer},
+    home::{self, Paths},
+    journal::Journal,
+    log::Log,
     space,
+    views::{self, Views},
 };
 use crate::store::{
     Error, OpenError,
     batch::Entry,
     change::{Group, Position},
+    outside,
     state_hash::StateHash,
     tally::Tally,
     view::Sled,
@@ -37,33 +39,29 @@ const LOAD_BATCH: usize = 1000;
 #[derive(Clone)]
 pub(super) struct Home {
     pub(super) disk: Arc<dyn Disk>,
-    /// The directory of the store.
-    pub(super) root: PathBuf,
-    pub(super) cache_bytes: u64,
-    pub(super) segment_bytes: u64,
+    pub(super) paths: Paths,
+    pub(super) views: Arc<Views>,
+    /// Room that is reserved for the journal at once.
+    pub(super) journal_room_bytes: u64,
     /// Set when what is being opened or made is not needed any more.
     pub(super) closing: Arc<AtomicBool>,
 }
 
 /// A store's parts, agreeing with each other.
 pub(super) struct Parts {
-    pub(super) id: Uuid,
     pub(super) sled: Sled,
     pub(super) journal: Journal,
-    /// The size of the last checkpoint, 0 without one.
-    pub(super) checkpoint_bytes: u64,
-    /// Bytes of the journal behind it.
-    pub(super) uncovered_bytes: u64,
+    pub(super) log: Arc<Log>,
     pub(super) tally: Tally,
-    /// Whether a checkpoint must be made at once, since the last one is damaged or the journal's state hash is wrong.
-    pub(super) checkpoint_is_due: bool,
+    /// Whether the file must be written anew at once, since the journal's state hash is wrong.
+    pub(super) rewrite_is_due: bool,
 }
 
 /// A view that was made anew.
 pub(super) struct Built {
     pub(super) sled: Sled,
     /// Which of the views that are there it is.
-    pub(super) generation: u64,
+    pub(super) number: u64,
     pub(super) tally: Tally,
     pub(super) made: Made,
 }
@@ -77,76 +75,79 @@ pub(super) enum Made {
     Corrected(StateHash),
 }
 
-impl Home {
-    /// Makes a new store.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub(super) fn create(&self) -> Result<Parts, OpenError> {
-        if home::restore_was_begun(&*self.disk)? {
-            return Err(OpenError::Foreign {
-                reason: "a restore into it was not finished: run `icebox restore` again".into(),
-            });
-        }
-        if Journal::holds_changes(&*self.disk)? || checkpointer::newest(&*self.disk)?.is_some() {
-            return Err(home::format_is_missing().into());
-        }
-        let id = Uuid::new_v4();
-        let journal = Journal::create(
-            self.disk.clone(),
-            id,
-            Position::default(),
-            self.segment_bytes,
-        )?;
-        self.disk.remove(Path::new(VIEW_DIR))?;
-        home::write_format(&*self.disk, id)?;
-        let view = self.open_view(1)?;
-        Ok(Parts {
-            id,
-            sled: view,
-            journal,
-            checkpoint_bytes: 0,
-            uncovered_bytes: 0,
-            tally: Tally::default(),
-            checkpoint_is_due: false,
-        })
+/// Makes a new, empty store in the place of a file that nothing was written to, and says which.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if a restore into it was not finished; [`Error::Corrupt`] if its view is there, so that it was a store
+/// once; what the disk says.
+pub(super) fn create(
+    disk: &dyn Disk,
+    paths: &Paths,
+    view_dir: &Path,
+) -> Result<(Box<dyn DiskFile>, Uuid), OpenError> {
+    let restoring = paths.restoring.display().to_string();
+    if disk.list()?.contains(&restoring) {
+        return Err(OpenError::Foreign {
+            reason: format!(
+                "a restore into it was not finished: run `icebox restore` again, or remove {restoring}"
+            ),
+        });
     }
+    if views::are_in(view_dir)? {
+        return Err(Error::Corrupt {
+            what: format!(
+                "{} is missing or empty, though its view is there: restore a snapshot, or remove {} to begin anew",
+                paths.full().display(),
+                view_dir.display()
+            ),
+        }
+        .into());
+    }
+    let header = Header {
+        store: Uuid::new_v4(),
+        time_ms: outside::now_ms(),
+    };
+    let mut sink = FileSink::begin(disk, &paths.new)?;
+    let writer = Writer::begin(&mut sink, header)?;
+    writer.end_of_records(Position::default(), 0, (0, StateHash::default()))?;
+    sink.file.sync()?;
+    disk.rename(&paths.new, &paths.file)?;
+    disk.sync_names()?;
+    Ok((sink.file, header.store))
+}
 
-    /// Opens the store of that id, which has been at revision `reached` for sure.
+impl Home {
+    /// Opens the store in its file, which this process has claimed.
     ///
     /// # Errors
     /// [`Error::Corrupt`] naming what is lost; [`Error::Closed`] if it is not needed any more; what the disk says.
-    pub(super) fn open(&self, id: Uuid, reached: u64) -> Result<Parts, Error> {
+    pub(super) fn open(&self, file: Box<dyn DiskFile>) -> Result<Parts, Error> {
         let disk = &*self.disk;
-        space::clear(disk)?;
+        space::clear(disk, &self.paths)?;
+        disk.remove(&self.paths.new)?;
+        // The process may have ended before the file's name was durable.
+        disk.sync_names()?;
+        let stored = self.stored(&self.paths.file)?;
         let view = self.claimed_view();
-        let checkpoint = checkpointer::newest(disk);
-        let base = self.base(id, &checkpoint, view.is_ok())?;
         let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
-        let mut state_at_shown = (shown == base.revision).then_some(base.state);
-        let mut uncovered_bytes = 0;
-        let mut journal = Journal::open(
-            self.disk.clone(),
-            id,
-            base,
-            self.segment_bytes,
-            &mut |frame, bytes| {
-                uncovered_bytes += bytes as u64;
-                if frame.last_revision() == shown {
-                    state_at_shown = Some(frame.state());
-                }
-            },
-        )?;
-        if let Ok(Some(checkpoint)) = &checkpoint {
-            journal.advance_time_to(checkpoint.last_time_ms()?);
-        }
-        let end = journal.end();
-        home::check_reached(reached.max(shown), end.revision)?;
+        let mut state_at_shown = None;
+        let (log, checked) = Log::open(&stored, &mut |position| {
+            if position.revision == shown {
+                state_at_shown = Some(position.state);
+            }
+        })?;
+        let end = checked.end.position;
+        home::check_reached(stored.status.reached.max(shown), end.revision)?;
+        let log = Arc::new(log);
+        let room_bytes = self.journal_room_bytes;
+        let mut journal =
+            Journal::open(self.disk.clone(), file, log.clone(), &checked, room_bytes)?;
+        journal.say(true)?;
         let followed = view.and_then(|(view, shown, claimed)| {
             if state_at_shown != Some(claimed) {
                 return Err(distrust("it is of another time than the journal"));
             }
-            self.follow(&view, id, shown, end)?;
+            log.read(shown, end.revision, &mut |frame| self.apply(&view, frame))?;
             // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may
             // have lost any part of it.
             let (state, tally) = view.state(&self.closing)?;
@@ -155,129 +156,88 @@ impl Home {
             }
             Ok((view, tally))
         });
-        let mut checkpoint_is_due = checkpoint.is_err();
-        let (view, tally, generation) = match (followed, checkpoint) {
-            (Ok((view, tally)), _) => (view, tally, self.generations()?.first().copied()),
-            (Err(Error::Closed), _) => return Err(Error::Closed),
-            (Err(_), Err(damage)) => return Err(damage),
-            (Err(reason), Ok(_)) => {
+        let mut rewrite_is_due = false;
+        let (sled, tally, number) = match followed {
+            Ok((view, tally)) => (view, tally, self.views.numbers()?.first().copied()),
+            Err(Error::Closed) => return Err(Error::Closed),
+            Err(reason) => {
                 tracing::warn!(%reason, "making the view anew");
-                let built = self.build_or_make_room(id, end)?;
+                let built = self.build_or_make_room(&log, end)?;
                 if let Made::Corrected(state) = built.made {
                     journal.correct_state(state);
-                    checkpoint_is_due = true;
+                    rewrite_is_due = true;
                 }
-                (built.sled, built.tally, Some(built.generation))
+                (built.sled, built.tally, Some(built.number))
             }
         };
         // Another may have been in the making when the process ended.
-        self.discard_views_but(generation)?;
-        home::write_reached(disk, end.revision)?;
-        let newest = checkpointer::newest(disk).ok().flatten();
+        self.views.discard_all_but(number)?;
         Ok(Parts {
-            id,
-            sled: view,
+            sled,
             journal,
-            checkpoint_bytes: newest.map_or(0, |checkpoint| checkpoint.summary().bytes),
-            uncovered_bytes,
+            log,
             tally,
-            checkpoint_is_due,
+            rewrite_is_due,
         })
     }
 
-    /// Where the journal goes on from: the checkpoint, or the store's beginning.
-    fn base(
-        &self,
-        id: Uuid,
-        checkpoint: &Result<Option<Checkpoint>, Error>,
-        has_view: bool,
-    ) -> Result<Position, Error> {
-        match checkpoint {
-            Ok(Some(checkpoint)) if checkpoint.summary().store == id => {
-                Ok(checkpoint.summary().end)
-            }
-            Ok(Some(_)) => Err(Error::Corrupt {
-                what: "the checkpoint is another store's".into(),
-            }),
-            Ok(None) => Ok(Position::default()),
-            // The view is a copy as good as the checkpoint was, if it agrees with the journal.
-            Err(damage) if has_view => {
-                tracing::warn!(%damage, "making another checkpoint from the view");
-                journal::start(&*self.disk, id)
-            }
-            Err(damage) => Err(damage.clone()),
-        }
-    }
-
-    fn open_view(&self, generation: u64) -> Result<Sled, Error> {
-        Sled::open(&self.root.join(view_path(generation)), self.cache_bytes)
-    }
-
-    /// The views that are there, oldest first. There are two only while another is made, or if the process ended meanwhile.
-    fn generations(&self) -> Result<Vec<u64>, Error> {
-        let names = self.disk.list(Path::new(VIEW_DIR))?.into_iter();
-        let mut generations: Vec<u64> = names.filter_map(|name| name.parse().ok()).collect();
-        generations.sort_unstable();
-        Ok(generations)
+    /// A file of this store, to read it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; what the disk says.
+    pub(super) fn stored(&self, path: &Path) -> Result<Stored, Error> {
+        Stored::open(&*self.disk, path).map_err(|error| match error {
+            OpenError::Store(error) => error,
+            other => Error::Corrupt {
+                what: other.to_string(),
+            },
+        })
     }
 
     /// The view as it lies there, with the revision and state that it claims.
     ///
     /// The error says why it must be made anew.
     fn claimed_view(&self) -> Result<(Sled, u64, StateHash), Error> {
-        let Some(oldest) = self.generations()?.first().copied() else {
+        let Some(oldest) = self.views.numbers()?.first().copied() else {
             return Err(distrust("it is missing"));
         };
-        let view = self.open_view(oldest)?;
+        let view = self.views.open(oldest)?;
         let (shown, claimed) = view.shown()?;
         Ok((view, shown, claimed))
     }
 
-    /// Brings a view that shows `shown` to the journal's end.
-    pub(super) fn follow(
-        &self,
-        view: &Sled,
-        id: Uuid,
-        shown: u64,
-        end: Position,
-    ) -> Result<(), Error> {
-        journal::read(&*self.disk, id, shown, end.revision, &mut |frame, _| {
-            self.apply(view, frame)
-        })
-    }
-
-    /// Makes a view from the checkpoint and the journal up to `end`, beside the one that is there. That one goes with
-    /// [`Home::discard_views_but`] once it is not needed any more.
+    /// Makes a view of the file up to `end`, beside the one that is there. That one goes with [`Views::discard_all_but`] once it
+    /// is not needed any more.
     ///
     /// # Errors
-    /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the checkpoint or the journal is
-    /// damaged. Nothing is left behind then.
-    pub(super) fn build(&self, id: Uuid, end: Position) -> Result<Built, Error> {
-        let first = self.generations()?.last().map_or(1, |last| last + 1);
-        let built = self.build_compared(id, end, first);
+    /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the file is damaged. Nothing is left
+    /// behind then.
+    pub(super) fn build(&self, log: &Log, end: Position) -> Result<Built, Error> {
+        let first = self.views.numbers()?.last().map_or(1, |last| last + 1);
+        let built = self.build_compared(log, end, first);
         if built.is_err() {
-            for generation in [first, first + 1] {
+            for number in [first, first + 1] {
                 // The first error is the one to tell; the next open removes it as well.
-                let _ = self.disk.remove(&view_path(generation));
+                let _ = self.views.remove(number);
             }
         }
         built
     }
 
-    fn build_compared(&self, id: Uuid, end: Position, generation: u64) -> Result<Built, Error> {
-        let (view, state, tally) = self.build_once(id, end, generation)?;
+    fn build_compared(&self, log: &Log, end: Position, number: u64) -> Result<Built, Error> {
+        let (sled, state, tally) = self.build_once(log, end, number)?;
         if state == end.state {
             return Ok(Built {
-                sled: view,
-                generation,
+                sled,
+                number,
                 tally,
                 made: Made::AsWritten,
             });
         }
         // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
         // sums in the journal were made from a damaged view.
-        let generation = generation + 1;
-        let (view, again, tally) = self.build_once(id, end, generation)?;
+        let number = number + 1;
+        let (sled, again, tally) = self.build_once(log, end, number)?;
         if again != state {
             return Err(distrust("what sled was given is not what it holds"));
         }
@@ -286,117 +246,89 @@ impl Home {
             "the journal's changes are whole, but not the sums beside them: correcting these"
         );
         Ok(Built {
-            sled: view,
-            generation,
+            sled,
+            number,
             tally,
             made: Made::Corrected(state),
         })
     }
 
-    fn build_or_make_room(&self, id: Uuid, end: Position) -> Result<Built, Error> {
-        match self.build(id, end) {
+    fn build_or_make_room(&self, log: &Log, end: Position) -> Result<Built, Error> {
+        match self.build(log, end) {
             Err(Error::Full { .. }) => {
                 tracing::warn!(
                     "there is no room for two views: removing the one that failed first"
                 );
-                self.discard_views_but(None)?;
-                self.build(id, end)
+                self.views.discard_all_but(None)?;
+                self.build(log, end)
             }
             other => other,
         }
     }
 
-    /// Makes a view from the checkpoint and the journal up to `end`, and says what it comes to and holds. Changes nothing but
-    /// that view.
+    /// Makes a view of the file up to `end`, and says what it comes to and holds. Changes nothing but that view.
     ///
     /// # Errors
     /// As of [`Home::build`].
     pub(super) fn build_once(
         &self,
-        id: Uuid,
+        log: &Log,
         end: Position,
-        generation: u64,
+        number: u64,
     ) -> Result<(Sled, StateHash, Tally), Error> {
-        let checkpoint = checkpointer::newest(&*self.disk)?;
-        let view = self.open_view(generation)?;
-        let mut base = 0;
-        if let Some(checkpoint) = &checkpoint {
-            checkpoint.verify()?;
-            self.load(&view, checkpoint)?;
-            let Position {
-                revision, state, ..
-            } = checkpoint.summary().end;
-            view.shows(revision, state)?;
-            base = revision;
-        }
-        self.follow(&view, id, base, end)?;
+        let view = self.views.open(number)?;
+        let stored = self.stored(&self.paths.file)?;
+        let fed = stored.trailer.clone()?.fed;
+        let mut load = Load::new(self, &view);
+        stored.records(&mut |entry| load.add(entry))?;
+        load.end()?;
+        log.read(fed, end.revision, &mut |frame| self.apply(&view, frame))?;
         let (state, tally) = view.state(&self.closing)?;
         view.shows(end.revision, state)?;
         Ok((view, state, tally))
     }
 
-    /// Makes a view of all that can still be read of the checkpoint and the journal, whatever is damaged around it. Says at
-    /// which revision it ends, and what is missing.
+    /// Makes a view of all that can still be read of the file, whatever is damaged. Says at which revision it ends, and what is
+    /// missing.
     ///
     /// # Errors
     /// What sled or the disk says.
     pub(super) fn salvage(
         &self,
-        id: Uuid,
-        checkpoint: Option<&Checkpoint>,
+        stored: &Stored,
+        number: u64,
     ) -> Result<(Sled, u64, Vec<String>), Error> {
-        let view = self.open_view(1)?;
-        let mut last = 0;
-        if let Some(checkpoint) = checkpoint {
-            self.load(&view, checkpoint)?;
-            last = checkpoint.summary().end.revision;
-        }
-        let missing = journal::salvage(&*self.disk, id, last, &mut |frame| {
+        let view = self.views.open(number)?;
+        let mut load = Load::new(self, &view);
+        let mut missing = Vec::new();
+        let (mut last, mut behind) = (0, 0);
+        let mut records = 0;
+        let read = stored.for_each_record(u64::MAX, &mut |entry, end| {
+            last = last.max(entry.revision);
+            records += 1;
+            behind = end;
+            load.add(entry)
+        });
+        load.end()?;
+        let whole = match (read, &stored.trailer) {
+            (Ok(()), Ok(trailer)) if trailer.records == records => Some(trailer.fed),
+            (Ok(()), Err(_)) => None,
+            (Ok(()) | Err(Error::Corrupt { .. }), _) => {
+                missing.push(format!(
+                    "what comes behind the first {records} records is lost"
+                ));
+                None
+            }
+            (Err(error), _) => return Err(error),
+        };
+        missing.extend(file::salvage(stored, behind, whole, &mut |frame| {
             last = frame.last_revision();
             self.apply(&view, frame)
-        })?;
+        })?);
         Ok((view, last, missing))
     }
 
-    /// Removes every view but this one: another can be made from the checkpoint and the journal.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub(super) fn discard_views_but(&self, kept: Option<u64>) -> Result<(), Error> {
-        for generation in self.generations()? {
-            if Some(generation) != kept {
-                self.disk.remove(&view_path(generation))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn load(&self, view: &Sled, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let all = checkpoint.summary().records;
-        let mut loaded = 0;
-        let mut batch: Vec<Entry> = Vec::with_capacity(LOAD_BATCH);
-        checkpoint.records(&mut |entry| {
-            batch.push(entry);
-            loaded += 1;
-            if batch.len() == LOAD_BATCH {
-                self.go_on()?;
-                view.load(&batch)?;
-                batch.clear();
-            }
-            if loaded % PROGRESS == 0 {
-                tracing::info!(
-                    records = loaded,
-                    of = all,
-                    "loading the checkpoint into the view"
-                );
-            }
-            Ok(())
-        })?;
-        view.load(&batch)?;
-        checkpoint.frames(&mut |frame| self.apply(view, frame))
-    }
-
-    fn apply(&self, view: &Sled, frame: &Group) -> Result<(), Error> {
+    pub(super) fn apply(&self, view: &Sled, frame: &Group) -> Result<(), Error> {
         self.go_on()?;
         view.apply(&frame.changes)?;
         if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {
@@ -419,8 +351,42 @@ impl Home {
     }
 }
 
-fn view_path(generation: u64) -> PathBuf {
-    Path::new(VIEW_DIR).join(generation.to_string())
+/// Loads records into a view.
+struct Load<'a> {
+    home: &'a Home,
+    view: &'a Sled,
+    batch: Vec<Entry>,
+    loaded: u64,
+}
+
+impl<'a> Load<'a> {
+    fn new(home: &'a Home, view: &'a Sled) -> Self {
+        Load {
+            home,
+            view,
+            batch: Vec::with_capacity(LOAD_BATCH),
+            loaded: 0,
+        }
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<(), Error> {
+        self.batch.push(entry);
+        self.loaded += 1;
+        if self.loaded.is_multiple_of(PROGRESS) {
+            tracing::info!(records = self.loaded, "loading the records into the view");
+        }
+        if self.batch.len() == LOAD_BATCH {
+            self.home.go_on()?;
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.view.load(&self.batch)?;
+        self.batch.clear();
+        Ok(())
+    }
 }
 
 fn distrust(reason: &str) -> Error {

@@ -4,14 +4,11 @@
 //! is harder to bring back than one that stopped before. So creates are refused while little is left, and a file that
 //! holds a reserve is given up when even deletes find no room.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{core::Condition, disk::Disk};
+use super::{core::Condition, disk::Disk, home::Paths, recovery::Home, views::Views};
 use crate::store::Error;
 
 /// Below so much room nothing new is taken: sled writes behind what is acknowledged, a few buffers of 2 MiB.
@@ -22,21 +19,27 @@ const ROOM_BYTES_MARGIN: u64 = 2 << 20;
 const RESERVE_BYTES: u64 = 8 << 20;
 /// Room below which the reserve is given up.
 const RESERVE_IS_NEEDED_BYTES: u64 = 4 << 20;
-const RESERVE_FILE: &str = "RESERVE";
 
-/// The room on a store's disk, watched.
+/// The room on the disks of a store's file and its view, watched.
 pub(super) struct Space {
     disk: Arc<dyn Disk>,
+    paths: Paths,
+    views: Arc<Views>,
     condition: watch::Sender<Condition>,
     /// Whether the reserve is there.
     reserve: Mutex<bool>,
 }
 
 impl Space {
-    /// The room on `disk`, with a reserve if there is room for one.
-    pub(super) fn new(disk: Arc<dyn Disk>, condition: watch::Sender<Condition>) -> Self {
+    /// The room for a store, with a reserve if there is room for one.
+    pub(super) fn new(home: &Home, condition: watch::Sender<Condition>) -> Self {
+        let Home {
+            disk, paths, views, ..
+        } = home.clone();
         let space = Space {
             disk,
+            paths,
+            views,
             condition,
             reserve: Mutex::new(false),
         };
@@ -46,7 +49,7 @@ impl Space {
 
     /// Looks how much room there is, and says whether new things are taken.
     pub(super) fn look(&self) -> bool {
-        let Some(room) = self.disk.room_bytes() else {
+        let Some(room) = self.room_bytes() else {
             return true;
         };
         let is_full = self.is_full();
@@ -67,6 +70,13 @@ impl Space {
             }
         }
         enough
+    }
+
+    /// The room that is left where there is less of it.
+    pub(super) fn room_bytes(&self) -> Option<u64> {
+        let file = self.disk.room_bytes()?;
+        let view = self.views.room_bytes();
+        Some(view.map_or(file, |view| view.min(file)))
     }
 
     /// Whether nothing new is taken.
@@ -104,11 +114,11 @@ impl Space {
         }
         *reserve = false;
         tracing::warn!("giving up the reserve on the disk");
-        self.disk.remove(Path::new(RESERVE_FILE)).is_ok()
+        self.disk.remove(&self.paths.reserve).is_ok()
     }
 
     fn make_reserve(&self) -> Result<(), Error> {
-        let path = Path::new(RESERVE_FILE);
+        let path = &self.paths.reserve;
         let mut file = self.disk.open(path)?;
         let reserved = file.allocate(RESERVE_BYTES);
         if reserved.is_err() {
@@ -123,6 +133,6 @@ impl Space {
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn clear(disk: &dyn Disk) -> Result<(), Error> {
-    disk.remove(Path::new(RESERVE_FILE))
+pub(super) fn clear(disk: &dyn Disk, paths: &Paths) -> Result<(), Error> {
+    disk.remove(&paths.reserve)
 }

@@ -358,7 +358,7 @@ impl Sled {
         self.shows(feed.end.revision, feed.end.state)
     }
 
-    /// Puts what a checkpoint holds into one that is being made. It shows nothing before [`Sled::shows`].
+    /// Puts what a file holds into one that is being made. It shows nothing before [`Sled::shows`].
     ///
     /// # Errors
     /// If sled fails.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,10 +12,7 @@ use std::{
 use super::Dice;
 use crate::store::{
     Error,
-    local::{
-        disk::{Disk, DiskFile},
-        home::VIEW_DIR,
-    },
+    local::disk::{Disk, DiskFile},
 };
 
 /// What a disk writes as a whole.
@@ -38,36 +34,27 @@ struct FileState {
 
 type FileId = usize;
 
-/// A change of names that no directory sync has made durable.
+/// A change of names that no sync has made durable.
 #[derive(Clone)]
 enum Naming {
-    Create(PathBuf, Option<FileId>),
+    Create(PathBuf, FileId),
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
 }
 
-/// Names of files, and of directories as `None`.
-type Names = BTreeMap<PathBuf, Option<FileId>>;
-
-fn rename(names: &mut Names, from: &Path, to: &Path) {
-    if let Some(node) = names.remove(from) {
-        names.insert(to.to_owned(), node);
-    }
-}
+type Names = BTreeMap<PathBuf, FileId>;
 
 impl Naming {
     fn apply(&self, names: &mut Names) {
         match self {
             Naming::Create(path, node) => drop(names.insert(path.clone(), *node)),
-            Naming::Rename(from, to) => rename(names, from, to),
-            Naming::Remove(path) => names.retain(|name, _| !name.starts_with(path)),
+            Naming::Rename(from, to) => {
+                if let Some(node) = names.remove(from) {
+                    names.insert(to.clone(), node);
+                }
+            }
+            Naming::Remove(path) => drop(names.remove(path)),
         }
-    }
-
-    /// The directory whose sync makes it durable.
-    fn dir(&self) -> &Path {
-        let (Naming::Create(path, _) | Naming::Rename(_, path) | Naming::Remove(path)) = self;
-        path.parent().unwrap_or(Path::new(""))
     }
 }
 
@@ -75,8 +62,10 @@ impl Naming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeftOut {
     Nothing,
+    /// Those of a file, while it has that name.
     File(&'static str),
-    Dir(&'static str),
+    /// Those of names.
+    Names,
 }
 
 #[derive(Clone, Default)]
@@ -87,10 +76,9 @@ pub(super) struct Platter {
     unsynced_names: Vec<Naming>,
 }
 
-/// A disk in memory. The view's directories are real, since sled is: they lie under `root`.
+/// A disk in memory. It holds the store's file; the view is on a real one, since sled is real.
 pub(super) struct FakeDisk {
     pub(super) platter: Arc<Mutex<Platter>>,
-    pub(super) root: PathBuf,
     /// Operations until the power goes.
     pub(super) left: Arc<AtomicU64>,
     pub(super) off: Arc<AtomicBool>,
@@ -168,10 +156,6 @@ impl FakeDisk {
     pub(super) fn has_failed(&self) -> bool {
         self.off.load(Ordering::SeqCst) || self.fault.met.load(Ordering::SeqCst)
     }
-
-    fn is_real(path: &Path) -> bool {
-        path.starts_with(VIEW_DIR)
-    }
 }
 
 fn spend(left: &AtomicU64, off: &AtomicBool) -> Result<(), Error> {
@@ -188,15 +172,13 @@ fn spend(left: &AtomicU64, off: &AtomicBool) -> Result<(), Error> {
 impl Disk for FakeDisk {
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
         let mut platter = self.lock();
-        let id = if let Some(Some(id)) = platter.names.get(path) {
+        let id = if let Some(id) = platter.names.get(path) {
             *id
         } else {
             self.spend("create", path, true)?;
             let id = platter.files.len();
             platter.files.push(FileState::default());
-            let create = Naming::Create(path.to_owned(), Some(id));
-            create.apply(&mut platter.names);
-            platter.unsynced_names.push(create);
+            platter.name(Naming::Create(path.to_owned(), id));
             id
         };
         drop(platter);
@@ -212,6 +194,10 @@ impl Disk for FakeDisk {
         }))
     }
 
+    fn claim(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, Error> {
+        self.open(path).map(Some)
+    }
+
     fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
         if self.lock().names.contains_key(path) {
             self.open(path)
@@ -223,76 +209,31 @@ impl Disk for FakeDisk {
         }
     }
 
-    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    fn list(&self) -> Result<Vec<String>, Error> {
         let platter = self.lock();
-        let id = platter.names.get(path).copied().flatten();
-        Ok(id.map(|id| platter.files[id].now.clone()))
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
-        let platter = self.lock();
-        let inside = platter
-            .names
-            .keys()
-            .filter(|path| path.parent() == Some(dir));
-        let mut names: Vec<_> = inside
-            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
-            .collect();
-        if Self::is_real(dir) {
-            let real = fs::read_dir(self.root.join(dir))
-                .into_iter()
-                .flatten()
-                .flatten();
-            names.extend(real.map(|entry| entry.file_name().to_string_lossy().into_owned()));
-        }
-        names.sort();
-        Ok(names)
-    }
-
-    fn create_dir(&self, dir: &Path) -> Result<(), Error> {
-        let mut platter = self.lock();
-        if !platter.names.contains_key(dir) {
-            self.spend("create directory", dir, true)?;
-            let create = Naming::Create(dir.to_owned(), None);
-            create.apply(&mut platter.names);
-            platter.unsynced_names.push(create);
-        }
-        Ok(())
+        let names = platter.names.keys();
+        Ok(names.map(|name| name.display().to_string()).collect())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         self.spend("rename", from, true)?;
-        if Self::is_real(from) {
-            return fs::rename(self.root.join(from), self.root.join(to))
-                .map_err(|error| Error::io("rename", from, &error));
-        }
-        let mut platter = self.lock();
         let naming = Naming::Rename(from.to_owned(), to.to_owned());
-        naming.apply(&mut platter.names);
-        platter.unsynced_names.push(naming);
+        self.lock().name(naming);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
-        if Self::is_real(path) {
-            self.spend("remove", path, false)?;
-            // It may not be there.
-            let _ = fs::remove_dir_all(self.root.join(path));
-            return Ok(());
-        }
         let mut platter = self.lock();
         if platter.names.contains_key(path) {
             self.spend("remove", path, false)?;
-            let naming = Naming::Remove(path.to_owned());
-            naming.apply(&mut platter.names);
-            platter.unsynced_names.push(naming);
+            platter.name(Naming::Remove(path.to_owned()));
         }
         Ok(())
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
-        self.spend("sync directory", dir, true)?;
-        if matches!(self.left_out, LeftOut::Dir(left_out) if dir == Path::new(left_out)) {
+    fn sync_names(&self) -> Result<(), Error> {
+        self.spend("sync names of", Path::new("."), true)?;
+        if self.left_out == LeftOut::Names {
             return Ok(());
         }
         let Platter {
@@ -300,13 +241,9 @@ impl Disk for FakeDisk {
             unsynced_names,
             ..
         } = &mut *self.lock();
-        unsynced_names.retain(|naming| {
-            let durable = naming.dir() == dir;
-            if durable {
-                naming.apply(synced_names);
-            }
-            !durable
-        });
+        for naming in unsynced_names.drain(..) {
+            naming.apply(synced_names);
+        }
         Ok(())
     }
 
@@ -420,8 +357,10 @@ impl DiskFile for FakeFile {
         self.trace.tell(format!("sync {}", self.path.display()));
         spend(&self.left, &self.off)?;
         let failed = self.fault.meet(true);
-        let left_out = matches!(self.left_out, LeftOut::File(dir) if self.path.starts_with(dir));
-        let file = &mut self.lock().files[self.id];
+        let mut platter = self.lock();
+        let left_out =
+            matches!(self.left_out, LeftOut::File(name) if platter.is_named(self.id, name));
+        let file = &mut platter.files[self.id];
         if failed.is_err() {
             // As Linux has it: they count as written from then on, and no later sync looks for them.
             file.unsynced.clear();
@@ -432,27 +371,30 @@ impl DiskFile for FakeFile {
         }
         failed
     }
+
+    fn release(&mut self) {}
 }
 
 impl Platter {
-    /// What is found when the power is back: all that was synced, and some of what was not. Names are journaled, so those of
-    /// one directory survive in order up to some point.
+    fn name(&mut self, naming: Naming) {
+        naming.apply(&mut self.names);
+        self.unsynced_names.push(naming);
+    }
+
+    fn is_named(&self, id: FileId, name: &str) -> bool {
+        self.names.get(Path::new(name)) == Some(&id)
+    }
+
+    /// What is found when the power is back: all that was synced, and some of what was not. Names are journaled, so they survive
+    /// in order up to some point.
     pub(super) fn after_cut(&self, dice: &mut Dice) -> Platter {
         let mut names = self.synced_names.clone();
-        let mut ended: Vec<&Path> = Vec::new();
         for naming in &self.unsynced_names {
-            if ended.contains(&naming.dir()) || dice.one_in(2) {
-                ended.push(naming.dir());
-            } else {
-                naming.apply(&mut names);
+            if dice.one_in(2) {
+                break;
             }
+            naming.apply(&mut names);
         }
-        // A name outlives no directory that it is in.
-        let there = names.clone();
-        names.retain(|path, _| match path.parent() {
-            Some(dir) if dir != Path::new("") => there.contains_key(dir),
-            _ => true,
-        });
         let files = self.files.iter().map(|file| {
             let mut bytes = file.synced.clone();
             for change in &file.unsynced {

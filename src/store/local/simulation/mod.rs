@@ -1,6 +1,6 @@
 //! Power cuts, simulated: a disk in memory that forgets, at any operation, what was not synced.
 //!
-//! A seed decides everything: what is written, which of committer, feeder and checkpointer takes the next step, where the power
+//! A seed decides everything: what is written, which of committer, feeder and rewriter takes the next step, where the power
 //! goes, what of the unsynced is there afterwards, which operation fails while it is on or how long the disk is full, and what
 //! has become of the view. The same seed does the same to the disk. Each surviving state must open, hold every acknowledged write
 //! and no half one, and come to its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, `ICEBOX_SEED=n` one.
@@ -21,7 +21,7 @@ use std::{
 };
 
 use self::disk::{FakeDisk, Fault, FaultKind, LeftOut, Platter, Trace};
-use super::{home::VIEW_DIR, *};
+use super::*;
 use crate::store::{
     Store,
     change::{Change, Write},
@@ -40,8 +40,14 @@ const SEEDS_RESTORED: u64 = 20;
 /// Lives of one store: each ends with a cut, or with the process killed.
 const LIVES: usize = 4;
 const STEPS_MAX: u64 = 60;
-/// A checkpoint is made of itself once the journal has grown by so much.
-const CHECKPOINT_FLOOR_BYTES: u64 = 6 << 10;
+/// Of what the records cover already, so much is carried along.
+const JOURNAL_KEEP_BYTES: u64 = 2 << 10;
+/// The file is written anew of itself once its journal has grown by so much.
+const REWRITE_FLOOR_BYTES: u64 = 6 << 10;
+/// The store's file.
+const FILE: &str = "icebox.db";
+/// What is to take its place.
+const NEW_FILE: &str = "icebox.db.new";
 /// More operations than a life has, so that some end by themselves.
 const OPERATIONS_MAX: u64 = 120;
 
@@ -156,7 +162,6 @@ impl Simulation {
         let (kind, until_fault) = fault.unwrap_or((FaultKind::Once, i64::MAX));
         FakeDisk {
             platter: Arc::new(Mutex::new(self.platter.clone())),
-            root: self.root.path().to_owned(),
             left: Arc::new(AtomicU64::new(operations)),
             off: Arc::new(AtomicBool::new(false)),
             fault: Arc::new(Fault {
@@ -172,22 +177,21 @@ impl Simulation {
     fn open(&self, disk: &Arc<FakeDisk>) -> Result<Stepped, OpenError> {
         let options = Options {
             cache_bytes: 1 << 20,
-            checkpoint_floor_bytes: CHECKPOINT_FLOOR_BYTES,
-            journal_keep_bytes: 0,
-            journal_segment_bytes: 32 << 10,
+            view: None,
+            rewrite_floor_bytes: REWRITE_FLOOR_BYTES,
+            journal_keep_bytes: JOURNAL_KEEP_BYTES,
+            journal_room_bytes: 32 << 10,
         };
-        let lock = home::claim(self.root.path())?;
-        let (local, workers) = Local::open_stepped(
-            Arc::default(),
-            disk.clone(),
-            lock,
-            self.root.path(),
-            &options,
-        )?;
+        let (local, workers) =
+            Local::open_stepped(Arc::default(), disk.clone(), self.paths(), &options)?;
         Ok(Stepped {
             store: Store::of(local),
             workers,
         })
+    }
+
+    fn paths(&self) -> Paths {
+        Paths::of(&self.root.path().join(FILE)).expect("a directory")
     }
 
     /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
@@ -271,7 +275,7 @@ impl Simulation {
                     store
                         .local()
                         .core
-                        .checkpointer
+                        .rewriter
                         .try_send(Work::Now(oneshot::channel().0)),
                 ),
                 1 => {
@@ -289,7 +293,7 @@ impl Simulation {
                 }
                 5..=8 => drop(workers.committer.step()),
                 9 | 10 => drop(workers.feeder.step()),
-                _ => drop(workers.checkpointer.step()),
+                _ => drop(workers.rewriter.step()),
             }
             self.hear(&mut asked, disk)?;
         }
@@ -335,7 +339,7 @@ impl Simulation {
     }
 
     fn views(&self) -> PathBuf {
-        self.root.path().join(VIEW_DIR)
+        self.paths().view
     }
 
     /// Does to the view what a crash of the machine may do to what sled never synced.
@@ -456,13 +460,7 @@ fn an_acknowledged_write_survives_a_power_cut_anywhere() {
 
 #[test]
 fn a_sync_that_is_left_out_is_found() {
-    for left_out in [
-        LeftOut::File("journal"),
-        LeftOut::File("checkpoint"),
-        LeftOut::File("FORMAT.tmp"),
-        LeftOut::Dir("journal"),
-        LeftOut::Dir("checkpoint"),
-    ] {
+    for left_out in [LeftOut::File(FILE), LeftOut::File(NEW_FILE), LeftOut::Names] {
         let found = first_failure(0..SEEDS_CONTROL, left_out);
         assert!(found.is_some(), "{left_out:?} was not found");
     }
@@ -513,8 +511,7 @@ fn a_restored_store_survives_a_power_cut() {
     for seed in 0..SEEDS_RESTORED {
         let mut simulation = Simulation::new(seed, LeftOut::Nothing);
         let disk: Arc<FakeDisk> = Arc::new(simulation.disk(u64::MAX, None));
-        let shared: Arc<dyn Disk> = disk.clone();
-        snapshot::make(&snapshot::open(&file).unwrap(), &shared, None).unwrap();
+        restore::make_on(&*disk, &simulation.paths(), &file).unwrap();
         simulation.platter = disk.lock().after_cut(&mut simulation.dice);
         let disk = Arc::new(simulation.disk(u64::MAX, None));
         let Stepped { store, workers } = simulation.open(&disk).unwrap();

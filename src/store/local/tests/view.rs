@@ -25,7 +25,7 @@ async fn a_view_that_lost_something_with_the_machine_is_made_anew() {
     put(&store, "k1", "one").await;
     put(&store, "k2", "two").await;
     store.close().unwrap();
-    let view = Sled::open(&path.join(VIEW_DIR).join("1"), 8 << 20).unwrap();
+    let view = Sled::open(&only_view(&path), 8 << 20).unwrap();
     lose(&view, "k1");
     view.flush().unwrap();
     assert_eq!(
@@ -43,12 +43,12 @@ async fn a_view_that_turns_out_wrong_is_made_anew_while_the_store_is_open() {
     put(&store, "k2", "two").await;
     lose(&store.fed_sled(), "k1");
     assert!(matches!(
-        store.local().checkpoint().await,
+        store.local().rewrite().await,
         Err(Error::Corrupt { .. })
     ));
     assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
     assert!(store.condition().borrow().is_well());
-    store.local().checkpoint().await.unwrap();
+    store.local().rewrite().await.unwrap();
     put(&store, "k3", "three").await;
     store.close().unwrap();
     assert_eq!(
@@ -69,7 +69,7 @@ async fn a_value_that_fails_its_checksum_heals_while_others_are_read() {
     for _ in 0..200 {
         if let Ok(Some(entry)) = store.view.get(b"k1") {
             assert_eq!(entry.value, "one");
-            store.local().checkpoint().await.unwrap();
+            store.local().rewrite().await.unwrap();
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -85,7 +85,7 @@ async fn a_view_that_was_replaced_is_let_go_and_with_it_its_room() {
     put(&store, "k2", "two").await;
     let replaced = Arc::downgrade(&store.fed_sled());
     lose(&store.fed_sled(), "k1");
-    store.local().checkpoint().await.unwrap_err();
+    store.local().rewrite().await.unwrap_err();
     assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
     // Nobody writes: the committer must not be what keeps it.
     for _ in 0..200 {
@@ -104,12 +104,13 @@ async fn a_view_that_was_being_made_when_the_process_ended_does_not_keep_its_roo
     let store = opened(&path);
     put(&store, "k", "v").await;
     store.abandon();
-    Sled::open(&path.join(VIEW_DIR).join("2"), 8 << 20)
+    let second = only_view(&path).to_str().unwrap().replace("-1", "-2");
+    Sled::open(Path::new(&second), 8 << 20)
         .unwrap()
         .flush()
         .unwrap();
     let store = opened(&path);
-    assert_eq!(names(path.join(VIEW_DIR)), ["1"]);
+    assert!(only_view(&path).to_str().unwrap().ends_with("-1"));
     assert_eq!(content(&store), pairs(&[("k", "v")]));
 }
 
@@ -120,14 +121,14 @@ async fn a_journal_whose_sums_were_made_from_a_wrong_view_is_healed_from_its_cha
     let store = opened(&path);
     put(&store, "k1", "one").await;
     put(&store, "k2", "two").await;
-    // Each open makes it wrong again, until a checkpoint has been made of what it really holds.
+    // Each open makes it wrong again, until the file was written anew from what it really holds.
     lose(&store.fed_sled(), "k1");
     put(&store, "k1", "uno").await;
     store.abandon();
     let store = opened(&path);
     assert_eq!(content(&store), pairs(&[("k1", "uno"), ("k2", "two")]));
     put(&store, "k3", "three").await;
-    store.local().checkpoint().await.unwrap();
+    store.local().rewrite().await.unwrap();
     store.verify().unwrap();
     store.close().unwrap();
     let store = opened(&path);
@@ -149,11 +150,7 @@ async fn a_bit_flipped_anywhere_in_the_view_heals_or_is_harmless() {
     store.abandon();
     let mut seed = 7_u64;
     for _ in 0..40 {
-        let view = std::fs::read_dir(path.join(VIEW_DIR))
-            .unwrap()
-            .next()
-            .unwrap();
-        let file = view.unwrap().path().join("db");
+        let file = only_view(&path).join("db");
         let whole = std::fs::read(&file).unwrap();
         let end = whole.iter().rposition(|&byte| byte != 0).unwrap();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -178,5 +175,5 @@ async fn a_view_that_was_trusted_at_opening_is_fed_and_not_made_anew() {
     let trusted = store.view.sled().unwrap();
     put(&store, "k", "w").await;
     assert!(Arc::ptr_eq(&store.fed_sled(), &trusted));
-    assert_eq!(names(path.join(VIEW_DIR)), ["1"]);
+    assert!(only_view(&path).to_str().unwrap().ends_with("-1"));
 }

@@ -1,0 +1,262 @@
+//! The one file of a store, which is also what a snapshot is.
+//!
+//! It is written from its beginning to its end, and from then on it only grows. Its **records** are all that the store held at
+//! some time; they are read while writes go on, so that of what is written meanwhile they may have some and miss some. The
+//! **frames** behind them are the journal: every change since the records were begun, which put on top makes them exact, and what
+//! was committed later. A file that was written anew begins its frames further back, with what followers and the audit may
+//! still ask for. Each part says what it is, how long it is, and has its own checksum: a reader needs no other file.
+//!
+//! | part | bytes | what |
+//! |---|---|---|
+//! | header | 8 | magic `ICEBOXDB` |
+//! | | 4 | version of the format |
+//! | | 16 | the store's id |
+//! | | 8 | when the records were begun, milliseconds since the Unix epoch |
+//! | | 4 | CRC-32C of this header |
+//! | status, at byte 512 | 4 | the process that has the store open; 0 once it was closed |
+//! | | 8 | a revision that the store has reached for sure |
+//! | | 8 | where the trailer is |
+//! | | 4 | CRC-32C of the status |
+//! | record, from byte 1024 on | 4, 4 | length of key and of value |
+//! | | 4 | CRC-32C of the lengths, revision, key and value |
+//! | | 8 | revision of the key's last write |
+//! | | … | key, value; records are sorted by key |
+//! | trailer | 8 | magic `FFFFFFFF` `IBXE` |
+//! | | 8 | where it is |
+//! | | 8 | number of records |
+//! | | 8, 4, 16 | revision, chain and state hash where the frames start |
+//! | | 8 | revision from which on frames belong on top of the records |
+//! | | 8, 16 | revision and state hash at which records and frames are exact first |
+//! | | 4 | CRC-32C of all records |
+//! | | 4 | CRC-32C of this trailer |
+//! | frames | … | the journal: see `frame.rs` |
+//! | room | … | zeros, reserved for what is appended next |
+//!
+//! All numbers are little-endian. The status is the only thing that is ever written over, and nothing depends on it: where it is
+//! missing, as in a snapshot, or torn, the trailer is found behind the records.
+
+mod frames;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+pub(super) use self::{
+    frames::{Checked, Frames, Place, check, salvage},
+    read::Stored,
+    write::{FileSink, Writer},
+};
+use super::{disk::DiskFile, frame::PAYLOAD_BYTES_MAX};
+use crate::store::{Error, OpenError, change::Position, reader::Reader, state_hash::StateHash};
+
+/// The format that this program writes, and the newest that it reads.
+const FORMAT: u32 = 3;
+const MAGIC: [u8; 8] = *b"ICEBOXDB";
+const TRAILER_MAGIC: [u8; 8] = *b"\xff\xff\xff\xffIBXE";
+/// What stands where a record's length would: the trailer's first bytes.
+const END_OF_RECORDS: u32 = u32::MAX;
+const HEADER_BYTES: usize = 40;
+/// Of its own, so that a torn one takes nothing else with it.
+const STATUS_AT: usize = 512;
+const STATUS_BYTES: usize = 24;
+const RECORDS_AT: usize = 1024;
+const RECORD_HEADER_BYTES: usize = 20;
+const TRAILER_BYTES: usize = 92;
+/// What is written or read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// A key or value that claims more is damage, not a reason to allocate: the largest are far smaller.
+const FIELD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
+
+/// Takes a file's bytes, in order.
+pub(super) trait Sink {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// Whatever ends the file.
+    fn put(&mut self, bytes: Bytes) -> Result<(), Error>;
+}
+
+/// What a file is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// The store's id.
+    pub(super) store: Uuid,
+    /// When the records were begun, milliseconds since the Unix epoch.
+    pub(super) time_ms: u64,
+}
+
+impl Header {
+    /// All that stands before the records. The status is not said yet.
+    fn encode(&self) -> Vec<u8> {
+        let mut header = MAGIC.to_vec();
+        header.extend_from_slice(&FORMAT.to_le_bytes());
+        header.extend_from_slice(self.store.as_bytes());
+        header.extend_from_slice(&self.time_ms.to_le_bytes());
+        header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+        header.resize(RECORDS_AT, 0);
+        header
+    }
+
+    /// The header of a file; `None` where nothing was written to it yet.
+    ///
+    /// # Errors
+    /// [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`].
+    pub(super) fn read(file: &dyn DiskFile, name: &str) -> Result<Option<Header>, OpenError> {
+        let mut bytes = [0; HEADER_BYTES];
+        let read = file.read_at(0, &mut bytes)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if !bytes.starts_with(&MAGIC) {
+            return Err(OpenError::Foreign {
+                reason: format!("{name} does not start as one"),
+            });
+        }
+        let damaged = || Error::Corrupt {
+            what: format!("the header of {name} is damaged: nothing in it can be trusted"),
+        };
+        let content = checked(&bytes[..read]).ok_or_else(damaged)?;
+        let mut reader = Reader(&content[MAGIC.len()..]);
+        let mut parse = || {
+            let format = reader.u32()?;
+            let store = Uuid::from_slice(reader.take(16)?).ok()?;
+            Some((format, store, reader.u64()?))
+        };
+        let (format, store, time_ms) = parse().ok_or_else(damaged)?;
+        match format {
+            FORMAT => Ok(Some(Header { store, time_ms })),
+            found if found > FORMAT => Err(OpenError::NewerFormat {
+                found,
+                supported: FORMAT,
+            }),
+            found => Err(OpenError::Foreign {
+                reason: format!(
+                    "it has format {found}, of an Icebox before the first release: export it with that one, and import \
+                     the export"
+                ),
+            }),
+        }
+    }
+}
+
+/// What an open store says in its file, and a closed one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Status {
+    /// The process that has the store open; 0 once it was closed.
+    pub(super) owner: u32,
+    /// A revision that the store has reached for sure.
+    pub(super) reached: u64,
+    /// Where the trailer is.
+    pub(super) trailer_at: u64,
+}
+
+impl Status {
+    /// The status of a file. What is torn or was never said is as good as none.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn read(file: &dyn DiskFile) -> Result<Status, Error> {
+        let mut bytes = [0; STATUS_BYTES];
+        let read = file.read_at(STATUS_AT as u64, &mut bytes)?;
+        let parse = || {
+            let mut reader = Reader(checked(&bytes[..read])?);
+            Some(Status {
+                owner: reader.u32()?,
+                reached: reader.u64()?,
+                trailer_at: reader.u64()?,
+            })
+        };
+        Ok(parse().unwrap_or_default())
+    }
+
+    /// Says it in a file. It is durable once that is synced.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn write(&self, file: &mut dyn DiskFile) -> Result<(), Error> {
+        let mut bytes = self.owner.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.reached.to_le_bytes());
+        bytes.extend_from_slice(&self.trailer_at.to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        file.write_at(STATUS_AT as u64, &bytes)
+    }
+}
+
+/// What stands between records and frames, and says how they belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trailer {
+    /// Where it is.
+    pub(super) at: u64,
+    /// How many records there are.
+    pub(super) records: u64,
+    /// Where the frames start.
+    pub(super) start: Position,
+    /// Frames behind this revision belong on top of the records.
+    pub(super) fed: u64,
+    /// Where records and frames are exact first: frames up to there must be present. Frames have the chain.
+    pub(super) exact: (u64, StateHash),
+    records_crc: u32,
+}
+
+impl Trailer {
+    /// Where the frames start.
+    pub(super) fn frames_at(&self) -> u64 {
+        self.at + TRAILER_BYTES as u64
+    }
+
+    /// Where the frames start, as a place.
+    pub(super) fn start_place(&self) -> Place {
+        Place {
+            position: self.start,
+            offset: self.frames_at(),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let Trailer {
+            at,
+            records,
+            start,
+            fed,
+            exact: (revision, state),
+            records_crc,
+        } = self;
+        let mut bytes = TRAILER_MAGIC.to_vec();
+        bytes.extend_from_slice(&at.to_le_bytes());
+        bytes.extend_from_slice(&records.to_le_bytes());
+        bytes.extend_from_slice(&start.revision.to_le_bytes());
+        bytes.extend_from_slice(&start.chain.to_le_bytes());
+        bytes.extend_from_slice(&start.state.to_le_bytes());
+        bytes.extend_from_slice(&fed.to_le_bytes());
+        bytes.extend_from_slice(&revision.to_le_bytes());
+        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend_from_slice(&records_crc.to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Trailer> {
+        let mut reader = Reader(checked(bytes)?.strip_prefix(&TRAILER_MAGIC)?);
+        Some(Trailer {
+            at: reader.u64()?,
+            records: reader.u64()?,
+            start: Position {
+                revision: reader.u64()?,
+                chain: reader.u32()?,
+                state: reader.state_hash()?,
+            },
+            fed: reader.u64()?,
+            exact: (reader.u64()?, reader.state_hash()?),
+            records_crc: reader.u32()?,
+        })
+    }
+}
+
+/// What stands before a checksum, if that is right.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, crc) = bytes.split_last_chunk::<4>()?;
+    (crc32c::crc32c(content).to_le_bytes() == *crc).then_some(content)
+}

@@ -1,0 +1,316 @@
+//! Reading a file.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    CHUNK_BYTES, END_OF_RECORDS, FIELD_BYTES_MAX, Frames, HEADER_BYTES, Header, Place,
+    RECORD_HEADER_BYTES, RECORDS_AT, STATUS_AT, STATUS_BYTES, Status, TRAILER_BYTES, Trailer,
+    checked,
+};
+use crate::store::{
+    Error, OpenError,
+    batch::Entry,
+    change::Write,
+    local::disk::{Disk, DiskFile},
+    reader::Reader,
+    state_hash::StateHash,
+};
+
+/// A file that is only read.
+pub(in crate::store::local) struct Stored {
+    pub(in crate::store::local) file: Arc<dyn DiskFile>,
+    /// What to call it.
+    pub(in crate::store::local) name: String,
+    pub(in crate::store::local) header: Header,
+    pub(in crate::store::local) status: Status,
+    /// The error says what is damaged.
+    pub(in crate::store::local) trailer: Result<Trailer, Error>,
+}
+
+impl Stored {
+    /// Opens a file, and finds its parts.
+    ///
+    /// # Errors
+    /// [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] if its header is damaged; what the disk says.
+    pub(in crate::store::local) fn open(disk: &dyn Disk, path: &Path) -> Result<Stored, OpenError> {
+        let file: Arc<dyn DiskFile> = disk.open_to_read(path)?.into();
+        let name = path.display().to_string();
+        let header = Header::read(&*file, &name)?.ok_or_else(|| OpenError::Foreign {
+            reason: format!("{name} is empty"),
+        })?;
+        let mut stored = Stored {
+            status: Status::read(&*file)?,
+            trailer: Err(Error::Closed),
+            file,
+            name,
+            header,
+        };
+        stored.trailer = stored.find_trailer();
+        Ok(stored)
+    }
+
+    pub(in crate::store::local) fn store(&self) -> Uuid {
+        self.header.store
+    }
+
+    fn find_trailer(&self) -> Result<Trailer, Error> {
+        if let Some(trailer) = self.trailer_at(self.status.trailer_at)? {
+            return Ok(trailer);
+        }
+        let mut at = RECORDS_AT as u64;
+        let found = self.for_each_record(u64::MAX, &mut |_, end| {
+            at = end;
+            Ok(())
+        });
+        match (found, self.trailer_at(at)?) {
+            (Ok(()), Some(trailer)) => Ok(trailer),
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(self.damaged(at)),
+        }
+    }
+
+    fn trailer_at(&self, at: u64) -> Result<Option<Trailer>, Error> {
+        let mut bytes = [0; TRAILER_BYTES];
+        if at >= self.file.size()? {
+            return Ok(None);
+        }
+        let read = self.file.read_at(at, &mut bytes)?;
+        let trailer = Trailer::decode(&bytes[..read]);
+        Ok(trailer.filter(|trailer| trailer.at == at))
+    }
+
+    fn damaged(&self, at: u64) -> Error {
+        Error::Corrupt {
+            what: format!(
+                "{} is damaged at byte {at}, or was not written to its end",
+                self.name
+            ),
+        }
+    }
+
+    /// Hands every record to `visit`, in order, and checks each, and that none is missing.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
+    pub(in crate::store::local) fn records(
+        &self,
+        visit: &mut dyn FnMut(Entry) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let trailer = self.trailer.clone()?;
+        let mut records = 0;
+        self.for_each_record(trailer.at, &mut |entry, _| {
+            records += 1;
+            visit(entry)
+        })?;
+        if records == trailer.records {
+            Ok(())
+        } else {
+            let (name, expected) = (&self.name, trailer.records);
+            Err(Error::Corrupt {
+                what: format!("{name} has {records} records, not {expected}"),
+            })
+        }
+    }
+
+    /// Hands every record before `end` to `visit`, with the place behind it, until the trailer or damage.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
+    pub(in crate::store::local) fn for_each_record(
+        &self,
+        end: u64,
+        visit: &mut dyn FnMut(Entry, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut input = Input::new(self.file.clone(), RECORDS_AT as u64, end, CHUNK_BYTES);
+        let mut before: Option<Bytes> = None;
+        while input.offset < end {
+            let torn = self.damaged(input.offset);
+            let torn = || torn.clone();
+            let header = input.peek(RECORD_HEADER_BYTES)?.ok_or_else(torn)?;
+            let mut reader = Reader(&header);
+            let key_len = reader.u32().ok_or_else(torn)?;
+            if key_len == END_OF_RECORDS {
+                break;
+            }
+            let (value_len, crc) = reader.u32().zip(reader.u32()).ok_or_else(torn)?;
+            let revision = reader.u64().ok_or_else(torn)?;
+            let (key_len, value_len) = (key_len as usize, value_len as usize);
+            if key_len.max(value_len) > FIELD_BYTES_MAX {
+                return Err(torn());
+            }
+            let len = RECORD_HEADER_BYTES + key_len + value_len;
+            let record = input.take(len)?.ok_or_else(torn)?;
+            if record_crc(&record) != crc {
+                return Err(torn());
+            }
+            let fields = record.slice(RECORD_HEADER_BYTES..);
+            let (key, value) = (fields.slice(..key_len), fields.slice(key_len..));
+            if before.as_ref().is_some_and(|before| *before >= key) {
+                return Err(torn());
+            }
+            before = Some(key.clone());
+            let entry = Entry {
+                key,
+                value,
+                revision,
+            };
+            visit(entry, input.offset)?;
+        }
+        Ok(())
+    }
+
+    /// The frames, from their start on.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is not known where they start.
+    pub(in crate::store::local) fn frames(&self) -> Result<Frames, Error> {
+        Ok(self.frames_from(self.trailer.clone()?.start_place()))
+    }
+
+    /// The frames behind a place.
+    pub(in crate::store::local) fn frames_from(&self, place: Place) -> Frames {
+        Frames::new(self.file.clone(), self.store(), place, CHUNK_BYTES)
+    }
+
+    /// Checks everything up to where records and frames are exact: every byte, the order, and that it comes to the state that
+    /// was written. What is behind that is for [`check`](super::check).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the place.
+    pub(in crate::store::local) fn verify(&self) -> Result<(), Error> {
+        let wrong = |what: String| Error::Corrupt {
+            what: format!("{} {what}", self.name),
+        };
+        let trailer = self.trailer.clone()?;
+        let (exact_at, state) = trailer.exact;
+        let mut head = [0; RECORDS_AT];
+        self.file.read_at(0, &mut head)?;
+        let (before, status) = head[HEADER_BYTES..].split_at(STATUS_AT - HEADER_BYTES);
+        let (status, behind) = status.split_at(STATUS_BYTES);
+        let is_empty = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+        if !is_empty(before) || !is_empty(behind) || !is_empty(status) && checked(status).is_none()
+        {
+            return Err(wrong("is damaged behind its header".into()));
+        }
+        let mut records = Input::new(
+            self.file.clone(),
+            RECORDS_AT as u64,
+            trailer.at,
+            CHUNK_BYTES,
+        );
+        let mut crc = 0;
+        while let Some(chunk) = records.next_chunk()? {
+            crc = crc32c::crc32c_append(crc, &chunk);
+        }
+        if crc != trailer.records_crc {
+            return Err(wrong("is damaged: its checksum is another".into()));
+        }
+        // What every frame leaves its keys at; the records' values of those are outdated.
+        let mut written: HashMap<Bytes, StateHash> = HashMap::new();
+        let mut frames = self.frames()?;
+        while frames.place().position.revision < exact_at {
+            let Some(found) = frames.next()? else {
+                let end = frames.place().position.revision;
+                return Err(wrong(format!(
+                    "is damaged: it ends at revision {end}, and is of revision {exact_at}"
+                )));
+            };
+            if found.group.last_revision() <= trailer.fed {
+                continue;
+            }
+            for change in &found.group.changes {
+                for Write { key, value } in &change.writes {
+                    let alone = StateHash::default();
+                    let alone = value
+                        .as_ref()
+                        .map_or(alone, |value| alone.with(key, value, change.revision));
+                    written.insert(Bytes::copy_from_slice(key), alone);
+                }
+            }
+        }
+        let mut sum = StateHash::default();
+        self.records(&mut |entry| {
+            if !written.contains_key(&entry.key) {
+                sum = sum.with(&entry.key, &entry.value, entry.revision);
+            }
+            Ok(())
+        })?;
+        let sum = written.values().fold(sum, |sum, alone| sum.plus(*alone));
+        if sum == state {
+            Ok(())
+        } else {
+            Err(wrong(
+                "does not hold what was written: its state hash is another".into(),
+            ))
+        }
+    }
+}
+
+/// The checksum of a record, without its own.
+pub(super) fn record_crc(record: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&record[..8]), &record[12..])
+}
+
+/// Reads a stretch of a file, some of it ahead.
+pub(super) struct Input {
+    file: Arc<dyn DiskFile>,
+    ahead: Bytes,
+    /// The place of what is taken next.
+    pub(super) offset: u64,
+    end: u64,
+    chunk_bytes: usize,
+}
+
+impl Input {
+    pub(super) fn new(file: Arc<dyn DiskFile>, offset: u64, end: u64, chunk_bytes: usize) -> Self {
+        Input {
+            file,
+            ahead: Bytes::new(),
+            offset,
+            end,
+            chunk_bytes,
+        }
+    }
+
+    /// The next `len` bytes, which are taken by that, or `None` if the stretch has fewer.
+    pub(super) fn take(&mut self, len: usize) -> Result<Option<Bytes>, Error> {
+        let taken = self.peek(len)?;
+        if taken.is_some() {
+            self.ahead = self.ahead.split_off(len);
+            self.offset += len as u64;
+        }
+        Ok(taken)
+    }
+
+    /// The next `len` bytes, or `None` if the stretch has fewer.
+    pub(super) fn peek(&mut self, len: usize) -> Result<Option<Bytes>, Error> {
+        if self.ahead.len() < len {
+            let end = self.end.min(self.file.size()?);
+            let left = end.saturating_sub(self.offset);
+            let size = usize::try_from(left).unwrap_or(usize::MAX);
+            if size < len {
+                return Ok(None);
+            }
+            let mut chunk = vec![0; size.min(len.max(self.chunk_bytes))];
+            let read = self.file.read_at(self.offset, &mut chunk)?;
+            chunk.truncate(read);
+            self.ahead = chunk.into();
+            if read < len {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.ahead.slice(..len)))
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+        if left == 0 {
+            Ok(None)
+        } else {
+            self.take(left.min(self.chunk_bytes))
+        }
+    }
+}

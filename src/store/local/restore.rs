@@ -1,0 +1,413 @@
+//! Files of stores that are not open: checked, and made into other stores.
+
+use std::{fs::File, path::Path};
+
+use uuid::Uuid;
+
+use super::{
+    disk::{Disk, RealDisk},
+    file::{Checked, FileSink, Header, Sink, Stored, Writer, check},
+    home::Paths,
+    views,
+};
+use crate::store::{
+    Error, OpenError,
+    change::{Group, Position},
+};
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The store that it was taken of.
+    pub store: Uuid,
+    /// The revision at which it is exact.
+    pub revision: u64,
+    /// When it was begun, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// How far a restore goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// To the end.
+    End,
+    /// Up to and with this revision.
+    Revision(u64),
+    /// Up to and with what was committed at this time, milliseconds since the Unix epoch.
+    TimeMs(u64),
+}
+
+/// Checks a file, be it a snapshot or a store that is not open: every byte, the order, and that it comes to the state that was
+/// written.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if it is none, [`Error::Corrupt`] naming the damage.
+pub(crate) fn verify_file(path: &Path) -> Result<Snapshot, OpenError> {
+    let (stored, checked) = whole(path)?;
+    Ok(Snapshot {
+        store: stored.store(),
+        revision: checked.end.position.revision,
+        time_ms: stored.header.time_ms,
+        bytes: checked.end.offset,
+    })
+}
+
+/// A file in which everything is as it was written.
+fn whole(path: &Path) -> Result<(Stored, Checked), OpenError> {
+    let (stored, _lock) = open(path)?;
+    stored.verify()?;
+    let checked = check(&stored, &mut |_| ())?;
+    Ok((stored, checked))
+}
+
+/// A file, to which nobody writes for as long as what comes with it is kept.
+fn open(path: &Path) -> Result<(Stored, File), OpenError> {
+    let paths = Paths::of(path)?;
+    let stored = Stored::open(&RealDisk::new(paths.dir.clone()), &paths.file)?;
+    let lock = paths.claim_to_read(&*stored.file)?;
+    Ok((stored, lock))
+}
+
+/// Whether there is a view of the store in a file, in `view` or beside it.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn has_view(path: &Path, view: Option<&Path>) -> Result<bool, OpenError> {
+    let paths = Paths::of(path)?;
+    Ok(views::are_in(view.unwrap_or(&paths.view))?)
+}
+
+/// Makes a store in the file `to`, which must be missing, of another, be it a snapshot or a store that is not open, and of what
+/// the journal of a later file of the same store has behind it, if one is given. Ids, revisions and pages are those of the
+/// original; page tokens are not, since it is another store.
+///
+/// What was not finished is no store, and what it left behind gives way to the next try.
+///
+/// # Errors
+/// [`OpenError::Occupied`]; [`OpenError::NotThatFar`] if the file is of a later time than wanted, or the journal ends before it;
+/// [`Error::Corrupt`] if one of them is damaged, or they do not meet; what the disk says.
+pub(crate) fn restore(
+    from: &Path,
+    to: &Path,
+    journal: Option<&Path>,
+    until: Until,
+) -> Result<u64, OpenError> {
+    let original = Original::open(from, journal)?;
+    let last = original.last_wanted(until)?;
+    let paths = Paths::of(to)?;
+    paths.make_dir()?;
+    let disk = RealDisk::new(paths.dir.clone());
+    refuse_occupied(&disk, &paths)?;
+    make(&disk, &paths, &original, last)?;
+    Ok(last)
+}
+
+/// # Errors
+/// [`OpenError::Occupied`] if something was written to the file where a store is to be made.
+fn refuse_occupied(disk: &dyn Disk, paths: &Paths) -> Result<(), OpenError> {
+    let is_there = disk
+        .list()?
+        .iter()
+        .any(|name| paths.file == Path::new(name));
+    if is_there && disk.open_to_read(&paths.file)?.size()? > 0 {
+        return Err(OpenError::Occupied {
+            path: paths.full().display().to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// Makes the store's file of what is wanted of the original.
+fn make(disk: &dyn Disk, paths: &Paths, original: &Original, last: u64) -> Result<(), OpenError> {
+    let mut sink = FileSink::begin(disk, &paths.restoring)?;
+    let made = original.copy_up_to(last, Uuid::new_v4(), &mut sink);
+    let made = made.and_then(|()| {
+        sink.file.sync()?;
+        let stored = Stored::open(disk, &paths.restoring)?;
+        stored.verify()?;
+        check(&stored, &mut |_| ())?;
+        // Somebody may have begun another store there meanwhile.
+        refuse_occupied(disk, paths)?;
+        disk.rename(&paths.restoring, &paths.file)?;
+        Ok(disk.sync_names()?)
+    });
+    made.inspect_err(|_| {
+        // The first error is the one to tell; should it stay, the next try removes it.
+        let _ = disk.remove(&paths.restoring);
+    })
+}
+
+/// Makes a store of a file on a disk that holds none.
+#[cfg(test)]
+pub(super) fn make_on(disk: &dyn Disk, paths: &Paths, from: &Path) -> Result<(), OpenError> {
+    let original = Original::open(from, None)?;
+    make(disk, paths, &original, original.last_wanted(Until::End)?)
+}
+
+/// What a store is made of.
+struct Original {
+    stored: Stored,
+    /// Where it ends.
+    end: Position,
+    /// A later file of the same store.
+    journal: Option<Stored>,
+}
+
+impl Original {
+    fn open(from: &Path, journal: Option<&Path>) -> Result<Original, OpenError> {
+        let (stored, Checked { end, .. }) = whole(from)?;
+        let journal = journal.map(|journal| {
+            let (journal, _lock) = open(journal)?;
+            if journal.store() != stored.store() {
+                return Err(OpenError::NotThatFar {
+                    reason: format!(
+                        "{} is not of the store that {} was taken of",
+                        journal.name, stored.name
+                    ),
+                });
+            }
+            check(&journal, &mut |_| ())?;
+            Ok(journal)
+        });
+        Ok(Original {
+            stored,
+            end: end.position,
+            journal: journal.transpose()?,
+        })
+    }
+
+    /// Hands every frame to `visit`, those of the journal behind the file's own, and says at which revision they end.
+    fn frames(&self, visit: &mut dyn FnMut(&Group) -> Result<(), Error>) -> Result<u64, OpenError> {
+        let mut frames = self.stored.frames()?;
+        while let Some(found) = frames.next()? {
+            visit(&found.group)?;
+        }
+        let end = self.end;
+        let Some(journal) = &self.journal else {
+            return Ok(end.revision);
+        };
+        let mut frames = journal.frames()?;
+        while frames.place().position.revision < end.revision && frames.next()?.is_some() {}
+        let met = frames.place().position;
+        if met.revision < end.revision {
+            return Err(OpenError::NotThatFar {
+                reason: format!(
+                    "{} ends at revision {}, and {} is of revision {}, which is later",
+                    journal.name, met.revision, self.stored.name, end.revision
+                ),
+            });
+        }
+        if !met.is_at(&end) {
+            let what = format!(
+                "the journal of {} starts at revision {} and does not continue {}, which ends at revision {}",
+                journal.name, met.revision, self.stored.name, end.revision
+            );
+            return Err(Error::Corrupt { what }.into());
+        }
+        while let Some(found) = frames.next()? {
+            visit(&found.group)?;
+        }
+        Ok(frames.place().position.revision)
+    }
+
+    /// The last revision that is wanted.
+    fn last_wanted(&self, until: Until) -> Result<u64, OpenError> {
+        let (first, _) = self.stored.trailer.clone()?.exact;
+        let mut first_time_ms = self.stored.header.time_ms;
+        let mut last_in_time = first;
+        let last = self.frames(&mut |frame| {
+            if frame.last_revision() <= first {
+                first_time_ms = first_time_ms.max(frame.time_ms);
+            } else if matches!(until, Until::TimeMs(time_ms) if frame.time_ms <= time_ms) {
+                last_in_time = frame.last_revision();
+            }
+            Ok(())
+        })?;
+        let too_late = |wanted: String| OpenError::NotThatFar {
+            reason: format!(
+                "{} is of revision {first}, which is later than {wanted}: choose an older snapshot",
+                self.stored.name
+            ),
+        };
+        match until {
+            Until::End => Ok(last),
+            Until::Revision(wanted) if wanted < first => {
+                Err(too_late(format!("revision {wanted}")))
+            }
+            Until::Revision(wanted) if wanted <= last => Ok(wanted),
+            Until::Revision(wanted) => Err(OpenError::NotThatFar {
+                reason: format!("the journal ends at revision {last}: it has no revision {wanted}"),
+            }),
+            Until::TimeMs(time_ms) if time_ms < first_time_ms => Err(too_late("that time".into())),
+            Until::TimeMs(_) => Ok(last_in_time),
+        }
+    }
+
+    /// Writes the same as the file of another store, up to and with a revision.
+    fn copy_up_to(&self, last: u64, store: Uuid, sink: &mut dyn Sink) -> Result<(), OpenError> {
+        let trailer = self.stored.trailer.clone()?;
+        let header = Header {
+            store,
+            time_ms: self.stored.header.time_ms,
+        };
+        let mut writer = Writer::begin(sink, header)?;
+        self.stored.records(&mut |entry| writer.record(&entry))?;
+        // The chain of checksums is another in another store.
+        let mut chain = 0;
+        let start = Position {
+            chain,
+            ..trailer.start
+        };
+        writer.end_of_records(start, trailer.fed, trailer.exact)?;
+        self.frames(&mut |frame| {
+            let mut frame = frame.clone();
+            frame.changes.retain(|change| change.revision <= last);
+            if frame.changes.is_empty() {
+                return Ok(());
+            }
+            let (bytes, encoded) = frame.encode(store, chain);
+            chain = encoded;
+            sink.put(bytes.into())
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+    use crate::store::{Batch, Entry, Options, Store};
+
+    async fn put(store: &Store, key: String, value: &'static str) {
+        store.commit(Batch::new().put(key, value)).await.unwrap();
+    }
+
+    fn content(store: &Store) -> Vec<Entry> {
+        store.content().unwrap()
+    }
+
+    fn write(store: &Store, file: &Path) -> Snapshot {
+        let mut bytes = Vec::new();
+        let snapshot = store
+            .local()
+            .snapshot(|chunk| {
+                bytes.extend_from_slice(&chunk);
+                Ok(())
+            })
+            .unwrap();
+        std::fs::write(file, bytes).unwrap();
+        snapshot
+    }
+
+    #[tokio::test]
+    async fn a_restored_snapshot_is_the_same_catalog_and_the_journal_takes_it_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let original = dir.path().join("original");
+        let file = dir.path().join("snapshot");
+        let store = Store::open(&original, &Options::default()).unwrap();
+        for n in 0..50 {
+            put(&store, format!("k{n}"), "one").await;
+        }
+        let snapshot = write(&store, &file);
+        assert_eq!((snapshot.revision, snapshot.store), (50, store.id()));
+        assert_eq!(verify_file(&file).unwrap(), snapshot);
+        let at_50 = content(&store);
+        put(&store, "k0".into(), "changed").await;
+        let at_51 = content(&store);
+        put(&store, "later".into(), "two").await;
+        let at_52 = content(&store);
+        store.verify().unwrap();
+        store.close().unwrap();
+
+        let restored = |name: &str, journal: Option<&Path>, until: Until| {
+            let root = dir.path().join(name);
+            let revision = restore(&file, &root, journal, until).unwrap();
+            let store = Store::open(&root, &Options::default()).unwrap();
+            assert_eq!(store.revision(), revision);
+            store.verify().unwrap();
+            (revision, content(&store))
+        };
+        assert_eq!(restored("alone", None, Until::End), (50, at_50));
+        assert_eq!(
+            restored("by-revision", Some(&original), Until::Revision(51)),
+            (51, at_51)
+        );
+        assert_eq!(
+            restored("to-the-end", Some(&original), Until::End),
+            (52, at_52.clone())
+        );
+        let now = crate::clock::now_ms();
+        assert_eq!(
+            restored("by-time", Some(&original), Until::TimeMs(now)).0,
+            52
+        );
+        // Each is a file like the other.
+        let again = dir.path().join("again");
+        assert_eq!(restore(&original, &again, None, Until::End), Ok(52));
+        let again = Store::open(&again, &Options::default()).unwrap();
+        assert_eq!(content(&again), at_52);
+        assert_ne!(again.id(), snapshot.store);
+        let occupied = restore(&file, &dir.path().join("alone"), None, Until::End);
+        assert!(
+            matches!(occupied, Err(OpenError::Occupied { .. })),
+            "{occupied:?}"
+        );
+        for (name, until) in [
+            ("an-earlier-revision", Until::Revision(7)),
+            ("an-earlier-time", Until::TimeMs(0)),
+            ("past-the-end", Until::Revision(53)),
+        ] {
+            let refused = restore(&file, &dir.path().join(name), Some(&original), until);
+            assert!(
+                matches!(refused, Err(OpenError::NotThatFar { .. })),
+                "{name}: {refused:?}"
+            );
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_restore_left_gives_way_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("snapshot");
+        let store = Store::open(&dir.path().join("original"), &Options::default()).unwrap();
+        put(&store, "k".into(), "one").await;
+        write(&store, &file);
+        let root = dir.path().join("restored");
+        // As a restore leaves it that ended before it was done.
+        std::fs::write(dir.path().join("restored.restoring"), "ICEBOX").unwrap();
+        let unfinished = Store::open(&root, &Options::default());
+        assert!(
+            matches!(unfinished, Err(OpenError::Foreign { .. })),
+            "{unfinished:?}"
+        );
+        put(&store, "k".into(), "two").await;
+        write(&store, &file);
+        assert_eq!(restore(&file, &root, None, Until::End).unwrap(), 2);
+        assert!(!dir.path().join("restored.restoring").exists());
+        let restored = Store::open(&root, &Options::default()).unwrap();
+        assert_eq!(content(&restored), content(&store));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_served_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("snapshot");
+        let store = Store::open(&dir.path().join("original"), &Options::default()).unwrap();
+        for n in 0..50 {
+            put(&store, format!("k{n}"), "one").await;
+        }
+        write(&store, &file);
+        let served = Store::open(&file, &Options::default()).unwrap();
+        assert_eq!((served.id(), served.revision()), (store.id(), 50));
+        assert_eq!(content(&served), content(&store));
+        put(&served, "k".into(), "two").await;
+        served.local().rewrite().await.unwrap();
+        served.close().unwrap();
+        let served = Store::open(&file, &Options::default()).unwrap();
+        assert_eq!((served.revision(), content(&served).len()), (51, 51));
+    }
+}

@@ -1,0 +1,129 @@
+//! Damage anywhere in the file is told, heals or is harmless.
+
+use super::*;
+
+/// The file of a closed store, whose records are of revision 3 and whose journal starts before that and ends at 6, up to the end
+/// of its last frame.
+async fn small_file(path: &Path) -> Vec<u8> {
+    let store = opened(path);
+    for value in ["one", "two", "three"] {
+        put(&store, "k1", value).await;
+    }
+    while store.view.fed() != store.view.shown() {
+        tokio::task::yield_now().await;
+    }
+    store.local().rewrite().await.unwrap();
+    put(&store, "k2", "four").await;
+    put(&store, "k2", "five").await;
+    put(&store, "k3", "six").await;
+    store.close().unwrap();
+    std::fs::remove_dir_all(view_dir(path)).unwrap();
+    let mut whole = std::fs::read(path).unwrap();
+    whole.truncate(whole.iter().rposition(|&byte| byte != 0).unwrap() + 1);
+    whole
+}
+
+/// That a file is refused, or holds all that it held.
+fn is_told_or_harmless(path: &Path, bytes: &[u8], what: impl std::fmt::Display) {
+    let _ = std::fs::remove_dir_all(view_dir(path));
+    std::fs::write(path, bytes).unwrap();
+    if let Ok(store) = open(path) {
+        let all = pairs(&[("k1", "three"), ("k2", "five"), ("k3", "six")]);
+        assert_eq!((store.revision(), content(&store)), (6, all), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_bit_flipped_anywhere_in_the_file_of_a_closed_store_is_told_or_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    // Without the view, which would tell by itself how far the store had come.
+    let whole = small_file(&path).await;
+    for bit in 0..whole.len() * 8 {
+        // The rest of a header is of no use to anybody.
+        if (64 * 8..500 * 8).contains(&bit) || (540 * 8..1024 * 8).contains(&bit) {
+            continue;
+        }
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        is_told_or_harmless(&path, &damaged, format_args!("bit {bit}"));
+    }
+}
+
+#[tokio::test]
+async fn a_file_cut_anywhere_is_told_or_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let whole = small_file(&path).await;
+    // One that is empty is a new one.
+    for len in 1..whole.len() {
+        is_told_or_harmless(&path, &whole[..len], format_args!("length {len}"));
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_lost_what_the_view_has_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = opened(&path);
+    put(&store, "k", "v").await;
+    let before = std::fs::read(&path).unwrap();
+    put(&store, "k", "w").await;
+    store.close().unwrap();
+    std::fs::write(&path, before).unwrap();
+    assert!(matches!(
+        open(&path),
+        Err(OpenError::Store(Error::Corrupt { .. }))
+    ));
+}
+
+#[tokio::test]
+async fn damaged_records_are_written_again_from_the_view_and_told_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let options = Options {
+        journal_keep_bytes: 0,
+        ..Options::default()
+    };
+    let store = Store::open(&path, &options).unwrap();
+    fill(&store, 300).await;
+    store.fed_sled();
+    store.local().rewrite().await.unwrap();
+    put(&store, "new", "one").await;
+    store.close().unwrap();
+    let mut damaged = std::fs::read(&path).unwrap();
+    damaged[100_000] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+
+    std::fs::rename(view_dir(&path), dir.path().join("aside")).unwrap();
+    let Err(OpenError::Store(Error::Corrupt { what })) = open(&path) else {
+        panic!("it was opened")
+    };
+    assert!(what.contains("store is damaged at byte"), "{what}");
+    std::fs::remove_dir_all(view_dir(&path)).unwrap();
+    std::fs::rename(dir.path().join("aside"), view_dir(&path)).unwrap();
+    let store = opened(&path);
+    store.local().rewrite().await.unwrap();
+    store.close().unwrap();
+    std::fs::remove_dir_all(view_dir(&path)).unwrap();
+    assert_eq!(content(&opened(&path)).len(), 301);
+}
+
+#[tokio::test]
+async fn what_the_store_had_reached_is_told_without_the_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = opened(&path);
+    put(&store, "k", "v").await;
+    let before = std::fs::read(&path).unwrap();
+    put(&store, "k", "w").await;
+    store.close().unwrap();
+    std::fs::remove_dir_all(view_dir(&path)).unwrap();
+    let closed = std::fs::read(&path).unwrap();
+    let lost = [&closed[..1024], &before[1024..]].concat();
+    std::fs::write(&path, lost).unwrap();
+    assert!(matches!(
+        open(&path),
+        Err(OpenError::Store(Error::Corrupt { .. }))
+    ));
+}

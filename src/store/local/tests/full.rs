@@ -1,0 +1,103 @@
+//! A disk that is full.
+
+use super::*;
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_anew_stays_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let disk = Arc::new(disk::full::FullDisk::new(dir.path()));
+    let store = open_on(&disk, &path, &Options::default());
+    fill(&store, 20).await;
+    disk.set_full(true);
+    let refused = store.local().rewrite().await;
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    assert!(!path.with_extension("new").exists(), "it keeps no room");
+    disk.set_full(false);
+    put(&store, "k", "v").await;
+    store.local().rewrite().await.unwrap();
+    store.close().unwrap();
+    assert_eq!(content(&opened(&path)).len(), 21);
+}
+
+/// The store on a disk that can be full.
+fn open_on(disk: &Arc<disk::full::FullDisk>, path: &Path, options: &Options) -> Store {
+    let paths = Paths::of(path).unwrap();
+    Store::of(Local::open_on(Arc::default(), disk.clone(), paths, options).unwrap())
+}
+
+#[tokio::test]
+async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let disk = Arc::new(disk::full::FullDisk::new(dir.path()));
+    let options = Options {
+        journal_room_bytes: 64 << 10,
+        ..Options::default()
+    };
+    let store = open_on(&disk, &path, &options);
+    put(&store, "k", "v").await;
+    disk.set_full(true);
+    // Too large for what is left of the room, small enough that others join the group.
+    let deletes = (0..200).map(|_| {
+        let value = vec![7; 70 << 10];
+        store.commit(
+            Batch::new()
+                .expect("k", Some(1))
+                .delete("k")
+                .put("big", value),
+        )
+    });
+    for outcome in futures_util::future::join_all(deletes).await {
+        assert!(matches!(outcome, Err(Error::Full { .. })), "{outcome:?}");
+    }
+    assert!(store.condition().borrow().full.is_some());
+    assert_eq!(content(&store), pairs(&[("k", "v")]));
+    disk.set_full(false);
+    // Nothing of them is left for those that come behind.
+    let batch = Batch::new()
+        .expect("k", Some(1))
+        .expect("big", None)
+        .put("k", "w");
+    assert_eq!(store.commit(batch).await, Ok(Outcome::Committed(2)));
+    store.verify().unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let disk = Arc::new(disk::full::FullDisk::new(dir.path()));
+    let store = open_on(&disk, &path, &Options::default());
+    let create = |key: &'static str| store.commit(Batch::new().expect(key, None).put(key, "v"));
+    assert_eq!(create("k").await, Ok(Outcome::Committed(1)));
+    disk.set_room(16 << 20);
+    assert_eq!(create("l").await, Ok(Outcome::Committed(2)));
+    disk.set_room(1 << 20);
+    let refused = create("m").await;
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    assert!(store.condition().borrow().full.is_some());
+    assert!(
+        !path.with_extension("reserve").exists(),
+        "the reserve is given up"
+    );
+    let delete = Batch::new().expect("k", Some(1)).delete("k");
+    assert_eq!(store.commit(delete).await, Ok(Outcome::Committed(3)));
+    let update = Batch::new().expect("l", Some(2)).put("l", "w");
+    assert_eq!(store.commit(update).await, Ok(Outcome::Committed(4)));
+    store.close().unwrap();
+
+    let store = open_on(&disk, &path, &Options::default());
+    assert_eq!(content(&store), pairs(&[("l", "w")]));
+    disk.set_room(1 << 30);
+    // Nobody writes, and health shows it all the same.
+    let mut condition = store.condition();
+    let well = condition.wait_for(Condition::is_well);
+    tokio::time::timeout(Duration::from_secs(20), well)
+        .await
+        .unwrap()
+        .unwrap();
+    let create = Batch::new().expect("m", None).put("m", "v");
+    assert_eq!(store.commit(create).await, Ok(Outcome::Committed(5)));
+    assert!(path.with_extension("reserve").exists());
+}
