@@ -187,7 +187,7 @@ async fn survives_kills(rounds: u64, before_each_start: impl Fn(&std::path::Path
     let mut last_revision = 0;
     for round in 0..=rounds {
         before_each_start(&store);
-        let server = ChildServer::start(&store);
+        let server = ChildServer::start_rewriting(&store);
         let (stored, revision) = read_all(server.backups().await).await;
         compare(&ledger, &stored);
         assert!(

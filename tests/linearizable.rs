@@ -244,7 +244,7 @@ async fn each_backup_is_one_register_whatever_is_killed() {
     let histories: Histories = Arc::new((0..BACKUPS).map(|_| Mutex::default()).collect());
     let next = Arc::new(AtomicU64::new(1));
     for life in 0..LIVES {
-        let server = ChildServer::start(&store);
+        let server = ChildServer::start_rewriting(&store);
         // It answers once the store is open.
         drop(
             ask(

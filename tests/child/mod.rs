@@ -24,7 +24,14 @@ impl ChildServer {
         ChildServer::start_as(Command::new(env!("CARGO_BIN_EXE_icebox")), store)
     }
 
-    /// The same, in a process that may have only so many files open.
+    /// The same, which writes the store's file anew all the time.
+    pub(crate) fn start_rewriting(store: &Path) -> ChildServer {
+        let mut icebox = Command::new(env!("CARGO_BIN_EXE_icebox"));
+        icebox.env("ICEBOX_REWRITE_FLOOR_MIB", "0");
+        ChildServer::start_as(icebox, store)
+    }
+
+    /// As [`ChildServer::start`], in a process that may have only so many files open.
     pub(crate) fn start_with_files(store: &Path, files_max: u32) -> ChildServer {
         let mut shell = Command::new("sh");
         shell.args([

@@ -310,11 +310,7 @@ impl Committer {
     }
 
     fn make_durable(&self, journal: &mut Journal, group: &Group) -> Result<(), Error> {
-        if let Some(stopped) = &self.core.condition.borrow().stopped {
-            return Err(Error::Stopped {
-                reason: stopped.reason(),
-            });
-        }
+        self.core.check_going()?;
         let mut appended = journal.append(group);
         if let Err(Error::Full { action }) = &appended {
             self.core.space.met_the_end(action);

@@ -149,6 +149,17 @@ impl Core {
         }
     }
 
+    /// # Errors
+    /// [`Error::Stopped`] if writing has stopped.
+    pub(super) fn check_going(&self) -> Result<(), Error> {
+        match &self.condition.borrow().stopped {
+            Some(stopped) => Err(Error::Stopped {
+                reason: stopped.reason(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Stops writing, for good.
     pub(super) fn stop(&self, error: &Error) {
         stop(&self.condition, error);
@@ -164,24 +175,30 @@ impl Core {
         log.clone()
     }
 
+    /// The frames of the file that is written to now, and up to which revision of these sled has them.
+    fn log_and_fed(&self) -> (Arc<Log>, u64) {
+        loop {
+            let log = self.log();
+            let fed = self.view.fed().revision;
+            if Arc::ptr_eq(&log, &self.log()) {
+                return (log, fed);
+            }
+        }
+    }
+
     /// Writes all that the store holds now, or a little later, as a file: its records, and the frames that belong on top of them,
-    /// from about `keep_bytes` before them on. `log` is the one that is written to when this begins.
+    /// from about `keep_bytes` before them on.
     ///
     /// # Errors
     /// If the view or the journal cannot be read; what `sink` refuses with.
-    pub(super) fn write(
-        &self,
-        log: &Arc<Log>,
-        keep_bytes: u64,
-        sink: &mut dyn Sink,
-    ) -> Result<Written, Error> {
+    pub(super) fn write(&self, keep_bytes: u64, sink: &mut dyn Sink) -> Result<Written, Error> {
         let mut sink = Counted {
             sink,
             closing: &self.home.closing,
             bytes: 0,
         };
         // Before sled is taken: one that takes its place meanwhile has more, never less.
-        let fed = self.view.fed().revision;
+        let (log, fed) = self.log_and_fed();
         let sled = self.view.sled()?;
         let header = Header {
             store: self.id,

@@ -25,15 +25,22 @@ const ROOM_BYTES_MIN: u64 = 64 << 10;
 /// The store's file, open for appending, for this process alone.
 pub(super) struct Journal {
     disk: Arc<dyn Disk>,
-    file: Box<dyn DiskFile>,
-    log: Arc<Log>,
-    /// Where the reserved room ends. Appending within it spares a sync the file's new length.
-    room_end: u64,
+    file: Target,
+    /// What is to take the file's place: until it has, everything goes to both.
+    successor: Option<Target>,
     /// Room that is reserved at once.
     room_bytes: u64,
     last_time_ms: u64,
     /// The last frame's bytes: room for the next.
     buffer: Vec<u8>,
+}
+
+/// A file that is appended to.
+pub(super) struct Target {
+    pub(super) file: Box<dyn DiskFile>,
+    pub(super) log: Arc<Log>,
+    /// Where the reserved room ends. Appending within it spares a sync the file's new length.
+    pub(super) room_end: u64,
 }
 
 impl Journal {
@@ -73,25 +80,21 @@ impl Journal {
         };
         Ok(Journal {
             disk,
-            file,
-            log,
-            room_end,
+            file: Target {
+                file,
+                log,
+                room_end,
+            },
+            successor: None,
             room_bytes,
             last_time_ms: checked.last_time_ms,
             buffer: Vec::new(),
         })
     }
 
-    /// Goes on in a file that has taken this one's place, with room up to `room_end`.
-    pub(super) fn go_on_in(&mut self, file: Box<dyn DiskFile>, log: Arc<Log>, room_end: u64) {
-        self.file = file;
-        self.log = log;
-        self.room_end = room_end;
-    }
-
     /// The place behind the last frame.
     pub(super) fn end(&self) -> Position {
-        self.log.end().position
+        self.file.log.end().position
     }
 
     /// The latest commit time when it was opened, milliseconds since the Unix epoch.
@@ -101,7 +104,7 @@ impl Journal {
 
     /// Says what the store really holds at the journal's end, where the journal itself says otherwise.
     pub(super) fn correct_state(&self, state: StateHash) {
-        self.log.correct_state(state);
+        self.file.log.correct_state(state);
     }
 
     /// Says in the file, durably, whether this process has it open, and that the store has reached its end.
@@ -109,13 +112,30 @@ impl Journal {
     /// # Errors
     /// What the disk says.
     pub(super) fn say(&mut self, is_open: bool) -> Result<(), Error> {
-        self.log.status(is_open).write(&mut *self.file)?;
-        self.file.sync()
+        let Target { file, log, .. } = &mut self.file;
+        log.status(is_open).write(&mut **file)?;
+        file.sync()
     }
 
     /// Lets other processes have the file.
     pub(super) fn release(&mut self) {
-        self.file.release();
+        self.file.file.release();
+    }
+
+    /// From now on everything goes to this file as well, which ends where the journal does.
+    pub(super) fn begin_succession(&mut self, successor: Target) {
+        self.successor = Some(successor);
+    }
+
+    /// Gives up the file that was to take the place of this one.
+    pub(super) fn give_up_succession(&mut self) {
+        self.successor = None;
+    }
+
+    /// Goes on in the file that has taken the place of this one, and in no other. Says which log that is.
+    pub(super) fn end_succession(&mut self) -> Arc<Log> {
+        self.file = self.successor.take().expect("it was begun");
+        self.file.log.clone()
     }
 
     /// Appends a frame and makes it durable.
@@ -124,31 +144,42 @@ impl Journal {
     /// [`Error::OutcomeUnknown`] if the disk failed while the frame was on its way to it: it is not to be tried again. After any
     /// other error nothing was written, and the same may be tried again.
     pub(super) fn append(&mut self, frame: &Group) -> Result<(), Error> {
-        let Place { position, offset } = self.log.end();
+        let position = self.end();
         assert_eq!(
             frame.first_revision,
             position.revision + 1,
             "revisions have no gaps"
         );
-        let chain = frame.encode_over(&mut self.buffer, self.log.store(), position.chain);
-        let end = offset + self.buffer.len() as u64;
-        if end > self.room_end {
-            self.room_end = reserve(&*self.disk, &mut *self.file, end, self.room_bytes)?;
+        let store = self.file.log.store();
+        let chain = frame.encode_over(&mut self.buffer, store, position.chain);
+        let end = Position {
+            revision: frame.last_revision(),
+            chain,
+            state: frame.state(),
+        };
+        let len = self.buffer.len() as u64;
+        let mut targets = [Some(&mut self.file), self.successor.as_mut()];
+        for target in targets.iter_mut().flatten() {
+            let needed = target.log.end().offset + len;
+            if needed > target.room_end {
+                target.room_end = reserve(&*self.disk, &mut *target.file, needed, self.room_bytes)?;
+            }
         }
-        // From here on the outcome is open until the sync has returned, a full disk included.
+        // From here on the outcome is open until the last sync has returned, a full disk included.
         let outcome = |error: Error| Error::OutcomeUnknown {
             reason: error.to_string(),
         };
-        self.file.write_at(offset, &self.buffer).map_err(outcome)?;
-        self.file.sync().map_err(outcome)?;
-        self.log.add(Place {
-            position: Position {
-                revision: frame.last_revision(),
-                chain,
-                state: frame.state(),
-            },
-            offset: end,
-        });
+        for target in targets.iter_mut().flatten() {
+            let at = target.log.end().offset;
+            target.file.write_at(at, &self.buffer).map_err(outcome)?;
+            target.file.sync().map_err(outcome)?;
+        }
+        for target in targets.iter().flatten() {
+            target.log.add(Place {
+                position: end,
+                offset: target.log.end().offset + len,
+            });
+        }
         Ok(())
     }
 }

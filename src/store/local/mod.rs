@@ -236,6 +236,7 @@ impl Local {
             keep_bytes: options.journal_keep_bytes,
             failed_at_bytes: 0,
             is_due: rewrite_is_due,
+            under_way: None,
         };
         let healer = core.clone();
         let feeder = Feeder::new(core.view.clone(), move |sled, why| healer.heal(sled, why));
@@ -344,7 +345,7 @@ impl Local {
                 (self.0)(bytes)
             }
         }
-        let written = self.core.write(&self.core.log(), 0, &mut Put(put))?;
+        let written = self.core.write(0, &mut Put(put))?;
         Ok(Snapshot {
             store: written.header.store,
             revision: written.end.position.revision,

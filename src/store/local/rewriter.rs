@@ -1,5 +1,5 @@
 //! The rewriter: one thread that writes the store's file anew whenever its journal has outgrown its records. Commits go on
-//! meanwhile, but for the moment in which the new file takes the old one's place.
+//! meanwhile.
 
 use std::{
     sync::{
@@ -11,9 +11,8 @@ use std::{
 
 use super::{
     core::{Core, Written},
-    disk::DiskFile,
     file::{FileSink, Place, Stored},
-    journal,
+    journal::{self, Target},
     log::Log,
     recovery::Home,
 };
@@ -51,7 +50,12 @@ pub(super) struct Rewriter {
     pub(super) failed_at_bytes: u64,
     /// Whether it must be done, however little there is in the journal.
     pub(super) is_due: bool,
+    /// A file that is on its way to the old one's place, and who asked for it.
+    pub(super) under_way: Option<(Stage, Asked)>,
 }
+
+/// Who hears how it went.
+pub(super) type Asked = Option<tokio::sync::oneshot::Sender<Result<(), Error>>>;
 
 impl Rewriter {
     /// Works until it is told to end, or nobody can ask any more.
@@ -67,17 +71,21 @@ impl Rewriter {
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(work) => self.do_work(&core, work),
             }
+            while self.go_on(&core) {}
         }
     }
 
-    /// Does what it is asked to do, and says whether that was anything.
+    /// Does the next thing that there is to do, and says whether that was anything.
     #[cfg(test)]
     pub(super) fn step(&mut self) -> bool {
-        let (Some(core), Ok(work)) = (self.core.upgrade(), self.work.try_recv()) else {
+        let Some(core) = self.core.upgrade() else {
             return false;
         };
-        self.do_work(&core, work);
-        true
+        if self.go_on(&core) {
+            return true;
+        }
+        let work = self.work.try_recv();
+        work.map(|work| self.do_work(&core, work)).is_ok()
     }
 
     fn do_work(&mut self, core: &Core, work: Work) {
@@ -87,60 +95,56 @@ impl Rewriter {
                 let records_bytes = log.trailer.frames_at();
                 let limit = self.floor_bytes.max(records_bytes / 2);
                 let uncovered_bytes = log.uncovered_bytes();
-                if uncovered_bytes - self.failed_at_bytes.min(uncovered_bytes) > limit
-                    || self.is_due
-                {
+                if uncovered_bytes.saturating_sub(self.failed_at_bytes) > limit || self.is_due {
                     // Tried again when as much has come again, if it fails now.
                     self.failed_at_bytes = uncovered_bytes;
                     self.is_due = false;
-                    if let Err(error) = self.rewrite(core)
-                        && error != Error::Closed
-                    {
-                        tracing::warn!(%error, "the file could not be written anew: its journal keeps growing");
-                    }
+                    self.rewrite(core, None);
                 }
             }
             #[cfg(test)]
-            Work::Now(answer) => {
-                // Nobody listens when the caller has gone.
-                let _ = answer.send(self.rewrite(core));
-            }
+            Work::Now(answer) => self.rewrite(core, Some(answer)),
             // What fails on the way is in the store's condition.
             Work::Heal(sled, why) => drop(core.heal(sled, &why)),
             Work::End => {}
         }
     }
 
-    fn rewrite(&mut self, core: &Core) -> Result<(), Error> {
-        // A disk that has failed is not to be trusted with the only copy.
-        if let Some(stopped) = &core.condition.borrow().stopped {
-            return Err(Error::Stopped {
-                reason: stopped.reason(),
-            });
+    /// Writes a file that is to take the old one's place.
+    fn rewrite(&mut self, core: &Core, asked: Asked) {
+        match self.write(core) {
+            Ok(new) => self.under_way = Some((Stage::Written(Box::new(new)), asked)),
+            Err(error) => {
+                give_up(core);
+                tell(asked, Err(error));
+            }
         }
-        let disk = &*core.home.disk;
-        let new = &core.home.paths.new;
-        let old = core.log();
-        let sink = FileSink::begin(disk, new)?;
-        let written = self.write(core, &old, sink);
-        let replaced = written.and_then(|new| replace(core, &old, new));
-        let log = replaced.inspect_err(|_| {
-            // The first error is the one to tell; the next try and the next opening remove it as well.
-            let _ = disk.remove(new);
-        })?;
-        self.failed_at_bytes = 0;
-        tracing::info!(
-            revision = log.trailer.exact.0,
-            bytes = log.trailer.frames_at(),
-            "wrote the file anew"
-        );
-        Ok(())
+    }
+
+    /// Takes the next step in which a new file takes the place of the old one, if there is one, and says whether there was.
+    fn go_on(&mut self, core: &Core) -> bool {
+        let Some((stage, asked)) = self.under_way.take() else {
+            return false;
+        };
+        match stage.go_on(core) {
+            Ok(Some(next)) => self.under_way = Some((next, asked)),
+            Ok(None) => {
+                self.failed_at_bytes = 0;
+                tell(asked, Ok(()));
+            }
+            Err(error) => tell(asked, Err(error)),
+        }
+        true
     }
 
     /// Writes a file up to what is committed by now, or nearly so.
-    fn write(&self, core: &Core, old: &Arc<Log>, mut sink: FileSink) -> Result<New, Error> {
+    fn write(&self, core: &Core) -> Result<New, Error> {
+        // A disk that has failed is not to be trusted with the only copy.
+        core.check_going()?;
+        let old = core.log();
+        let mut sink = FileSink::begin(&*core.home.disk, &core.home.paths.new)?;
         let sled = core.view.sled()?;
-        let written = core.write(old, self.keep_bytes, &mut sink)?;
+        let written = core.write(self.keep_bytes, &mut sink)?;
         sink.file.sync()?;
         // Before it takes the place of the old one it is read back: this also proves that the view holds what was written.
         let stored = core.home.stored(&core.home.paths.new)?;
@@ -156,24 +160,18 @@ impl Rewriter {
             written,
             room_end: 0,
         };
-        for _ in 0..CATCH_UPS_MAX {
-            let rest = old.end();
-            new.catch_up(old, rest)?;
-            if old.end().offset - rest.offset <= REST_BYTES_MAX {
-                break;
-            }
-        }
         let room_bytes = core.home.journal_room_bytes;
         let New { sink, room_end, .. } = &mut new;
-        let needed = sink.written + REST_BYTES_MAX;
+        let needed = sink.written + old.end().offset - written.end.offset;
         *room_end = journal::reserve(&*core.home.disk, &mut *sink.file, needed, room_bytes)?;
-        sink.file.sync()?;
+        new.catch_up_nearly(&old)?;
+        new.sink.file.sync()?;
         Ok(new)
     }
 }
 
 /// A file that is to take the place of the store's.
-struct New {
+pub(super) struct New {
     sink: FileSink,
     stored: Stored,
     written: Written,
@@ -184,6 +182,48 @@ struct New {
 }
 
 impl New {
+    /// Lets commits go to it as well, once it has what the old one has.
+    fn follow(mut self, core: &Core) -> Result<Arc<Log>, Error> {
+        self.catch_up_nearly(&core.log())?;
+        let gate = core.view.gate.write();
+        let _gate = gate.unwrap_or_else(PoisonError::into_inner);
+        let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = core.log();
+        self.catch_up(&old, old.end())?;
+        let New {
+            sink,
+            stored,
+            written,
+            room_end,
+            ..
+        } = self;
+        let log = old.copied(
+            &written.copied,
+            stored.file,
+            written.header,
+            written.trailer,
+        );
+        let log = Arc::new(log);
+        journal.begin_succession(Target {
+            file: sink.file,
+            log: log.clone(),
+            room_end: room_end.max(sink.written),
+        });
+        Ok(log)
+    }
+
+    /// Copies what the old file has, until little is left.
+    fn catch_up_nearly(&mut self, old: &Log) -> Result<(), Error> {
+        for _ in 0..CATCH_UPS_MAX {
+            let end = old.end();
+            self.catch_up(old, end)?;
+            if old.end().offset - end.offset <= REST_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Copies what the old file has up to a place, and reads it back.
     fn catch_up(&mut self, old: &Log, to: Place) -> Result<(), Error> {
         let from = self
@@ -205,42 +245,97 @@ impl New {
     }
 }
 
-/// Puts the new file in the place of the old one, while commits wait.
-fn replace(core: &Core, old: &Arc<Log>, mut new: New) -> Result<Arc<Log>, Error> {
+/// How far a new file is on its way to the old one's place.
+pub(super) enum Stage {
+    /// It has what was committed before it was written, or nearly so.
+    Written(Box<New>),
+    /// It has all that is committed, and commits go to both. So it does not matter which of the two has the name after a power
+    /// cut, and nothing has to wait until that is settled.
+    Following(Arc<Log>),
+    /// It has the name.
+    Renamed,
+}
+
+impl Stage {
+    /// Takes the next step. `None` when there is none left.
+    ///
+    /// # Errors
+    /// What the disk says. The old file is the one in use then, or writing has stopped.
+    fn go_on(self, core: &Core) -> Result<Option<Stage>, Error> {
+        let Home { disk, paths, .. } = &core.home;
+        match self {
+            Stage::Written(new) => {
+                let following = new.follow(core).inspect_err(|_| give_up(core))?;
+                Ok(Some(Stage::Following(following)))
+            }
+            Stage::Following(log) => {
+                let durable = make_durable(core, &log);
+                let renamed = durable.and_then(|()| {
+                    let renamed = disk.rename(&paths.new, &paths.file);
+                    if let Err(error @ (Error::Io { .. } | Error::Corrupt { .. })) = &renamed {
+                        // Nobody knows which of the two has the name now.
+                        core.stop(error);
+                    }
+                    renamed
+                });
+                renamed.inspect_err(|_| give_up(core))?;
+                Ok(Some(Stage::Renamed))
+            }
+            Stage::Renamed => {
+                // Nor which will have it after a power cut.
+                disk.sync_names().inspect_err(|error| core.stop(error))?;
+                end_succession(core);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Makes all that a new file has durable, and says in it whose it is.
+fn make_durable(core: &Core, log: &Log) -> Result<(), Error> {
+    let mut file = core.home.disk.open(&core.home.paths.new)?;
+    file.sync()?;
+    log.status(true).write(&mut *file)?;
+    file.sync()?;
+    // A commit whose sync failed before these may have dropped what was copied, so that they said nothing of it. Whoever has the
+    // journal knows.
+    let _journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
+    core.check_going()
+}
+
+/// Goes on in the new file alone.
+fn end_succession(core: &Core) {
     let gate = core.view.gate.write();
     let _gate = gate.unwrap_or_else(PoisonError::into_inner);
     let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
-    new.catch_up(old, old.end())?;
-    let New {
-        sink,
-        stored,
-        written,
-        room_end,
-        ..
-    } = new;
-    let log = old.copied(
-        &written.copied,
-        stored.file,
-        written.header,
-        written.trailer,
+    let mut log = core.log.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = journal.end_succession();
+    log.is_replaced_by(new.clone());
+    *log = new;
+    tracing::info!(
+        revision = log.trailer.exact.0,
+        bytes = log.trailer.frames_at(),
+        "wrote the file anew"
     );
-    let log = Arc::new(log);
-    let mut file: Box<dyn DiskFile> = sink.file;
-    log.status(true).write(&mut *file)?;
-    file.sync()?;
-    let Home { disk, paths, .. } = &core.home;
-    let renamed = disk.rename(&paths.new, &paths.file);
-    if matches!(renamed, Err(Error::Full { .. })) {
-        return renamed.map(|()| log);
+}
+
+/// Goes on in the old file alone.
+fn give_up(core: &Core) {
+    let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
+    journal.give_up_succession();
+    // The first error is the one to tell; the next try and the next opening remove it as well.
+    let _ = core.home.disk.remove(&core.home.paths.new);
+}
+
+/// Says how it went.
+fn tell(asked: Asked, went: Result<(), Error>) {
+    if let Err(error) = &went
+        && *error != Error::Closed
+    {
+        tracing::warn!(%error, "the file could not be written anew: its journal keeps growing");
     }
-    renamed
-        .and_then(|()| disk.sync_names())
-        .inspect_err(|error| {
-            // Nobody knows which of the two has the name now, or will have it after a power cut.
-            core.stop(error);
-        })?;
-    old.is_replaced_by(log.clone());
-    *core.log.lock().unwrap_or_else(PoisonError::into_inner) = log.clone();
-    journal.go_on_in(file, log.clone(), room_end.max(sink.written));
-    Ok(log)
+    if let Some(asked) = asked {
+        // Nobody listens when the caller has gone.
+        let _ = asked.send(went);
+    }
 }

@@ -128,7 +128,9 @@ pub(in crate::store::local) fn check(
     }
     let end = proved(frames.place());
     let Position { revision, .. } = end.position;
-    if let Some((_, later)) = find(stored, end.offset, revision + 1)? {
+    let torn_bytes = torn_bytes(stored, end.offset)?;
+    let behind = (end.offset, end.offset + torn_bytes);
+    if let Some((_, later)) = find(stored, behind, revision + 1)? {
         return Err(Error::Corrupt {
             what: format!(
                 "{} is damaged at byte {}: revisions {} to {} are lost, while those from {later} on are there",
@@ -152,7 +154,7 @@ pub(in crate::store::local) fn check(
         end,
         last_bytes,
         last_time_ms,
-        torn_bytes: torn_bytes(stored, end.offset)?,
+        torn_bytes,
     })
 }
 
@@ -170,7 +172,8 @@ pub(in crate::store::local) fn salvage(
     let mut missing = Vec::new();
     let mut last = after;
     let mut at = from;
-    while let Some((found_at, _)) = find(stored, at, last.map_or(0, |last| last + 1))? {
+    let end = stored.file.size()?;
+    while let Some((found_at, _)) = find(stored, (at, end), last.map_or(0, |last| last + 1))? {
         let file = stored.file.clone();
         let mut input = Input::new(file, found_at, u64::MAX, CHUNK_BYTES);
         while let Some(found) = decode_next(&mut input, stored.store())? {
@@ -190,10 +193,12 @@ pub(in crate::store::local) fn salvage(
     Ok(missing)
 }
 
-/// The place and the first revision of the first whole frame behind byte `from` that is not before `revision`.
-fn find(stored: &Stored, from: u64, revision: u64) -> Result<Option<(u64, u64)>, Error> {
-    let end = stored.file.size()?;
-    let mut at = from;
+/// The place and the first revision of the first whole frame between two bytes that is not before `revision`.
+fn find(
+    stored: &Stored,
+    (mut at, end): (u64, u64),
+    revision: u64,
+) -> Result<Option<(u64, u64)>, Error> {
     while at < end {
         let size = usize::try_from(end - at).unwrap_or(usize::MAX);
         let mut window = vec![0; size.min(WINDOW_BYTES)];
