@@ -5,12 +5,7 @@
 
 mod shared;
 
-use std::{
-    path::Path,
-    process::Command,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
-};
+use std::{path::Path, process::Command, time::Instant};
 
 use icebox::{Icebox, Options};
 use prost::Message;
@@ -20,8 +15,6 @@ use serde_json::json;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Creates under way at one time.
-const CALLERS: u64 = 512;
 /// Creates that the rate at the beginning and at the end is taken of.
 const RATED: u64 = 50_000;
 
@@ -46,7 +39,7 @@ fn main() {
     let rate = |numbers: std::ops::Range<u64>| {
         let count = f64::from(u32::try_from(numbers.end - numbers.start).expect("few"));
         let start = Instant::now();
-        runtime.block_on(fill(&icebox, numbers));
+        runtime.block_on(shared::fill(&icebox, numbers));
         count / start.elapsed().as_secs_f64()
     };
     let first = rate(0..rated);
@@ -129,19 +122,4 @@ async fn seconds_to_open(path: &Path) -> f64 {
     let elapsed = start.elapsed().as_secs_f64();
     drop(icebox.expect("it opens"));
     elapsed
-}
-
-async fn fill(icebox: &Icebox, numbers: std::ops::Range<u64>) {
-    let next = AtomicU64::new(numbers.start);
-    let callers = (0..CALLERS).map(|_| async {
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= numbers.end {
-                return;
-            }
-            let created = icebox.backups().create("bench", shared::backup(n)).await;
-            created.expect("created");
-        }
-    });
-    futures_util::future::join_all(callers).await;
 }

@@ -1,21 +1,59 @@
 //! What the benches have in common: the backups that they store, and where their figures go.
 #![allow(dead_code)]
 
-use icebox::proto::{Backup, BackupMetadata};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use icebox::{
+    Icebox,
+    proto::{Backup, BackupMetadata},
+};
 use serde_json::Value;
+
+/// Creates under way at one time, where as many as possible are to be made.
+const CALLERS: u64 = 512;
 
 /// A backup of about 1.2 KB. Names are spread over the whole list, as those of many hosts are.
 pub(crate) fn backup(n: u64) -> Backup {
+    // What a fleet's agents report: words and paths that are the same everywhere, and ids that are not.
+    let hex = |salt: u64| {
+        format!(
+            "{:016x}",
+            (n ^ salt << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        )
+    };
+    let uuid = |salt: u64| hex(salt) + &hex(salt + 1);
+    let run = format!("/var/lib/freezer_{}/.", uuid(1));
+    let volume = |salt: u64| format!("/srv/tenants/{}/volumes/{}", uuid(salt), hex(salt));
+    let volumes: Vec<String> = (10..21).map(volume).collect();
     let metadata = BackupMetadata {
         backup_name: format!("host-{:06}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44),
-        container: "c".into(),
-        hostname: "h".into(),
-        path_to_backup: "/var/lib/data/".repeat(80),
+        container: "freezer_database_backups".into(),
+        hostname: format!("node{:05}.example.org", n % 20_000),
+        path_to_backup: volumes.join(","),
+        fs_real_path: "/var/lib/mysql/".into(),
+        vol_snap_path: run,
+        log_file: "/root/.freezer/freezer.log".into(),
+        client_os: "linux2".into(),
+        client_version: "2.0.2".into(),
+        mode: "mysql".into(),
+        action: "backup".into(),
+        storage: "swift".into(),
+        backup_media: "fs".into(),
+        compression: "gzip".into(),
         ..BackupMetadata::default()
     };
     Backup {
         backup_id: format!("{n:032x}"),
         project_id: "bench".into(),
+        user_id: uuid(3),
+        user_name: "os_backup".into(),
+        client_id: format!("node{:05}", n % 20_000),
+        job_id: uuid(5),
+        backup_uuid: uuid(7),
         backup_metadata: Some(metadata),
         ..Backup::default()
     }
@@ -27,4 +65,23 @@ pub(crate) fn write_figures(name: &str, figures: &Value) {
     std::fs::create_dir_all(&dir).expect("room");
     let text = serde_json::to_string_pretty(figures).expect("JSON");
     std::fs::write(dir.join(name).with_extension("json"), text + "\n").expect("room");
+}
+
+/// Creates the backups of these numbers, and says how long each took.
+pub(crate) async fn fill(icebox: &Icebox, numbers: Range<u64>) -> Vec<Duration> {
+    let next = AtomicU64::new(numbers.start);
+    let callers = (0..CALLERS).map(|_| async {
+        let mut waits = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= numbers.end {
+                return waits;
+            }
+            let start = Instant::now();
+            let created = icebox.backups().create("bench", backup(n)).await;
+            created.expect("created");
+            waits.push(start.elapsed());
+        }
+    });
+    futures_util::future::join_all(callers).await.concat()
 }
