@@ -128,6 +128,7 @@ impl Home {
         // The process may have ended before the file's name was durable.
         disk.sync_names()?;
         let stored = self.stored(&self.paths.file)?;
+        let has_view = !self.views.numbers()?.is_empty();
         let view = self.claimed_view();
         let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
         let mut state_at_shown = None;
@@ -161,7 +162,11 @@ impl Home {
             Ok((view, tally)) => (view, tally, self.views.numbers()?.first().copied()),
             Err(Error::Closed) => return Err(Error::Closed),
             Err(reason) => {
-                tracing::warn!(%reason, "making the view anew");
+                if has_view {
+                    tracing::warn!(%reason, "making the view anew");
+                } else if end.revision > 0 {
+                    tracing::info!("there is no view: making one");
+                }
                 let built = self.build_or_make_room(&log, end)?;
                 if let Made::Corrected(state) = built.made {
                     journal.correct_state(state);
