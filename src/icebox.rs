@@ -10,12 +10,15 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "server")]
-use crate::server::{Listener, Servers, Serving};
 use crate::{
     calls::{Backups, Calls, Jobs},
     catalog::{Catalog, Changes, Error, Status},
     store::{self, OpenError, Options, Snapshot, Store, blocking},
+};
+#[cfg(feature = "server")]
+use crate::{
+    identity::Access,
+    server::{Listener, Servers, Serving},
 };
 
 /// How long closing waits for a call that still holds the store, and how often it looks.
@@ -130,7 +133,17 @@ impl Icebox {
     /// If it is not called within a tokio runtime.
     #[cfg(feature = "server")]
     pub fn serve(&self, listener: impl Into<Listener>) -> Serving {
-        self.servers.start(self.catalog.clone(), listener.into())
+        self.serve_those(listener, Access::default())
+    }
+
+    /// As [`Icebox::serve`], for those who may have access.
+    ///
+    /// # Panics
+    /// As of that.
+    #[cfg(feature = "server")]
+    pub fn serve_those(&self, listener: impl Into<Listener>, access: Access) -> Serving {
+        let catalog = self.catalog.clone();
+        self.servers.start(catalog, listener.into(), access)
     }
 
     /// Lets servers finish what is under way, for 8 seconds at the most, commits what is queued, and closes the store.

@@ -113,6 +113,8 @@ mod clock;
 #[cfg(feature = "cli")]
 mod freezer_json;
 mod icebox;
+#[cfg(feature = "server")]
+mod identity;
 pub mod proto;
 mod resource;
 #[cfg(feature = "server")]
@@ -124,7 +126,9 @@ mod store;
 pub use calls::{Backups, Calls, Created, Delete, Jobs, List, Listed, Update};
 pub use catalog::{Change, Changed, Changes, Error, Status};
 pub use icebox::Icebox;
+#[cfg(feature = "server")]
+pub use identity::{Access, BadTokens, Tokens};
 pub use resource::{Kind, Violation, Violations};
 #[cfg(feature = "server")]
-pub use server::{Listener, Serving};
+pub use server::{BadTls, Listener, Serving, Tls};
 pub use store::{Condition, Error as StoreError, OpenError, Options, Snapshot, Usage};

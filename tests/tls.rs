@@ -1,101 +1,174 @@
-//! Promise: `--server https://…` speaks to a server whose certificate this machine trusts, and to no other.
+//! Promise: a server speaks TLS with those who trust its certificate, `--server https://…` with no server that is not trusted, and
+//! one that others can reach does not start without TLS and tokens.
+
+mod child;
 
 use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::Arc,
 };
 
-use icebox::{Icebox, Options};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::ring::default_provider,
-        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-    },
-};
+use child::ChildServer;
 
-/// Serves over TLS as `localhost`; the port, and the certificate in a file that the server's own is issued by.
-async fn secure_server(dir: &Path) -> (u16, PathBuf) {
+/// The files of a certificate for `localhost`, which is its own issuer, and of its key.
+fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let certified =
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let trusted = dir.join("trusted.pem");
-    std::fs::write(&trusted, certified.cert.pem()).expect("the directory is there");
-    let options = Options {
-        cache_bytes: 8 << 20,
-        ..Options::default()
-    };
-    let icebox = Icebox::open(dir.join("store"), options).await;
-    let icebox = icebox.expect("a new store");
-    let plain = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let plain_address = plain.local_addr().expect("it is bound");
-
-    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring knows them")
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], PrivateKeyDer::from(key))
-        .expect("they belong together");
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    tokio::spawn(async move {
-        let _serving = icebox.serve(plain);
-        loop {
-            let (stream, _) = listener.accept().await.expect("a connection");
-            // A client that does not trust the certificate breaks off.
-            let Ok(mut stream) = acceptor.accept(stream).await else {
-                continue;
-            };
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(plain_address).await.expect("it serves");
-                drop(tokio::io::copy_bidirectional(&mut stream, &mut server).await);
-            });
-        }
-    });
-    (port, trusted)
+    let certificate = dir.join(name).with_extension("pem");
+    let key = dir.join(name).with_extension("key");
+    fs::write(&certificate, certified.cert.pem()).expect("room");
+    fs::write(&key, certified.signing_key.serialize_pem()).expect("room");
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("it is there");
+    (certificate, key)
 }
 
-fn list(server: &str, trusted: &Path) -> Output {
+fn icebox() -> Command {
     Command::new(env!("CARGO_BIN_EXE_icebox"))
-        .args([
-            "jobs",
-            "list",
-            "--project",
-            "demo",
-            "--server",
-            server,
-            "--output",
-            "json",
-        ])
+}
+
+fn list(server: &str, trusted: &Path, token: &str) -> Output {
+    let list = [
+        "jobs",
+        "list",
+        "--project",
+        "demo",
+        "--output",
+        "json",
+        "--server",
+        server,
+    ];
+    icebox()
+        .args(list)
         .env("SSL_CERT_FILE", trusted)
+        .env("ICEBOX_TOKEN", token)
         .output()
         .expect("the binary runs")
 }
 
-// The commands block one thread while the server answers them on the other.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_trusted_answers_and_one_that_is_not_is_told_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let (port, trusted) = secure_server(dir.path()).await;
-    let answered = list(&format!("https://localhost:{port}"), &trusted);
-    let said = String::from_utf8_lossy(&answered.stderr);
-    assert!(answered.status.success(), "{said}");
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
 
-    let another = tempfile::tempdir().unwrap();
-    let (_, issuer_of_another) = secure_server(another.path()).await;
-    let distrusted = list(&format!("https://localhost:{port}"), &issuer_of_another);
-    let said = String::from_utf8_lossy(&distrusted.stderr);
-    assert_eq!(distrusted.status.code(), Some(1), "{said}");
+#[test]
+fn a_server_that_others_can_reach_serves_those_who_trust_it_and_have_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trusted, key) = certificate(dir.path(), "server");
+    let (another, _) = certificate(dir.path(), "another");
+    let made = icebox()
+        .args([
+            "token",
+            "new",
+            "--role",
+            "reader",
+            "--user-id",
+            "u",
+            "--project",
+            "demo",
+        ])
+        .output()
+        .unwrap();
+    let tokens = dir.path().join("tokens.toml");
+    fs::write(&tokens, &made.stdout).unwrap();
+    let token = said(&made).trim().to_owned();
+
+    let mut command = icebox();
+    command
+        .env("ICEBOX_TOKENS", &tokens)
+        .env("ICEBOX_TLS_CERT", &trusted)
+        .env("ICEBOX_TLS_KEY", &key);
+    // No --insecure: it is safe.
+    let server = ChildServer::spawn(command, "0.0.0.0:0", &dir.path().join("icebox.db"));
+    let (_, port) = server.address().rsplit_once(':').unwrap();
+    let https = format!("https://localhost:{port}");
+    let answered = list(&https, &trusted, &token);
+    assert!(answered.status.success(), "{}", said(&answered));
+    let nobody = list(&https, &trusted, "whatever");
     assert!(
-        said.contains("no trusted server answers") && said.contains("certificate"),
-        "{said}"
+        said(&nobody).contains("is not known here"),
+        "{}",
+        said(&nobody)
     );
 
-    let plaintext = list(&format!("http://localhost:{port}"), &trusted);
-    assert_eq!(plaintext.status.code(), Some(1));
+    let distrusted = list(&https, &another, &token);
+    let why = said(&distrusted);
+    assert_eq!(distrusted.status.code(), Some(1), "{why}");
+    assert!(
+        why.contains("no trusted server answers") && why.contains("certificate"),
+        "{why}"
+    );
+    let plaintext = list(&format!("http://localhost:{port}"), &trusted, &token);
+    assert_eq!(plaintext.status.code(), Some(1), "{}", said(&plaintext));
+    // What does not speak TLS at all harms nobody.
+    for _ in 0..20 {
+        let mut stream =
+            std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    }
+    assert!(list(&https, &trusted, &token).status.success());
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn what_is_not_safe_does_not_start_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(dir.path(), "server");
+    let store = dir.path().join("icebox.db");
+    let refused = |listen: &str, arguments: &[&Path]| {
+        let output = icebox()
+            .args(["serve", "--listen", listen, "--store"])
+            .arg(&store)
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.code(), said(&output))
+    };
+    let with = |certificate: &Path, key: &Path| {
+        refused(
+            "127.0.0.1:0",
+            &[
+                Path::new("--tls-cert"),
+                certificate,
+                Path::new("--tls-key"),
+                key,
+            ],
+        )
+    };
+    let (status, why) = refused("0.0.0.0:0", &[]);
+    assert!(status == Some(2) && why.contains("--tokens"), "{why}");
+    let tls = [
+        Path::new("--tls-cert"),
+        &certificate,
+        Path::new("--tls-key"),
+        &key,
+    ];
+    let (status, why) = refused("0.0.0.0:0", &tls);
+    assert!(status == Some(2) && why.contains("--tokens"), "{why}");
+    let (status, why) = refused("127.0.0.1:0", &tls[..2]);
+    assert!(status == Some(2) && why.contains("--tls-key"), "{why}");
+
+    let (status, why) = with(&dir.path().join("nowhere"), &key);
+    assert!(
+        status == Some(1) && why.contains("nowhere cannot be read"),
+        "{why}"
+    );
+    // No certificate, no key, and two that do not belong together.
+    let (_, another_key) = self::certificate(dir.path(), "another");
+    for (certificate, key) in [
+        (&key, &key),
+        (&certificate, &certificate),
+        (&certificate, &another_key),
+    ] {
+        fs::set_permissions(key, Permissions::from_mode(0o600)).unwrap();
+        let (status, why) = with(certificate, key);
+        assert!(status == Some(1) && why.contains("cannot be used"), "{why}");
+    }
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let (status, why) = with(&certificate, &key);
+    assert!(
+        status == Some(1) && why.contains("server.key can be read by others"),
+        "{why}"
+    );
+    assert!(!store.exists());
 }

@@ -1,8 +1,8 @@
 //! A list, page by page.
 
-use std::future::IntoFuture;
+use std::{future::IntoFuture, sync::Arc};
 
-use super::{Call, undecodable};
+use super::{Authority, Call, undecodable};
 use crate::{
     catalog::{After, Catalog, Error, PAGE_ITEMS_MAX, Query, Scope},
     proto,
@@ -25,6 +25,7 @@ const ALL_PROJECTS: &str = "-";
 #[must_use = "nothing is read before it is awaited"]
 pub struct List<'a, R: Resource> {
     catalog: &'a Catalog,
+    authority: &'a Arc<Authority>,
     project_id: String,
     limit: i32,
     marker: String,
@@ -44,9 +45,14 @@ pub struct Listed<R> {
 }
 
 impl<'a, R: Resource> List<'a, R> {
-    pub(super) fn new(catalog: &'a Catalog, project_id: String) -> Self {
+    pub(super) fn new(
+        catalog: &'a Catalog,
+        authority: &'a Arc<Authority>,
+        project_id: String,
+    ) -> Self {
         List {
             catalog,
+            authority,
             project_id,
             limit: 0,
             marker: String::new(),
@@ -86,8 +92,16 @@ impl<'a, R: Resource> List<'a, R> {
     /// # Errors
     /// As of awaiting it.
     pub async fn encoded(self) -> Result<proto::Page<R>, Error> {
-        let catalog = self.catalog;
-        catalog.list(self.query()?).await
+        let List {
+            catalog, authority, ..
+        } = self;
+        let mut query = self.query()?;
+        match &query.scope {
+            Scope::AllProjects => authority.check_all_projects()?,
+            Scope::Project(project) => authority.check_project(project.as_str())?,
+        }
+        authority.narrow(&mut query.filter)?;
+        catalog.list(query).await
     }
 
     /// The query, if every field is well-formed.

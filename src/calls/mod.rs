@@ -2,20 +2,23 @@
 //!
 //! Programs that embed Icebox call these, and so do the gRPC services: the rules are here, once.
 
+mod authority;
 mod list;
 
 use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
+    sync::Arc,
 };
 
 use prost_types::FieldMask;
 
+pub(crate) use authority::Authority;
 pub use list::{List, Listed};
 
 use crate::{
-    catalog::{Catalog, Error},
+    catalog::{Catalog, Error, not_found},
     proto::{Backup, Job, Single},
     resource::{
         Event, Patch, ProjectId, Resource, ResourceId, Valid, Violations, agreed_project,
@@ -40,6 +43,7 @@ pub type Jobs<'a> = Calls<'a, Job>;
 #[derive(Clone, Copy, Debug)]
 pub struct Calls<'a, R> {
     catalog: &'a Catalog,
+    authority: &'a Arc<Authority>,
     resource: PhantomData<fn() -> R>,
 }
 
@@ -53,9 +57,16 @@ pub struct Created<R> {
 }
 
 impl<'a, R: Resource> Calls<'a, R> {
+    /// Those that may concern everything.
     pub(crate) fn new(catalog: &'a Catalog) -> Self {
+        Calls::on_behalf(&authority::FULL, catalog)
+    }
+
+    /// Those that somebody may make.
+    pub(crate) fn on_behalf(authority: &'a Arc<Authority>, catalog: &'a Catalog) -> Self {
         Calls {
             catalog,
+            authority,
             resource: PhantomData,
         }
     }
@@ -73,7 +84,12 @@ impl<'a, R: Resource> Calls<'a, R> {
         project_id: &str,
         resource: impl Into<Option<R>>,
     ) -> Result<Created<R>, Error> {
-        let resource = Valid::new(project_id, resource.into())?;
+        let mut resource = resource.into();
+        if let Some(resource) = &mut resource {
+            self.authority.sign(resource)?;
+        }
+        let resource = Valid::new(project_id, resource)?;
+        self.authority.check_project(resource.get().project_id())?;
         let (resource, is_new) = self.catalog.create(resource).await?;
         Ok(Created { resource, is_new })
     }
@@ -89,14 +105,21 @@ impl<'a, R: Resource> Calls<'a, R> {
 
     /// As [`Calls::get`], as it is stored.
     pub(crate) async fn get_encoded(&self, project_id: &str, id: &str) -> Result<Single<R>, Error> {
-        let (project, id) = one::<R>(project_id, id)?;
-        self.catalog.get(project, id).await
+        let (project, id) = one::<R>(self.authority, project_id, id)?;
+        let stored = self.catalog.get(project, id).await?;
+        if self.authority.client_id.is_some() {
+            let resource: R = stored.decoded().map_err(|_| undecodable::<R>())?;
+            if !self.authority.concerns(&resource) {
+                return Err(not_found::<R>(id));
+            }
+        }
+        Ok(stored)
     }
 
     /// A page of the resources of a project, or, where `project_id` is `-`, of all projects, sorted by name, then id. Await
     /// what it gives, or say first where it starts and what is in it.
     pub fn list(&self, project_id: impl Into<String>) -> List<'a, R> {
-        List::new(self.catalog, project_id.into())
+        List::new(self.catalog, self.authority, project_id.into())
     }
 
     /// Changes the resource whose id and project `resource` names. Await what it gives, or say first which fields change.
@@ -107,6 +130,7 @@ impl<'a, R: Resource> Calls<'a, R> {
     ) -> Update<'a, R> {
         Update {
             catalog: self.catalog,
+            authority: self.authority,
             project_id: project_id.into(),
             resource: resource.into(),
             mask: None,
@@ -118,6 +142,7 @@ impl<'a, R: Resource> Calls<'a, R> {
     pub fn delete(&self, project_id: impl Into<String>, id: impl Into<String>) -> Delete<'a, R> {
         Delete {
             catalog: self.catalog,
+            authority: self.authority,
             project_id: project_id.into(),
             id: id.into(),
             expected_revision: None,
@@ -134,7 +159,7 @@ impl<'a, R: Resource> Calls<'a, R> {
         project_id: &str,
         id_prefix: &str,
     ) -> Result<Vec<String>, Error> {
-        let project = prefix(project_id, id_prefix)?;
+        let project = self.authority.enter(prefix(project_id, id_prefix)?)?;
         self.catalog
             .ids_starting_with::<R>(project, id_prefix.into(), IDS_MAX)
             .await
@@ -167,8 +192,12 @@ impl Calls<'_, Job> {
     }
 
     async fn ask(&self, event: Event, project_id: &str, job_id: &str) -> Result<Job, Error> {
-        let (project, id) = one::<Job>(project_id, job_id)?;
+        let (project, id) = one::<Job>(self.authority, project_id, job_id)?;
+        let authority = self.authority.clone();
         let change = move |stored: &Job| {
+            if !authority.concerns(stored) {
+                return Err(not_found::<Job>(id));
+            }
             let changed = event.apply(stored).map_err(|message| Error::Precondition {
                 kind: Job::KIND,
                 id: id.to_string(),
@@ -190,6 +219,7 @@ impl Calls<'_, Job> {
 #[must_use = "nothing is changed before it is awaited"]
 pub struct Update<'a, R> {
     catalog: &'a Catalog,
+    authority: &'a Arc<Authority>,
     project_id: String,
     resource: Option<R>,
     mask: Option<FieldMask>,
@@ -225,7 +255,16 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
         Box::pin(async move {
             let (project, id, patch) =
                 patch(&self.project_id, self.resource.as_ref(), self.mask.as_ref())?;
-            let change = move |stored: &R| Ok(Valid::changed(patch.apply(stored)?)?);
+            let project = self.authority.enter(project)?;
+            let authority = self.authority.clone();
+            let change = move |stored: &R| {
+                if !authority.concerns(stored) {
+                    return Err(not_found::<R>(id));
+                }
+                let mut changed = patch.apply(stored)?;
+                authority.countersign(&mut changed, stored)?;
+                Ok(Valid::changed(changed)?)
+            };
             self.catalog
                 .update(project, id, self.expected_revision, change)
                 .await
@@ -242,6 +281,7 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
 #[must_use = "nothing is removed before it is awaited"]
 pub struct Delete<'a, R> {
     catalog: &'a Catalog,
+    authority: &'a Arc<Authority>,
     project_id: String,
     id: String,
     expected_revision: Option<u64>,
@@ -262,7 +302,7 @@ impl<'a, R: Resource> IntoFuture for Delete<'a, R> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let (project, id) = one::<R>(&self.project_id, &self.id)?;
+            let (project, id) = one::<R>(self.authority, &self.project_id, &self.id)?;
             self.catalog
                 .delete::<R>(project, id, self.expected_revision)
                 .await
@@ -278,12 +318,17 @@ fn undecodable<R: Resource>() -> Error {
 /// The project and id that a call is about.
 ///
 /// # Errors
-/// Both, if both are bad.
-fn one<R: Resource>(project_id: &str, id: &str) -> Result<(ProjectId, ResourceId), Violations> {
+/// Both, if both are bad; [`Error::Denied`] if the caller may not enter the project.
+fn one<R: Resource>(
+    authority: &Authority,
+    project_id: &str,
+    id: &str,
+) -> Result<(ProjectId, ResourceId), Error> {
     let mut violations = Violations::new();
     let project = violations.collect(ProjectId::parse("project_id", project_id));
     let id = violations.collect(ResourceId::parse(R::KIND.id_field, id));
-    project.zip(id).ok_or(violations)
+    let (project, id) = project.zip(id).ok_or(violations)?;
+    Ok((authority.enter(project)?, id))
 }
 
 /// What an update is about, and what it is to change.

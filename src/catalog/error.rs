@@ -12,6 +12,12 @@ pub enum Error {
     /// The request breaks rules.
     #[error("{0}")]
     Invalid(Violations),
+    /// The caller may not do that.
+    #[error("{what}")]
+    Denied {
+        /// A sentence for people.
+        what: String,
+    },
     /// The project has no such resource.
     #[error("the project has no {} with {} {id}", .kind.field, .kind.id_field)]
     NotFound {

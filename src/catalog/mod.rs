@@ -446,7 +446,8 @@ fn decode<R: Resource>(record: Found<'_>) -> Result<R, Error> {
     Ok(with_revision(resource, record.revision))
 }
 
-fn not_found<R: Resource>(id: ResourceId) -> Error {
+/// What is not there, or as good as that.
+pub(crate) fn not_found<R: Resource>(id: ResourceId) -> Error {
     Error::NotFound {
         kind: R::KIND,
         id: id.to_string(),

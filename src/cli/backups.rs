@@ -4,10 +4,9 @@ use clap::Subcommand;
 use jiff::{Timestamp, civil};
 use prost_types::FieldMask;
 use serde_json::Value;
-use tonic::transport::Channel;
 
 use super::{
-    Connection, Error,
+    Channel, Connection, Error,
     change::{Fields, chosen},
     connection::Placing,
     document,

@@ -1,8 +1,19 @@
 //! How commands reach a server: `--server`, `--project`, and the channel.
 
-use std::{future::Future, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{
+    Request, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{self, ClientTlsConfig, Endpoint},
+};
 
 use super::{
     Error,
@@ -29,9 +40,30 @@ pub struct Connection {
     /// The project whose records are meant; "-", where records are listed, is every project (default: the context's)
     #[arg(long, value_name = "ID", env = "ICEBOX_PROJECT")]
     project: Option<String>,
-    /// Which context's server and project to take; see `icebox context`
+    /// The file that the token is in which the server asks for (default: the context's; or the token itself in `$ICEBOX_TOKEN`)
+    #[arg(long, value_name = "FILE", env = "ICEBOX_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Which context's server, project and token to take; see `icebox context`
     #[arg(long, value_name = "NAME", env = "ICEBOX_CONTEXT")]
     context: Option<String>,
+}
+
+/// A server, to which every call brings the caller's token, if there is one.
+pub type Channel = InterceptedService<transport::Channel, Bearer>;
+
+/// A caller's token.
+#[derive(Clone)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(bearer) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", bearer.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// The address as an endpoint takes it.
@@ -86,8 +118,11 @@ impl Connection {
     /// If the address cannot be understood or nobody answers there.
     pub async fn connect(&self) -> Result<Channel, Error> {
         let server = self.server()?;
+        let bearer = self.bearer()?;
         let usage = |error| Error::Usage(format!("--server {server}: {error}"));
-        let mut endpoint = Endpoint::from_shared(parse(&server)?)
+        let address = parse(&server)?;
+        let is_local = is_local(&address);
+        let mut endpoint = Endpoint::from_shared(address)
             .map_err(usage)?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
@@ -95,12 +130,17 @@ impl Connection {
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
         let secure = server.starts_with("https://");
+        if bearer.0.is_some() && !secure && !is_local {
+            return Err(Error::Usage(format!(
+                "--server {server}: others could read the token on its way: reach the server at https://"
+            )));
+        }
         if secure {
             endpoint = endpoint
                 .tls_config(ClientTlsConfig::new().with_native_roots())
                 .map_err(usage)?;
         }
-        endpoint.connect().await.map_err(|error| {
+        let channel = endpoint.connect().await.map_err(|error| {
             let cause = root_cause(&error);
             Error::Failed(if secure {
                 format!("no trusted server answers at {server} ({cause}): trust its issuer on this machine")
@@ -109,7 +149,39 @@ impl Connection {
                     "no server answers at {server} ({cause}): start one with `icebox serve`, or name another with --server"
                 )
             })
-        })
+        })?;
+        Ok(InterceptedService::new(channel, bearer))
+    }
+
+    /// The token, if there is one.
+    ///
+    /// # Errors
+    /// If its file cannot be read, or holds none.
+    fn bearer(&self) -> Result<Bearer, Error> {
+        let file = self
+            .token_file
+            .clone()
+            .filter(|file| !file.as_os_str().is_empty());
+        let set = std::env::var("ICEBOX_TOKEN")
+            .ok()
+            .filter(|token| !token.is_empty());
+        let token = match (file, set) {
+            (Some(file), _) => Some(read_token(&file)?),
+            (None, Some(token)) => Some(token),
+            (None, None) => {
+                let file = self.context()?.token_file;
+                file.as_deref().map(read_token).transpose()?
+            }
+        };
+        let Some(token) = token else {
+            return Ok(Bearer(None));
+        };
+        let bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()));
+        let mut bearer =
+            bearer.map_err(|_| Error::Usage("the token holds what no token does".into()))?;
+        // It is shown in no log.
+        bearer.set_sensitive(true);
+        Ok(Bearer(Some(bearer)))
     }
 
     /// The project that the command is about.
@@ -132,6 +204,28 @@ impl Connection {
             None => Ok(self.context()?.project),
         }
     }
+}
+
+fn read_token(file: &Path) -> Result<String, Error> {
+    fs::read_to_string(file)
+        .map_err(|error| Error::Failed(format!("{} cannot be read: {error}", file.display())))
+}
+
+/// Whether only this machine can be reached at an address that was parsed.
+fn is_local(address: &str) -> bool {
+    let Some((_, authority)) = address.split_once("://") else {
+        return true;
+    };
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+pub(super) fn without_token(channel: transport::Channel) -> Channel {
+    InterceptedService::new(channel, Bearer(None))
 }
 
 /// Into which project a document is put that may name one itself.

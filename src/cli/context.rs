@@ -44,6 +44,9 @@ enum Command {
         /// The project whose records are meant
         #[arg(long, value_name = "ID")]
         project: Option<String>,
+        /// The file that the token is in which the server asks for
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
     },
     /// Remove a context
     Delete {
@@ -52,7 +55,7 @@ enum Command {
     },
 }
 
-/// A server and a project, as far as they are named.
+/// A server, a project and a token, as far as they are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Context {
@@ -60,6 +63,8 @@ pub(super) struct Context {
     pub(super) server: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<PathBuf>,
 }
 
 /// The configuration file.
@@ -146,14 +151,14 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     let mut config = Config::read()?;
     match args.command {
         Command::List => {
-            for (name, Context { server, project }) in &config.contexts {
+            for (name, context) in &config.contexts {
                 let star = if config.context.as_ref() == Some(name) {
                     "*"
                 } else {
                     " "
                 };
-                let server = server.as_deref().unwrap_or("-");
-                let project = project.as_deref().unwrap_or("-");
+                let server = context.server.as_deref().unwrap_or("-");
+                let project = context.project.as_deref().unwrap_or("-");
                 println!("{star} {name}  {server}  {project}");
             }
             return Ok(());
@@ -168,10 +173,12 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
             name,
             server,
             project,
+            token_file,
         } => {
             let context = config.contexts.entry(name).or_default();
             context.server = server.or(context.server.take());
             context.project = project.or(context.project.take());
+            context.token_file = token_file.or(context.token_file.take());
         }
         Command::Delete { name } => {
             config

@@ -10,9 +10,8 @@ use std::{
 
 use clap::ValueEnum;
 use serde_json::Value;
-use tonic::transport::Channel;
 
-use super::{Connection, Error, output::Printable};
+use super::{Channel, Connection, Error, output::Printable};
 use crate::{
     catalog::{self, Scope},
     freezer_json::{self, Form},
@@ -363,9 +362,13 @@ mod tests {
     use clap::Parser;
     use prost::Message;
     use serde_json::json;
-    use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+    use tonic::{
+        Request, Response, Status,
+        transport::{Endpoint, server::TcpIncoming},
+    };
 
     use super::*;
+    use crate::cli::connection::without_token;
     use crate::proto::{
         Backup, BackupMetadata, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
         DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsResponse, Splice,
@@ -445,8 +448,9 @@ mod tests {
                 .add_service(service)
                 .serve_with_incoming(incoming),
         );
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
-        Source::Server(channel.connect().await.unwrap())
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = channel.connect().await.unwrap();
+        Source::Server(without_token(channel))
     }
 
     #[derive(Parser)]

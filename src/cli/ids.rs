@@ -1,8 +1,6 @@
 //! Ids as people type them: in upper case, with dashes, or only as much of them as names one.
 
-use tonic::transport::Channel;
-
-use super::Error;
+use super::{Channel, Error};
 use crate::proto::{ResolveIdRequest, maintenance_service_client::MaintenanceServiceClient};
 
 const ID_DIGITS: usize = 32;

@@ -3,10 +3,9 @@
 use clap::Subcommand;
 use prost_types::FieldMask;
 use serde_json::Value;
-use tonic::transport::Channel;
 
 use super::{
-    Connection, Error,
+    Channel, Connection, Error,
     change::{Fields, chosen},
     connection::Placing,
     document,

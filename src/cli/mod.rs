@@ -19,13 +19,14 @@ mod restore;
 mod serve;
 mod snapshot;
 mod status;
+mod token;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use connection::Connection;
+pub use connection::{Channel, Connection};
 pub use error::Error;
 
 /// A backup catalog and job registry: the resources of the OpenStack Freezer API v2, over gRPC.
@@ -58,6 +59,7 @@ enum Command {
     Restore(restore::Args),
     Status(status::Args),
     Context(context::Args),
+    Token(token::Args),
     Completions(manual::Completions),
     Man(manual::Man),
     /// Print the version
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::run(&args),
         Command::Status(args) => connection::block_on(status::run(args)),
         Command::Context(args) => context::run(args),
+        Command::Token(args) => token::run(args),
         Command::Completions(args) => manual::print_completions(&args),
         Command::Man(args) => manual::write_manual(&args),
         Command::Version => {

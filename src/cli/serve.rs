@@ -1,6 +1,10 @@
 //! `icebox serve`: the server in the foreground.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{
+    io::IsTerminal,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -12,11 +16,11 @@ use super::{
     Error,
     listen::{self, Listen},
 };
-use crate::{Icebox, clock, store};
+use crate::{Access, Icebox, Tls, Tokens, clock, store};
 
 /// Serve a catalog over gRPC
 ///
-/// Whoever reaches the address is a local administrator, so it must be one that only this machine can
+/// Without --tokens, whoever reaches the address is a local administrator, so it must be one that only this machine can
 /// reach. SIGTERM and Ctrl-C finish what is under way; a second one ends at once.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -44,20 +48,47 @@ pub(super) struct Args {
     /// The store's file is not written anew before its journal has grown by so much, in MiB
     #[arg(long, env = "ICEBOX_REWRITE_FLOOR_MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
     rewrite_floor_mib: u64,
-    /// Listen on an address that others can reach, without asking anybody who they are
+    /// Ask every caller for a token of this file, made with `icebox token new`; it is read again on SIGHUP
+    #[arg(long, env = "ICEBOX_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Speak TLS with this certificate, and those that lead to its issuer behind it: PEM
+    #[arg(
+        long,
+        env = "ICEBOX_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key: PEM, in a file that others cannot read
+    #[arg(
+        long,
+        env = "ICEBOX_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    tls_key: Option<PathBuf>,
+    /// Listen on an address that others can reach, without TLS, or without asking anybody who they are
     #[arg(long)]
     insecure: bool,
 }
 
+/// Of the mode of a file.
+const READABLE_BY_OTHERS: u32 = 0o004;
 /// Reads that may wait for the disk at the same time; further ones queue.
 const READING_THREADS_MAX: usize = 64;
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    if !args.listen.is_local() && !args.insecure {
+    let is_safe = args.tokens.is_some() && args.tls_cert.is_some();
+    let is_exposed = !args.listen.is_local() && !is_safe;
+    if is_exposed && !args.insecure {
         return Err(Error::Usage(format!(
-            "{} can be reached from other machines, and whoever reaches it may do everything: listen on \
-             127.0.0.1 or unix:PATH, or say --insecure",
-            args.listen
+            "{} can be reached from other machines, and {}; or listen on 127.0.0.1 or unix:PATH, or say --insecure",
+            args.listen,
+            if args.tokens.is_some() {
+                "tokens would go there in plain text: give it --tls-cert and --tls-key"
+            } else {
+                "whoever reaches it may do everything: give it --tokens, --tls-cert and --tls-key"
+            }
         )));
     }
     // Whoever reads the log must not hold up the server: what is not taken in time is dropped.
@@ -83,7 +114,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
             tracing::warn!("asked to end again: ending at once");
             std::process::exit(1);
         });
-        let insecure = !args.listen.is_local();
+        let asks = args.tokens.is_some();
         let announce = |bound: &Listen| {
             if is_json {
                 // Whatever is logged, who started it learns the address.
@@ -104,7 +135,11 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
                     "grpcurl needs `-authority localhost` here: a path is no authority in HTTP/2"
                 );
             }
-            if insecure {
+            if is_exposed && asks {
+                tracing::warn!(
+                    "others can read what goes to and from {bound}, the tokens among it"
+                );
+            } else if is_exposed {
                 tracing::warn!("whoever reaches {bound} may do everything");
             }
         };
@@ -118,11 +153,17 @@ async fn serve(
     announce: impl FnOnce(&Listen),
     mut asked_to_end: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
+    let access = access(args.tokens.as_deref())?;
+    let tls = tls(args)?;
     // Bound first: a taken address is told at once, however long the store takes to open. Whoever connects from now on is
     // answered once it is.
     let (listener, bound) = listen::bind(&args.listen)
         .await
         .map_err(|error| Error::Failed(format!("could not listen on {}: {error}", args.listen)))?;
+    let listener = match tls {
+        Some(tls) => listener.with_tls(tls),
+        None => listener,
+    };
     announce(&bound.listen);
     let options = store::Options {
         cache_bytes: args.cache_mib << 20,
@@ -140,7 +181,7 @@ async fn serve(
             return Ok(());
         }
     };
-    let serving = icebox.serve(listener);
+    let serving = icebox.serve_those(listener, access);
     tracing::info!(revision = icebox.revision(), "serving");
     tokio::select! {
         served = serving => {
@@ -150,6 +191,63 @@ async fn serve(
     }
     tracing::info!("shutting down: finishing what is under way");
     icebox.close().await.map_err(|error| failed(&error))
+}
+
+/// Who may call: the bearers of the tokens in the file, which is read again on SIGHUP, or whoever can connect.
+fn access(file: Option<&Path>) -> Result<Access, Error> {
+    let Some(file) = file.map(Path::to_path_buf) else {
+        return Ok(Access::default());
+    };
+    let read = move || {
+        let shown = file.display();
+        let text = std::fs::read_to_string(&file);
+        let text = text.map_err(|error| format!("{shown} cannot be read: {error}"))?;
+        Tokens::parse(&text).map_err(|wrong| format!("{shown}: {wrong}"))
+    };
+    let access = Access::with_tokens(read().map_err(Error::Failed)?);
+    let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
+    let mut hangups = signal(SignalKind::hangup()).map_err(failed)?;
+    let replaced = access.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            match read() {
+                Ok(tokens) => {
+                    tracing::info!(tokens = tokens.len(), "the tokens were read again");
+                    replaced.replace_tokens(tokens);
+                }
+                Err(why) => tracing::error!(%why, "the tokens stay as they were"),
+            }
+        }
+    });
+    Ok(access)
+}
+
+/// The certificate, if there is one.
+fn tls(args: &Args) -> Result<Option<Tls>, Error> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+        return Ok(None);
+    };
+    let read = |file: &Path| {
+        let failed = |error| Error::Failed(format!("{} cannot be read: {error}", file.display()));
+        std::fs::read(file).map_err(failed)
+    };
+    let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
+    let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode());
+    if mode & READABLE_BY_OTHERS != 0 {
+        return Err(Error::Failed(format!(
+            "{} can be read by others: chmod 600 it, and think of another key",
+            key.display()
+        )));
+    }
+    let tls = Tls::from_pem(&certificate_pem, &key_pem);
+    let tls = tls.map_err(|error| {
+        Error::Failed(format!(
+            "{}, {}: {error}",
+            certificate.display(),
+            key.display()
+        ))
+    })?;
+    Ok(Some(tls))
 }
 
 async fn either(

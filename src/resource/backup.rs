@@ -3,7 +3,7 @@
 use prost::{DecodeError, Message};
 
 use super::{
-    Filter, Kind, Names, Resource, ResourceId, Stamps, Violations,
+    Filter, Kind, Names, Resource, ResourceId, Stamps, User, Violations,
     limits::{CONTAINER_BYTES_MAX, NAME_BYTES_MAX},
     rules, wants,
 };
@@ -199,6 +199,22 @@ impl Resource for Backup {
         } = stamps;
     }
 
+    fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    fn set_client_id(&mut self, client_id: &str) {
+        client_id.clone_into(&mut self.client_id);
+    }
+
+    fn set_user(&mut self, user: &User, stored: Option<&Self>) {
+        // Who has stored it stays in it: no update changes that.
+        if stored.is_none() {
+            user.id.clone_into(&mut self.user_id);
+            user.name.clone_into(&mut self.user_name);
+        }
+    }
+
     fn check(&self, violations: &mut Violations) {
         check_backup(self, Self::KIND.field, violations);
     }
@@ -243,6 +259,10 @@ impl Filter for BackupFilter {
             STATUSES,
             violations,
         );
+    }
+
+    fn client_id(&mut self) -> &mut String {
+        &mut self.client_id
     }
 
     fn names(&self) -> Names<'_> {

@@ -46,12 +46,27 @@ pub trait Resource:
     fn set_project_id(&mut self, project: &str);
     /// The name that lists sort by.
     fn name(&self) -> &str;
+    /// The client that it is of; empty where it is nobody's.
+    fn client_id(&self) -> &str;
+    /// Gives it to a client.
+    fn set_client_id(&mut self, client_id: &str);
+    /// Names the user wherever it names one, but for what it has in common with what is stored.
+    fn set_user(&mut self, user: &User, stored: Option<&Self>);
     /// What the catalog says about the stored resource.
     fn stamps(&self) -> Stamps;
     /// Replaces what the catalog says about it.
     fn set_stamps(&mut self, stamps: Stamps);
     /// Adds every rule that it breaks to `violations`, under paths that start with [`Kind::field`].
     fn check(&self, violations: &mut Violations);
+}
+
+/// A user, as resources name one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Freezer's `user_id`.
+    pub id: String,
+    /// Freezer's `user_name`.
+    pub name: String,
 }
 
 /// A kind of resource.
@@ -80,6 +95,8 @@ pub struct Stamps {
 pub trait Filter: prost::Message + Default + Clone + PartialEq + 'static {
     /// Adds what can never match to `violations`, under paths that start with `filter`.
     fn check(&self, violations: &mut Violations);
+    /// The client whose resources match; empty is every one.
+    fn client_id(&mut self) -> &mut String;
     /// Which names can match: what the range scan is narrowed to.
     fn names(&self) -> Names<'_>;
     /// What is left to be compared where only what [`Filter::names`] lets through is looked at.
@@ -144,6 +161,12 @@ impl<R: Resource> Valid<R> {
         let mut violations = Violations::new();
         resource.check(&mut violations);
         violations.or(Valid(resource))
+    }
+
+    /// The resource, to look at.
+    #[must_use]
+    pub(crate) fn get(&self) -> &R {
+        &self.0
     }
 
     /// The resource.

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
-use super::until;
+use super::{Tls, until};
 
 /// Connections at a time: each may have 100 requests under way.
 const CONNECTIONS_MAX: usize = 1024;
@@ -29,7 +29,25 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a server takes connections from: tokio's `TcpListener` or `UnixListener`, or, for a client in the same process, one half
 /// of `tokio::io::duplex`, which is one connection.
-pub struct Listener(Source);
+pub struct Listener {
+    source: Source,
+    pub(super) tls: Option<Tls>,
+}
+
+impl Listener {
+    /// Speaks TLS with whoever connects.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Listener {
+        self.tls = Some(tls);
+        self
+    }
+}
+
+impl From<Source> for Listener {
+    fn from(source: Source) -> Self {
+        Listener { source, tls: None }
+    }
+}
 
 enum Source {
     Tcp(TcpListener),
@@ -46,26 +64,26 @@ impl fmt::Debug for Listener {
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
-        Listener(Source::Tcp(listener))
+        Source::Tcp(listener).into()
     }
 }
 
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
-        Listener(Source::Unix(listener))
+        Source::Unix(listener).into()
     }
 }
 
 impl From<DuplexStream> for Listener {
     fn from(stream: DuplexStream) -> Self {
-        Listener(Source::Duplex(Mutex::new(Some(stream))))
+        Source::Duplex(Mutex::new(Some(stream))).into()
     }
 }
 
 /// Connections as they come, and no more at a time than the process has file descriptors for: the others wait to be accepted.
 /// Once `cut` is true, those that are open fail.
 pub(super) fn connections(
-    Listener(source): Listener,
+    Listener { source, .. }: Listener,
     cut: watch::Receiver<bool>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let acceptor = Acceptor {

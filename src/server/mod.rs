@@ -1,7 +1,11 @@
 //! The server: services, health, reflection, and an orderly end.
 
+mod guard;
+#[cfg(test)]
+mod isolation;
 mod listener;
 mod request_log;
+mod tls;
 
 use std::{
     collections::HashMap,
@@ -30,12 +34,15 @@ use tower::{
     util::MapResponseLayer,
 };
 
+use guard::Guard;
 pub use listener::Listener;
 use request_log::RequestLog;
+pub use tls::{BadTls, Tls};
 
 use crate::{
     catalog::Catalog,
     clock,
+    identity::Access,
     proto::{
         DESCRIPTOR_SET, backup_service_server::BackupServiceServer,
         job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
@@ -72,11 +79,11 @@ impl Servers {
     }
 
     /// Starts one.
-    pub(crate) fn start(&self, catalog: Catalog, listener: Listener) -> Serving {
+    pub(crate) fn start(&self, catalog: Catalog, listener: Listener, access: Access) -> Serving {
         let running = self.running.0.clone();
         let ends = self.ends.subscribe();
         Serving(tokio::spawn(async move {
-            let served = serve(catalog, listener, ends).await;
+            let served = serve(catalog, listener, access, ends).await;
             drop(running);
             served.map_err(io::Error::other)
         }))
@@ -111,10 +118,11 @@ impl Future for Serving {
 async fn serve(
     catalog: Catalog,
     listener: Listener,
+    access: Access,
     ends: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let (cuts, cut) = watch::channel(false);
-    let router = router(catalog).await;
+    let router = router(catalog, access, listener.tls.clone()).await?;
     let connections = listener::connections(listener, cut);
     let mut serving =
         std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
@@ -138,9 +146,14 @@ async fn until(mut said: watch::Receiver<bool>) {
     let _ = said.wait_for(|said| *said).await;
 }
 
+/// What a request goes through, the last first.
+type Layers = Stack<Guard, Stack<RequestLog, Stack<MapResponseLayer<Settle>, Identity>>>;
+
 async fn router(
     catalog: Catalog,
-) -> Router<Stack<RequestLog, Stack<MapResponseLayer<Settle>, Identity>>> {
+    access: Access,
+    tls: Option<Tls>,
+) -> Result<Router<Layers>, tonic::transport::Error> {
     let mut condition = catalog.condition();
     let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
@@ -172,13 +185,18 @@ async fn router(
             }
         }
     });
-    Server::builder()
+    let mut server = Server::builder();
+    if let Some(Tls(config)) = tls {
+        server = server.tls_config(config)?;
+    }
+    let router = server
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(MapResponseLayer::new(settle as Settle))
         .layer(RequestLog)
+        .layer(Guard(access))
         .add_service(health)
         .add_service(
             reflection()
@@ -188,7 +206,8 @@ async fn router(
         .add_service(reflection().build_v1alpha().expect("as above"))
         .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
-        .add_service(maintenance)
+        .add_service(maintenance);
+    Ok(router)
 }
 
 type Settle = fn(http::Response<Body>) -> http::Response<Body>;

@@ -55,9 +55,10 @@ where
         let peer = request.extensions().get::<Peer>();
         let peer = peer.map_or("unknown", |peer| &peer.0);
         let method = request.uri().path().trim_start_matches('/');
-        let span = tracing::info_span!("request", id, peer, method);
+        let span = tracing::info_span!("request", id, peer, method, caller = tracing::field::Empty);
         let start = Instant::now();
-        let answering = self.inner.call(request);
+        // What is called at once, such as the guard, says within the span who calls.
+        let answering = span.in_scope(|| self.inner.call(request));
         let answer = async move {
             let response = answering.await?;
             // A stream may still fail after its first message: this is how it began.

@@ -1,11 +1,13 @@
 //! `freezer.v2.BackupService`: the catalog of backups.
 
+use std::sync::Arc;
+
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::created;
+use super::{authority_of, created};
 use crate::{
-    calls::{Calls, Created},
+    calls::{Authority, Calls, Created},
     catalog::Catalog,
     proto::{
         Backup, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
@@ -28,8 +30,8 @@ impl Backups {
         Backups { catalog }
     }
 
-    fn calls(&self) -> Calls<'_, Backup> {
-        Calls::new(&self.catalog)
+    fn calls<'a>(&'a self, authority: &'a Arc<Authority>) -> Calls<'a, Backup> {
+        Calls::on_behalf(authority, &self.catalog)
     }
 }
 
@@ -39,8 +41,10 @@ impl BackupService for Backups {
         &self,
         request: Request<CreateBackupRequest>,
     ) -> Result<Response<CreateBackupResponse>, Status> {
+        let authority = authority_of(&request);
         let CreateBackupRequest { project_id, backup } = request.into_inner();
-        let Created { resource, is_new } = self.calls().create(&project_id, backup).await?;
+        let Created { resource, is_new } =
+            self.calls(&authority).create(&project_id, backup).await?;
         let response = CreateBackupResponse {
             backup: Some(resource),
         };
@@ -51,11 +55,15 @@ impl BackupService for Backups {
         &self,
         request: Request<GetBackupRequest>,
     ) -> Result<Response<GetBackupResponse>, Status> {
+        let authority = authority_of(&request);
         let GetBackupRequest {
             project_id,
             backup_id,
         } = request.into_inner();
-        let backup = self.calls().get_encoded(&project_id, &backup_id).await?;
+        let backup = self
+            .calls(&authority)
+            .get_encoded(&project_id, &backup_id)
+            .await?;
         Ok(Response::new(backup))
     }
 
@@ -63,6 +71,7 @@ impl BackupService for Backups {
         &self,
         request: Request<ListBackupsRequest>,
     ) -> Result<Response<ListBackupsResponse>, Status> {
+        let authority = authority_of(&request);
         let ListBackupsRequest {
             project_id,
             limit,
@@ -70,7 +79,11 @@ impl BackupService for Backups {
             page_token,
             filter,
         } = request.into_inner();
-        let list = self.calls().list(project_id).limit(limit).filter(filter);
+        let list = self
+            .calls(&authority)
+            .list(project_id)
+            .limit(limit)
+            .filter(filter);
         let page = list.after(marker).page_token(page_token).encoded().await?;
         Ok(Response::new(page))
     }
@@ -79,13 +92,17 @@ impl BackupService for Backups {
         &self,
         request: Request<UpdateBackupRequest>,
     ) -> Result<Response<UpdateBackupResponse>, Status> {
+        let authority = authority_of(&request);
         let UpdateBackupRequest {
             project_id,
             backup,
             update_mask,
             expected_revision,
         } = request.into_inner();
-        let update = self.calls().update(project_id, backup).mask(update_mask);
+        let update = self
+            .calls(&authority)
+            .update(project_id, backup)
+            .mask(update_mask);
         let backup = update.expecting(expected_revision).await?;
         Ok(Response::new(UpdateBackupResponse {
             backup: Some(backup),
@@ -96,12 +113,13 @@ impl BackupService for Backups {
         &self,
         request: Request<DeleteBackupRequest>,
     ) -> Result<Response<DeleteBackupResponse>, Status> {
+        let authority = authority_of(&request);
         let DeleteBackupRequest {
             project_id,
             backup_id,
             expected_revision,
         } = request.into_inner();
-        let delete = self.calls().delete(project_id, backup_id);
+        let delete = self.calls(&authority).delete(project_id, backup_id);
         delete.expecting(expected_revision).await?;
         Ok(Response::new(DeleteBackupResponse {}))
     }

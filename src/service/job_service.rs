@@ -1,11 +1,13 @@
 //! `freezer.v2.JobService`: the registry of jobs.
 
+use std::sync::Arc;
+
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::created;
+use super::{authority_of, created};
 use crate::{
-    calls::{Calls, Created},
+    calls::{Authority, Calls, Created},
     catalog::Catalog,
     proto::{
         AbortJobRequest, AbortJobResponse, CreateJobRequest, CreateJobResponse, DeleteJobRequest,
@@ -28,8 +30,8 @@ impl Jobs {
         Jobs { catalog }
     }
 
-    fn calls(&self) -> Calls<'_, Job> {
-        Calls::new(&self.catalog)
+    fn calls<'a>(&'a self, authority: &'a Arc<Authority>) -> Calls<'a, Job> {
+        Calls::on_behalf(authority, &self.catalog)
     }
 }
 
@@ -39,8 +41,9 @@ impl JobService for Jobs {
         &self,
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobResponse>, Status> {
+        let authority = authority_of(&request);
         let CreateJobRequest { project_id, job } = request.into_inner();
-        let Created { resource, is_new } = self.calls().create(&project_id, job).await?;
+        let Created { resource, is_new } = self.calls(&authority).create(&project_id, job).await?;
         let response = CreateJobResponse {
             job: Some(resource),
         };
@@ -51,8 +54,12 @@ impl JobService for Jobs {
         &self,
         request: Request<GetJobRequest>,
     ) -> Result<Response<GetJobResponse>, Status> {
+        let authority = authority_of(&request);
         let GetJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls().get_encoded(&project_id, &job_id).await?;
+        let job = self
+            .calls(&authority)
+            .get_encoded(&project_id, &job_id)
+            .await?;
         Ok(Response::new(job))
     }
 
@@ -60,6 +67,7 @@ impl JobService for Jobs {
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
+        let authority = authority_of(&request);
         let ListJobsRequest {
             project_id,
             limit,
@@ -67,7 +75,11 @@ impl JobService for Jobs {
             page_token,
             filter,
         } = request.into_inner();
-        let list = self.calls().list(project_id).limit(limit).filter(filter);
+        let list = self
+            .calls(&authority)
+            .list(project_id)
+            .limit(limit)
+            .filter(filter);
         let page = list.after(marker).page_token(page_token).encoded().await?;
         Ok(Response::new(page))
     }
@@ -76,13 +88,17 @@ impl JobService for Jobs {
         &self,
         request: Request<UpdateJobRequest>,
     ) -> Result<Response<UpdateJobResponse>, Status> {
+        let authority = authority_of(&request);
         let UpdateJobRequest {
             project_id,
             job,
             update_mask,
             expected_revision,
         } = request.into_inner();
-        let update = self.calls().update(project_id, job).mask(update_mask);
+        let update = self
+            .calls(&authority)
+            .update(project_id, job)
+            .mask(update_mask);
         let job = update.expecting(expected_revision).await?;
         Ok(Response::new(UpdateJobResponse { job: Some(job) }))
     }
@@ -91,12 +107,13 @@ impl JobService for Jobs {
         &self,
         request: Request<DeleteJobRequest>,
     ) -> Result<Response<DeleteJobResponse>, Status> {
+        let authority = authority_of(&request);
         let DeleteJobRequest {
             project_id,
             job_id,
             expected_revision,
         } = request.into_inner();
-        let delete = self.calls().delete(project_id, job_id);
+        let delete = self.calls(&authority).delete(project_id, job_id);
         delete.expecting(expected_revision).await?;
         Ok(Response::new(DeleteJobResponse {}))
     }
@@ -105,8 +122,9 @@ impl JobService for Jobs {
         &self,
         request: Request<StartJobRequest>,
     ) -> Result<Response<StartJobResponse>, Status> {
+        let authority = authority_of(&request);
         let StartJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls().start(&project_id, &job_id).await?;
+        let job = self.calls(&authority).start(&project_id, &job_id).await?;
         Ok(Response::new(StartJobResponse { job: Some(job) }))
     }
 
@@ -114,8 +132,9 @@ impl JobService for Jobs {
         &self,
         request: Request<StopJobRequest>,
     ) -> Result<Response<StopJobResponse>, Status> {
+        let authority = authority_of(&request);
         let StopJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls().stop(&project_id, &job_id).await?;
+        let job = self.calls(&authority).stop(&project_id, &job_id).await?;
         Ok(Response::new(StopJobResponse { job: Some(job) }))
     }
 
@@ -123,8 +142,9 @@ impl JobService for Jobs {
         &self,
         request: Request<AbortJobRequest>,
     ) -> Result<Response<AbortJobResponse>, Status> {
+        let authority = authority_of(&request);
         let AbortJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls().abort(&project_id, &job_id).await?;
+        let job = self.calls(&authority).abort(&project_id, &job_id).await?;
         Ok(Response::new(AbortJobResponse { job: Some(job) }))
     }
 

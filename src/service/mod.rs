@@ -9,10 +9,23 @@ pub(crate) use backup_service::Backups;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
 
-use tonic::{Response, metadata::MetadataValue};
+use std::sync::Arc;
+
+use tonic::{Request, Response, metadata::MetadataValue};
+
+use crate::{calls::Authority, identity::Caller};
 
 /// Metadata of the response to a create that found an equal resource with that id, and wrote nothing: its value is `true`.
 pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
+
+/// On whose behalf a request is made. One that came past the guard may concern nothing.
+fn authority_of<T>(request: &Request<T>) -> Arc<Authority> {
+    let caller = request.extensions().get::<Arc<Caller>>();
+    caller.map_or_else(
+        || Arc::new(Authority::nothing()),
+        |caller| caller.authority.clone(),
+    )
+}
 
 /// The response to a create.
 fn created<T>(message: T, is_new: bool) -> Response<T> {

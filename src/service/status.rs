@@ -37,6 +37,10 @@ impl From<Error> for Status {
                 kind, id, reason, ..
             } => precondition(reason, &message, kind, &id),
             Error::Store(error) => from_store(&error),
+            Error::Denied { .. } => {
+                let details = ErrorDetails::with_error_info("DENIED", DOMAIN, HashMap::new());
+                Status::with_error_details(Code::PermissionDenied, message, details)
+            }
             Error::SnapshotInProgress => unavailable("BUSY", message),
             Error::Compacted { .. } => {
                 let details = ErrorDetails::with_error_info("COMPACTED", DOMAIN, HashMap::new());

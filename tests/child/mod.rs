@@ -52,7 +52,8 @@ impl ChildServer {
         ChildServer::spawn(Command::new(env!("CARGO_BIN_EXE_icebox")), listen, store)
     }
 
-    fn spawn(mut icebox: Command, listen: &str, store: &Path) -> ChildServer {
+    /// Starts what `icebox` is, or becomes it, so that it listens there.
+    pub(crate) fn spawn(mut icebox: Command, listen: &str, store: &Path) -> ChildServer {
         let mut process = icebox
             .args(["serve", "--listen", listen, "--cache-mib", "16", "--store"])
             .arg(store)
@@ -126,8 +127,17 @@ impl ChildServer {
     }
 
     pub(crate) fn ask_to_end(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Asks it to read again what may be read again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        rustix::process::kill_process(pid, signal).expect("it runs");
     }
 }
 

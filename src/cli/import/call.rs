@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use prost_types::FieldMask;
 use tokio::time::sleep;
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 
-use super::{Done, Target};
+use super::{Channel, Done, Target};
 use crate::{
     freezer_json::Document,
     proto::{

@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc, thread};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use self::{
     call::{connection_failed, reason_of, stops_everything, store},
@@ -21,7 +21,7 @@ use self::{
     record::{name_of, prepare},
     report::{Count, Report, progress_bar},
 };
-use super::{Connection, Error, connection::Placing};
+use super::{Channel, Connection, Error, connection::Placing};
 use crate::freezer_json::{Document, Read};
 
 /// Calls on their way at one time: enough that the server commits in groups, few enough that memory

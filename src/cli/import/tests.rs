@@ -13,10 +13,14 @@ use std::{
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tonic::{Code, Request, Response, transport::server::TcpIncoming};
+use tonic::{
+    Code, Request, Response,
+    transport::{Endpoint, server::TcpIncoming},
+};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{call::passes, documents::Expected, *};
+use crate::cli::connection::without_token;
 use crate::proto::{
     CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest, DeleteBackupResponse,
     GetBackupRequest, GetBackupResponse, ListBackupsRequest, ListBackupsResponse,
@@ -27,7 +31,7 @@ use crate::proto::{
 /// A target that nothing is sent to.
 fn target(project: Option<&str>) -> Target {
     Target {
-        channel: Channel::from_static("http://127.0.0.1:1").connect_lazy(),
+        channel: without_token(Endpoint::from_static("http://127.0.0.1:1").connect_lazy()),
         project: project.map(str::to_owned),
         placing: Placing::default(),
         overwrite: false,
@@ -237,11 +241,12 @@ async fn import_text(catalog: &Arc<Catalog>, text: String) -> Result<(), String>
             .add_service(service)
             .serve_with_incoming(incoming),
     );
-    let channel = Channel::from_shared(format!("http://{address}"))
+    let channel = Endpoint::from_shared(format!("http://{address}"))
         .unwrap()
         .connect()
         .await
         .unwrap();
+    let channel = without_token(channel);
 
     let folder = tempfile::tempdir().unwrap();
     let files = [folder.path().join("catalog.json")];

@@ -52,6 +52,10 @@ impl Filter for JobFilter {
         );
     }
 
+    fn client_id(&mut self) -> &mut String {
+        &mut self.client_id
+    }
+
     fn names(&self) -> Names<'_> {
         Names::StartingWith(&self.description_prefix)
     }

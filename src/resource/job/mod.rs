@@ -8,8 +8,8 @@ mod tests;
 
 pub(crate) use self::event::Event;
 use self::rules::check_job;
-use super::{Kind, Resource, ResourceId, Stamps, Violations};
-use crate::proto::{Job, JobFilter};
+use super::{Kind, Resource, ResourceId, Stamps, User, Violations};
+use crate::proto::{Job, JobAction, JobFilter};
 
 impl Resource for Job {
     const KIND: Kind = Kind {
@@ -59,7 +59,42 @@ impl Resource for Job {
         } = stamps;
     }
 
+    fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    fn set_client_id(&mut self, client_id: &str) {
+        client_id.clone_into(&mut self.client_id);
+    }
+
+    fn set_user(&mut self, user: &User, stored: Option<&Self>) {
+        // Who has stored it stays in it: no update changes that.
+        if stored.is_none() {
+            user.id.clone_into(&mut self.user_id);
+        }
+        for action in &mut self.job_actions {
+            let known = stored.and_then(|stored| {
+                let mut actions = stored.job_actions.iter();
+                actions.find(|known| is_same(action, known))
+            });
+            let id = known.map_or(&user.id, |known| &known.user_id);
+            id.clone_into(&mut action.user_id);
+        }
+    }
+
     fn check(&self, violations: &mut Violations) {
         check_job(self, Self::KIND.field, violations);
     }
+}
+
+/// Whether an action is one that is known, whoever is named in it.
+fn is_same(action: &JobAction, known: &JobAction) -> bool {
+    if !action.action_id.is_empty() || !known.action_id.is_empty() {
+        return action.action_id == known.action_id;
+    }
+    let with_its_user = JobAction {
+        user_id: known.user_id.clone(),
+        ..action.clone()
+    };
+    with_its_user == *known
 }

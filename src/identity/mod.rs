@@ -1,0 +1,138 @@
+//! Who calls, and what each may: roles, the tokens that prove them, and one table of what each role may call.
+
+mod policy;
+mod tokens;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::{calls::Authority, clock, resource::User};
+
+#[cfg(test)]
+pub(crate) use policy::POLICY;
+pub(crate) use policy::{Row, row};
+#[cfg(any(feature = "cli", test))]
+pub(crate) use tokens::sha256_hex;
+pub use tokens::{BadTokens, Tokens};
+
+/// What somebody may do. [`policy`] has the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Everything, in every project.
+    Admin,
+    /// Reads and writes in its projects.
+    Member,
+    /// Reads in its projects.
+    Reader,
+    /// Records backups as one client, and reads and reports on that client's jobs.
+    Agent,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// What to call them where it is logged.
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) authority: Arc<Authority>,
+    /// From when on they are nobody, milliseconds since the Unix epoch.
+    expires_ms: Option<u64>,
+}
+
+impl Caller {
+    /// Whoever can reach a server that asks nobody who they are.
+    fn local() -> Arc<Caller> {
+        Arc::new(Caller {
+            name: "local".into(),
+            role: Role::Admin,
+            authority: Arc::default(),
+            expires_ms: None,
+        })
+    }
+}
+
+/// Who may call a server.
+#[derive(Clone, Debug)]
+pub struct Access(Arc<Asks>);
+
+#[derive(Debug)]
+enum Asks {
+    /// Nobody is asked: whoever can connect is this one.
+    Nobody(Arc<Caller>),
+    /// Everybody is asked for a token.
+    Everybody(RwLock<Arc<Tokens>>),
+}
+
+impl Default for Access {
+    /// Whoever can connect may do everything.
+    fn default() -> Self {
+        Access(Arc::new(Asks::Nobody(Caller::local())))
+    }
+}
+
+/// Why somebody is nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// No token was brought.
+    NoToken,
+    /// More than one was, or what was brought is no bearer token, or none that is known or still valid.
+    BadToken,
+}
+
+impl Access {
+    /// Whoever brings one of these tokens, as `authorization: Bearer …`, may do what is said of it.
+    #[must_use]
+    pub fn with_tokens(tokens: Tokens) -> Access {
+        Access(Arc::new(Asks::Everybody(RwLock::new(Arc::new(tokens)))))
+    }
+
+    /// From now on these tokens count, for servers that are at work as well. Calls that are under way go on. Where nobody is
+    /// asked, nobody is.
+    pub fn replace_tokens(&self, tokens: Tokens) {
+        if let Asks::Everybody(place) = &*self.0 {
+            *place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+        }
+    }
+
+    /// Who calls, by the values of the header `authorization`.
+    ///
+    /// # Errors
+    /// If that is nobody.
+    pub(crate) fn caller<'a>(
+        &self,
+        mut authorizations: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Arc<Caller>, Unknown> {
+        let tokens = match &*self.0 {
+            Asks::Nobody(local) => return Ok(local.clone()),
+            Asks::Everybody(tokens) => {
+                let tokens = tokens.read().unwrap_or_else(PoisonError::into_inner);
+                tokens.clone()
+            }
+        };
+        let authorization = authorizations.next().ok_or(Unknown::NoToken)?;
+        if authorizations.next().is_some() {
+            return Err(Unknown::BadToken);
+        }
+        let (scheme, token) = authorization
+            .split_at_checked(BEARER.len())
+            .ok_or(Unknown::BadToken)?;
+        if !scheme.eq_ignore_ascii_case(BEARER) {
+            return Err(Unknown::BadToken);
+        }
+        let caller = tokens.caller(token).ok_or(Unknown::BadToken)?;
+        let is_expired = caller
+            .expires_ms
+            .is_some_and(|expires| expires <= clock::now_ms());
+        if is_expired {
+            return Err(Unknown::BadToken);
+        }
+        Ok(caller.clone())
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+/// The user that somebody is named as in what they store; an administrator stores what others have made.
+fn user_of(role: Role, id: String, name: String) -> Option<User> {
+    (role != Role::Admin).then_some(User { id, name })
+}

@@ -1,0 +1,108 @@
+//! Who calls, asked before anything of a request is read: by its token, and by the table of what each role may call.
+
+use std::{
+    collections::HashMap,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::Either;
+use http::{Request, Response, header::AUTHORIZATION};
+use tonic::{Code, Status, body::Body};
+use tonic_types::{ErrorDetails, StatusExt};
+use tower::{Layer, Service};
+
+use crate::identity::{Access, Caller, Row, Unknown, row};
+
+/// Lets through what its callers may call, and says who they are.
+#[derive(Clone, Debug)]
+pub(super) struct Guard(pub(super) Access);
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded {
+            inner,
+            access: self.0.clone(),
+        }
+    }
+}
+
+/// A service that is guarded.
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<S> {
+    inner: S,
+    access: Access,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match admit(&self.access, &request) {
+            Ok(caller) => {
+                // What everybody may call asks nobody who they are.
+                if let Some(caller) = caller {
+                    request.extensions_mut().insert(caller);
+                }
+                Either::Left(self.inner.call(request))
+            }
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+/// Who calls, if they may.
+fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>, Status> {
+    let path = request.uri().path();
+    let row = row(path);
+    if row == Some(Row::Everybody) {
+        return Ok(None);
+    }
+    let authorizations = request.headers().get_all(AUTHORIZATION).iter();
+    let caller = access
+        .caller(authorizations.map(http::HeaderValue::as_bytes))
+        .map_err(|unknown| {
+            let (reason, message) = match unknown {
+                Unknown::NoToken => (
+                    "NO_TOKEN",
+                    "who are you? Send a token, as `authorization: Bearer TOKEN`",
+                ),
+                Unknown::BadToken => (
+                    "BAD_TOKEN",
+                    "the token is not known here, or no longer: ask for another",
+                ),
+            };
+            refusal(Code::Unauthenticated, reason, message.into())
+        })?;
+    tracing::Span::current().record("caller", &caller.name);
+    match row {
+        Some(Row::Roles(roles)) if roles.contains(&caller.role) => Ok(Some(caller)),
+        // An RPC that is served without a row would be one that nobody has thought about.
+        None => Err(Status::unimplemented(format!(
+            "there is no RPC {path} here"
+        ))),
+        _ => {
+            let role = format!("{:?}", caller.role).to_lowercase();
+            let method = path.trim_start_matches('/');
+            let message = format!("{method} is not for the role {role}");
+            Err(refusal(Code::PermissionDenied, "DENIED", message))
+        }
+    }
+}
+
+fn refusal(code: Code, reason: &str, message: String) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "icebox", HashMap::new());
+    Status::with_error_details(code, message, details)
+}
