@@ -265,20 +265,12 @@ impl Committer {
         let outcome = if changes.is_empty() {
             Ok(())
         } else {
-            let group = Arc::new(Group {
+            let group = Group {
                 first_revision: start.revision + 1,
                 time_ms,
                 changes,
-            });
-            let made = self.make_durable(&mut journal, &group);
-            if made.is_ok() {
-                self.pending.is_durable(&mut view.tally());
-                core.recent.push(group.clone(), bytes);
-                view.show(&group.changes, journal.end());
-            } else {
-                self.pending.forget();
-            }
-            made
+            };
+            self.publish(&mut journal, group, bytes)
         };
         drop(journal);
         for answer in answers {
@@ -286,6 +278,20 @@ impl Committer {
         }
         // It has work already if it takes no more: it looks again when that is done.
         let _ = core.rewriter.try_send(Work::Look);
+    }
+
+    /// Makes a group durable, and lets it be read.
+    fn publish(&mut self, journal: &mut Journal, group: Group, bytes: usize) -> Result<(), Error> {
+        let group = Arc::new(group);
+        if let Err(error) = self.make_durable(journal, &group) {
+            self.pending.forget();
+            return Err(error);
+        }
+        let Core { view, recent, .. } = &*self.core;
+        self.pending.is_durable(&mut view.tally());
+        recent.push(group.clone(), bytes);
+        view.show(&group.changes, journal.end());
+        Ok(())
     }
 
     /// What the store comes to after a batch; `None` if a key does not hold what it expects.
