@@ -162,7 +162,10 @@ fn what_is_not_safe_does_not_start_and_says_why() {
     ] {
         fs::set_permissions(key, Permissions::from_mode(0o600)).unwrap();
         let (status, why) = with(certificate, key);
-        assert!(status == Some(1) && why.contains("cannot be used"), "{why}");
+        assert!(
+            status == Some(1) && why.contains("cannot be used for TLS"),
+            "{why}"
+        );
     }
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let (status, why) = with(&certificate, &key);
@@ -171,4 +174,75 @@ fn what_is_not_safe_does_not_start_and_says_why() {
         "{why}"
     );
     assert!(!store.exists());
+}
+
+#[test]
+fn who_has_a_certificate_is_known_by_a_name_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let (server_certificate, server_key) = certificate(dir.path(), "server");
+    let issuer_key = rcgen::KeyPair::generate().unwrap();
+    let mut issuer = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuers = file("issuer.pem", issuer.self_signed(&issuer_key).unwrap().pem());
+    let issuer = rcgen::Issuer::new(issuer, issuer_key);
+    let made_for = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = certificate.signed_by(&key, &issuer).unwrap();
+        (
+            file(&format!("{name}.pem"), certificate.pem()),
+            file(&format!("{name}.key"), key.serialize_pem()),
+        )
+    };
+    let known = made_for("node1.example.org");
+    let unknown = made_for("node2.example.org");
+    // One that names itself as the known one does, without that issuer.
+    let own = rcgen::generate_simple_self_signed(["node1.example.org".to_owned()]).unwrap();
+    let forged = (
+        file("forged.pem", own.cert.pem()),
+        file("forged.key", own.signing_key.serialize_pem()),
+    );
+    let tokens = file(
+        "tokens.toml",
+        "[[token]]\ncertificate = \"node1.example.org\"\nuser_id = \"u\"\nrole = \"reader\"\nprojects = [\"demo\"]\n"
+            .into(),
+    );
+    let mut command = icebox();
+    command
+        .env("ICEBOX_TOKENS", &tokens)
+        .env("ICEBOX_TLS_CERT", &server_certificate)
+        .env("ICEBOX_TLS_KEY", &server_key)
+        .env("ICEBOX_TLS_CLIENT_CA", &issuers);
+    let server = ChildServer::spawn(command, "127.0.0.1:0", &dir.path().join("icebox.db"));
+    let (_, port) = server.address().rsplit_once(':').unwrap();
+    let https = format!("https://localhost:{port}");
+    let list_with = |shown: Option<&(PathBuf, PathBuf)>, project: &str| {
+        let mut command = icebox();
+        command.args(["jobs", "list", "--project", project, "--server", &https]);
+        command.env("SSL_CERT_FILE", &server_certificate);
+        if let Some((certificate, key)) = shown {
+            command
+                .env("ICEBOX_CLIENT_CERT", certificate)
+                .env("ICEBOX_CLIENT_KEY", key);
+        }
+        let output = command.output().unwrap();
+        (output.status.success(), said(&output))
+    };
+    let (ok, why) = list_with(Some(&known), "demo");
+    assert!(ok, "{why}");
+    let (ok, why) = list_with(Some(&known), "other");
+    assert!(!ok && why.contains("is not yours"), "{why}");
+    let (ok, why) = list_with(Some(&unknown), "demo");
+    assert!(!ok && why.contains("is not known here"), "{why}");
+    let (ok, why) = list_with(None, "demo");
+    assert!(!ok && why.contains("Send a token"), "{why}");
+    let (ok, why) = list_with(Some(&forged), "demo");
+    assert!(!ok && !why.contains("is not known here"), "{why}");
+    assert!(list_with(Some(&known), "demo").0);
 }

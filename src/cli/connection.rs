@@ -43,6 +43,22 @@ pub struct Connection {
     /// The file that the token is in which the server asks for (default: the context's; or the token itself in `$ICEBOX_TOKEN`)
     #[arg(long, value_name = "FILE", env = "ICEBOX_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// The certificate to show the server, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ICEBOX_CLIENT_CERT",
+        requires = "client_key"
+    )]
+    client_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ICEBOX_CLIENT_KEY",
+        requires = "client_cert"
+    )]
+    client_key: Option<PathBuf>,
     /// Which context's server, project and token to take; see `icebox context`
     #[arg(long, value_name = "NAME", env = "ICEBOX_CONTEXT")]
     context: Option<String>,
@@ -136,9 +152,7 @@ impl Connection {
             )));
         }
         if secure {
-            endpoint = endpoint
-                .tls_config(ClientTlsConfig::new().with_native_roots())
-                .map_err(usage)?;
+            endpoint = endpoint.tls_config(self.tls()?).map_err(usage)?;
         }
         let channel = endpoint.connect().await.map_err(|error| {
             let cause = root_cause(&error);
@@ -151,6 +165,19 @@ impl Connection {
             })
         })?;
         Ok(InterceptedService::new(channel, bearer))
+    }
+
+    /// Trusts whom this machine trusts, and shows the certificate, if there is one.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    fn tls(&self) -> Result<ClientTlsConfig, Error> {
+        let tls = ClientTlsConfig::new().with_native_roots();
+        let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) else {
+            return Ok(tls);
+        };
+        let (certificate, key) = (read_text(certificate)?, read_text(key)?);
+        Ok(tls.identity(transport::Identity::from_pem(certificate, key)))
     }
 
     /// The token, if there is one.
@@ -166,11 +193,11 @@ impl Connection {
             .ok()
             .filter(|token| !token.is_empty());
         let token = match (file, set) {
-            (Some(file), _) => Some(read_token(&file)?),
+            (Some(file), _) => Some(read_text(&file)?),
             (None, Some(token)) => Some(token),
             (None, None) => {
                 let file = self.context()?.token_file;
-                file.as_deref().map(read_token).transpose()?
+                file.as_deref().map(read_text).transpose()?
             }
         };
         let Some(token) = token else {
@@ -206,7 +233,7 @@ impl Connection {
     }
 }
 
-fn read_token(file: &Path) -> Result<String, Error> {
+fn read_text(file: &Path) -> Result<String, Error> {
     fs::read_to_string(file)
         .map_err(|error| Error::Failed(format!("{} cannot be read: {error}", file.display())))
 }

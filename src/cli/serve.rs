@@ -67,6 +67,15 @@ pub(super) struct Args {
         requires = "tls_cert"
     )]
     tls_key: Option<PathBuf>,
+    /// Ask whoever connects for a certificate of this issuer, PEM: by a name in it they are known as by a token
+    #[arg(
+        long,
+        env = "ICEBOX_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "tls_cert",
+        requires = "tokens"
+    )]
+    tls_client_ca: Option<PathBuf>,
     /// Listen on an address that others can reach, without TLS, or without asking anybody who they are
     #[arg(long)]
     insecure: bool,
@@ -239,15 +248,20 @@ fn tls(args: &Args) -> Result<Option<Tls>, Error> {
             key.display()
         )));
     }
-    let tls = Tls::from_pem(&certificate_pem, &key_pem);
-    let tls = tls.map_err(|error| {
-        Error::Failed(format!(
-            "{}, {}: {error}",
-            certificate.display(),
-            key.display()
-        ))
-    })?;
-    Ok(Some(tls))
+    let unusable = |files: &[&Path], error: &dyn std::fmt::Display| {
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        Error::Failed(format!("{}: {error}", files.join(" with ")))
+    };
+    let tls = Tls::from_pem(&certificate_pem, &key_pem)
+        .map_err(|error| unusable(&[certificate, key], &error))?;
+    let Some(issuer) = &args.tls_client_ca else {
+        return Ok(Some(tls));
+    };
+    let tls = tls.asking_for_certificates_of(&read(issuer)?);
+    tls.map(Some).map_err(|error| unusable(&[issuer], &error))
 }
 
 async fn either(

@@ -75,7 +75,8 @@ impl Default for Access {
 pub(crate) enum Unknown {
     /// No token was brought.
     NoToken,
-    /// More than one was, or what was brought is no bearer token, or none that is known or still valid.
+    /// More than one was, or what was brought is no bearer token, or none that is known or still valid; or no name in the
+    /// certificate is.
     BadToken,
 }
 
@@ -94,13 +95,15 @@ impl Access {
         }
     }
 
-    /// Who calls, by the values of the header `authorization`.
+    /// Who calls, by the values of the header `authorization`, or, where there is none, by the names in the certificate that they
+    /// have.
     ///
     /// # Errors
     /// If that is nobody.
     pub(crate) fn caller<'a>(
         &self,
-        mut authorizations: impl Iterator<Item = &'a [u8]>,
+        authorizations: impl Iterator<Item = &'a [u8]>,
+        certificate_names: impl FnOnce() -> Vec<String>,
     ) -> Result<Arc<Caller>, Unknown> {
         let tokens = match &*self.0 {
             Asks::Nobody(local) => return Ok(local.clone()),
@@ -109,25 +112,27 @@ impl Access {
                 tokens.clone()
             }
         };
-        let authorization = authorizations.next().ok_or(Unknown::NoToken)?;
-        if authorizations.next().is_some() {
-            return Err(Unknown::BadToken);
-        }
-        let (scheme, token) = authorization
-            .split_at_checked(BEARER.len())
-            .ok_or(Unknown::BadToken)?;
-        if !scheme.eq_ignore_ascii_case(BEARER) {
-            return Err(Unknown::BadToken);
-        }
-        let caller = tokens.caller(token).ok_or(Unknown::BadToken)?;
-        let is_expired = caller
-            .expires_ms
-            .is_some_and(|expires| expires <= clock::now_ms());
-        if is_expired {
-            return Err(Unknown::BadToken);
-        }
-        Ok(caller.clone())
+        let mut authorizations = authorizations.peekable();
+        let known = if authorizations.peek().is_some() {
+            bearer(authorizations).and_then(|token| tokens.caller(token))
+        } else {
+            let names = certificate_names();
+            if names.is_empty() {
+                return Err(Unknown::NoToken);
+            }
+            names.iter().find_map(|name| tokens.certified(name))
+        };
+        let now_ms = clock::now_ms();
+        let valid = known.filter(|caller| caller.expires_ms.is_none_or(|expires| expires > now_ms));
+        valid.cloned().ok_or(Unknown::BadToken)
     }
+}
+
+/// The token, if there is just one.
+fn bearer<'a>(mut authorizations: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+    let (scheme, token) = authorizations.next()?.split_at_checked(BEARER.len())?;
+    let is_one = authorizations.next().is_none() && scheme.eq_ignore_ascii_case(BEARER);
+    is_one.then_some(token)
 }
 
 const BEARER: &[u8] = b"Bearer ";

@@ -1,4 +1,4 @@
-//! The file of tokens: for each the hash of what its bearer brings, and who that is.
+//! The file of tokens: for each the hash of what its bearer brings, or a name in their certificate, and who that is.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -18,6 +18,7 @@ type Hash = [u8; 32];
 /// ```toml
 /// [[token]]
 /// sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+/// # or: certificate = "node1.example.org", a name in a certificate that the caller has
 /// user_id = "a387de3311484ce58c4560486bc153f1"
 /// user_name = "os_backup"
 /// role = "agent"                    # admin, member, reader or agent
@@ -26,7 +27,16 @@ type Hash = [u8; 32];
 /// expires = 2027-01-01T00:00:00Z    # may be left out
 /// ```
 #[derive(Debug, Default)]
-pub struct Tokens(HashMap<Hash, Arc<Caller>>);
+pub struct Tokens(HashMap<Key, Arc<Caller>>);
+
+/// What somebody is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// The hash of a token.
+    Token(Hash),
+    /// A name in a certificate: of DNS, or a URI.
+    Certificate(String),
+}
 
 /// Why a file holds no tokens: everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +60,10 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
+    #[serde(default)]
     sha256: String,
+    #[serde(default)]
+    certificate: String,
     user_id: String,
     #[serde(default)]
     user_name: String,
@@ -78,10 +91,10 @@ impl Tokens {
         let mut tokens = HashMap::new();
         for (n, entry) in document.token.into_iter().enumerate() {
             let mut wrong_in = Vec::new();
-            if let Some((hash, caller)) = entry.read(&mut wrong_in)
-                && tokens.insert(hash, Arc::new(caller)).is_some()
+            if let Some((key, caller)) = entry.read(&mut wrong_in)
+                && tokens.insert(key, Arc::new(caller)).is_some()
             {
-                wrong_in.push("sha256 is that of another token as well".to_owned());
+                wrong_in.push("sha256 or certificate is that of another as well".to_owned());
             }
             wrong.extend(
                 wrong_in
@@ -111,16 +124,28 @@ impl Tokens {
     /// Who brings a token.
     pub(super) fn caller(&self, token: &[u8]) -> Option<&Arc<Caller>> {
         // What is compared is a hash that no caller can choose: how long that takes tells nothing.
-        self.0.get::<Hash>(&Sha256::digest(token).into())
+        self.0.get(&Key::Token(Sha256::digest(token).into()))
+    }
+
+    /// Who has a certificate with that name.
+    pub(super) fn certified(&self, name: &str) -> Option<&Arc<Caller>> {
+        self.0.get(&Key::Certificate(name.to_ascii_lowercase()))
     }
 }
 
 impl Entry {
-    /// The hash and whose it is, if nothing is wrong with them.
-    fn read(self, wrong: &mut Vec<String>) -> Option<(Hash, Caller)> {
-        let hash = parse_hash(&self.sha256);
-        if hash.is_none() {
-            wrong.push("sha256 must be 64 hex digits".into());
+    /// What they are known by and who that is, if nothing is wrong with it.
+    fn read(self, wrong: &mut Vec<String>) -> Option<(Key, Caller)> {
+        let key = match (&*self.sha256, &*self.certificate) {
+            ("", "") => Err("sha256 or certificate must say what they are known by"),
+            ("", name) => Ok(Key::Certificate(name.to_ascii_lowercase())),
+            (hash, "") => parse_hash(hash)
+                .map(Key::Token)
+                .ok_or("sha256 must be 64 hex digits"),
+            _ => Err("sha256 and certificate must not be said together: make two entries"),
+        };
+        if let Err(what) = key {
+            wrong.push(what.into());
         }
         if self.user_id.is_empty() || self.user_id.len() > 4096 {
             wrong.push("user_id must be 1 to 4,096 bytes".into());
@@ -154,7 +179,7 @@ impl Entry {
                 "expires must have a date, a time and an offset, as 2027-01-01T00:00:00Z".into(),
             );
         }
-        let hash = hash.filter(|_| wrong.is_empty())?;
+        let key = key.ok().filter(|_| wrong.is_empty())?;
         let authority = Authority {
             projects: (!is_admin).then_some(self.projects),
             client_id: is_agent.then_some(self.client_id),
@@ -166,7 +191,7 @@ impl Entry {
             authority: Arc::new(authority),
             expires_ms: expires_ms.flatten(),
         };
-        Some((hash, caller))
+        Some((key, caller))
     }
 }
 
@@ -248,6 +273,27 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_known_by_a_name_in_it() {
+        let entry =
+            "[[token]]\ncertificate = \"Node1.example.org\"\nuser_id = \"u\"\nrole = \"admin\"\n";
+        let tokens = Tokens::parse(entry).unwrap();
+        assert!(tokens.certified("NODE1.example.org").is_some());
+        assert!(tokens.certified("node2.example.org").is_none());
+        assert!(tokens.caller(b"Node1.example.org").is_none());
+        for (wrong, what) in [
+            (entry.replace("certificate", "sha256"), "64 hex digits"),
+            (
+                entry.replace("Node1.example.org", ""),
+                "must say what they are known by",
+            ),
+            (format!("{entry}sha256 = \"ab\""), "not be said together"),
+        ] {
+            let said = Tokens::parse(&wrong).unwrap_err().to_string();
+            assert!(said.contains(what), "{said}");
+        }
+    }
+
+    #[test]
     fn everything_that_is_wrong_is_told_and_no_hash() {
         let said = |text: &str| Tokens::parse(text).unwrap_err().to_string();
         let all = said(
@@ -285,7 +331,7 @@ mod tests {
         assert!(!unknown.contains("9f86"), "{unknown}");
         let twice = said(&format!("{GOOD}{GOOD}"));
         assert!(
-            twice.contains("token 3: sha256 is that of another"),
+            twice.contains("token 3: sha256 or certificate is that of another"),
             "{twice}"
         );
         assert!(Tokens::parse("").unwrap().is_empty());

@@ -9,10 +9,11 @@ use std::{
 
 use futures_util::future::Either;
 use http::{Request, Response, header::AUTHORIZATION};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, transport::server::TlsConnectInfo};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
 
+use super::listener::Peer;
 use crate::identity::{Access, Caller, Row, Unknown, row};
 
 /// Lets through what its callers may call, and says who they are.
@@ -72,7 +73,9 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
     }
     let authorizations = request.headers().get_all(AUTHORIZATION).iter();
     let caller = access
-        .caller(authorizations.map(http::HeaderValue::as_bytes))
+        .caller(authorizations.map(http::HeaderValue::as_bytes), || {
+            certificate_names(request)
+        })
         .map_err(|unknown| {
             let (reason, message) = match unknown {
                 Unknown::NoToken => (
@@ -81,7 +84,7 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
                 ),
                 Unknown::BadToken => (
                     "BAD_TOKEN",
-                    "the token is not known here, or no longer: ask for another",
+                    "the token or certificate is not known here, or no longer: ask for another",
                 ),
             };
             refusal(Code::Unauthenticated, reason, message.into())
@@ -100,6 +103,21 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
             Err(refusal(Code::PermissionDenied, "DENIED", message))
         }
     }
+}
+
+/// The names in the certificate that the caller has shown to be theirs. Its issuer was checked when they connected.
+fn certificate_names(request: &Request<Body>) -> Vec<String> {
+    let connection = request.extensions().get::<TlsConnectInfo<Peer>>();
+    let Some(certificates) = connection.and_then(TlsConnectInfo::peer_certs) else {
+        return Vec::new();
+    };
+    let own = certificates.first();
+    let parsed = own.and_then(|own| webpki::EndEntityCert::try_from(own).ok());
+    let names = parsed.iter().flat_map(|certificate| {
+        let dns = certificate.valid_dns_names();
+        dns.chain(certificate.valid_uri_names()).map(str::to_owned)
+    });
+    names.collect()
 }
 
 fn refusal(code: Code, reason: &str, message: String) -> Status {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ impl fmt::Debug for Tls {
 
 /// Why a server cannot have a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the certificate and its key cannot be used: {0}")]
+#[error("it cannot be used for TLS: {0}")]
 pub struct BadTls(String);
 
 impl Tls {
@@ -31,11 +31,23 @@ impl Tls {
         let config = ServerTlsConfig::new()
             .identity(Identity::from_pem(certificates, key))
             .timeout(HANDSHAKE_TIMEOUT);
-        // What a server would say who is started with it.
-        Server::builder()
-            .tls_config(config.clone())
-            .map_err(|error| BadTls(root_cause(&error)))?;
-        Ok(Tls(config))
+        Tls(config).checked()
+    }
+
+    /// Asks whoever connects for a certificate of this issuer, PEM as well. Who has none may bring a token.
+    ///
+    /// # Errors
+    /// [`BadTls`] if there is none in it.
+    pub fn asking_for_certificates_of(self, issuer: &[u8]) -> Result<Tls, BadTls> {
+        let issuer = Certificate::from_pem(issuer);
+        Tls(self.0.client_ca_root(issuer).client_auth_optional(true)).checked()
+    }
+
+    /// What a server would say that is started with it.
+    fn checked(self) -> Result<Tls, BadTls> {
+        let started = Server::builder().tls_config(self.0.clone());
+        started.map_err(|error| BadTls(root_cause(&error)))?;
+        Ok(self)
     }
 }
 
