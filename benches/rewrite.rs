@@ -46,6 +46,7 @@ impl Stretch {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one measurement")]
 fn main() {
     let records = std::env::var("ICEBOX_RECORDS").ok();
     let records: u64 = records.map_or(100_000, |records| records.parse().expect("a number"));

@@ -102,6 +102,7 @@ fn setting(name: &str, default: f64) -> f64 {
     set.map_or(default, |set| set.parse().expect("a number"))
 }
 
+#[expect(clippy::too_many_lines, reason = "one measurement")]
 async fn measure() {
     let duration = Duration::from_secs_f64(setting("ICEBOX_SECONDS", 1.0));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

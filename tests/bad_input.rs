@@ -335,6 +335,7 @@ async fn a_bad_job_is_refused_by_its_field_when_created_and_when_updated() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn a_bad_backup_is_refused_by_its_field_when_created_and_when_updated() {
     let server = Server::start().await;
     let stored = server.create_backup(backup("good")).await.unwrap();

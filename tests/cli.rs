@@ -405,6 +405,7 @@ fn a_document_goes_into_no_other_project_than_was_said() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one catalog, told to its end")]
 fn an_import_that_is_repeated_says_what_changed() {
     let dir = tempfile::tempdir().unwrap();
     let server = ChildServer::start(&dir.path().join("store"));

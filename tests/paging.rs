@@ -508,6 +508,7 @@ async fn a_page_ends_before_3_mib_and_the_walk_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one walk, told to its end")]
 async fn a_filtered_walk_finds_the_few_that_match_and_by_marker_no_page_is_empty_before_the_end() {
     let server = Server::start().await;
     // More than one page may look at.

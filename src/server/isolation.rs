@@ -173,6 +173,7 @@ fn job(client: &str) -> Job {
 }
 
 /// The message of a call to an RPC about a project, in which it is about this backup or job.
+#[expect(clippy::too_many_lines, reason = "a table of messages")]
 fn message(path: &str, project: &str, client: &str, (b, j): &(Backup, Job)) -> Vec<u8> {
     let project_id = || project.to_owned();
     let (backup_id, job_id) = (|| b.backup_id.clone(), || j.job_id.clone());

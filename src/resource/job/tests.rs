@@ -263,6 +263,7 @@ fn a_whole_job_has_at_most_64_kib() {
 
 /// A field added to the proto and forgotten here would be stored unchecked.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn no_string_field_is_forgotten() {
     fn with_nul<M: prost::Name + Default>(message: &M) -> Vec<(String, M)> {
         let dynamic = to_dynamic(message);

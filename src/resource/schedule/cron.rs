@@ -229,6 +229,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn a_cron_term_that_apscheduler_would_refuse_or_misread_is_refused() {
         for (unit, bad, why) in [
             (&MINUTE, "60", "\"60\" is out of range"),

@@ -173,6 +173,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn the_end_is_after_the_start_and_the_date_as_instants() {
         let wrong = |start: &str, end: &str, zone: &str| {
             said(|s| {
