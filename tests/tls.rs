@@ -16,12 +16,14 @@ use child::ChildServer;
 fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let certified =
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let certificate = dir.join(name).with_extension("pem");
-    let key = dir.join(name).with_extension("key");
-    fs::write(&certificate, certified.cert.pem()).expect("room");
-    fs::write(&key, certified.signing_key.serialize_pem()).expect("room");
-    fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("it is there");
-    (certificate, key)
+    (
+        file(dir, &format!("{name}.pem"), &certified.cert.pem()),
+        file(
+            dir,
+            &format!("{name}.key"),
+            &certified.signing_key.serialize_pem(),
+        ),
+    )
 }
 
 fn icebox() -> Command {
@@ -176,42 +178,50 @@ fn what_is_not_safe_does_not_start_and_says_why() {
     assert!(!store.exists());
 }
 
+/// A file that its owner alone can read.
+fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, text).expect("room");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is there");
+    path
+}
+
+/// The file of an issuer's certificate, and those of the certificates and keys that it has issued for these names.
+fn issued(dir: &Path, names: [&str; 2]) -> (PathBuf, [(PathBuf, PathBuf); 2]) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no name is wrong");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let own = params.self_signed(&key).expect("a certificate");
+    let own = file(dir, "issuer.pem", &own.pem());
+    let issuer = rcgen::Issuer::new(params, key);
+    let files = names.map(|name| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new([name.to_owned()]).expect("a DNS name");
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        (
+            file(dir, &format!("{name}.pem"), &certificate.pem()),
+            file(dir, &format!("{name}.key"), &key.serialize_pem()),
+        )
+    });
+    (own, files)
+}
+
 #[test]
 fn who_has_a_certificate_is_known_by_a_name_in_it() {
     let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: String| {
-        let path = dir.path().join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        path
-    };
     let (server_certificate, server_key) = certificate(dir.path(), "server");
-    let issuer_key = rcgen::KeyPair::generate().unwrap();
-    let mut issuer = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let issuers = file("issuer.pem", issuer.self_signed(&issuer_key).unwrap().pem());
-    let issuer = rcgen::Issuer::new(issuer, issuer_key);
-    let made_for = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = certificate.signed_by(&key, &issuer).unwrap();
-        (
-            file(&format!("{name}.pem"), certificate.pem()),
-            file(&format!("{name}.key"), key.serialize_pem()),
-        )
-    };
-    let known = made_for("node1.example.org");
-    let unknown = made_for("node2.example.org");
+    let names = ["node1.example.org", "node2.example.org"];
+    let (issuers, [known, unknown]) = issued(dir.path(), names);
     // One that names itself as the known one does, without that issuer.
-    let own = rcgen::generate_simple_self_signed(["node1.example.org".to_owned()]).unwrap();
+    let own = rcgen::generate_simple_self_signed([names[0].to_owned()]).unwrap();
     let forged = (
-        file("forged.pem", own.cert.pem()),
-        file("forged.key", own.signing_key.serialize_pem()),
+        file(dir.path(), "forged.pem", &own.cert.pem()),
+        file(dir.path(), "forged.key", &own.signing_key.serialize_pem()),
     );
     let tokens = file(
+        dir.path(),
         "tokens.toml",
-        "[[token]]\ncertificate = \"node1.example.org\"\nuser_id = \"u\"\nrole = \"reader\"\nprojects = [\"demo\"]\n"
-            .into(),
+        "[[token]]\ncertificate = \"node1.example.org\"\nuser_id = \"u\"\nrole = \"reader\"\nprojects = [\"demo\"]\n",
     );
     let mut command = icebox();
     command
@@ -245,4 +255,22 @@ fn who_has_a_certificate_is_known_by_a_name_in_it() {
     let (ok, why) = list_with(Some(&forged), "demo");
     assert!(!ok && !why.contains("is not known here"), "{why}");
     assert!(list_with(Some(&known), "demo").0);
+    let over_plain_text = icebox()
+        .args([
+            "jobs",
+            "list",
+            "--project",
+            "demo",
+            "--server",
+            server.address(),
+        ])
+        .env("ICEBOX_CLIENT_CERT", &known.0)
+        .env("ICEBOX_CLIENT_KEY", &known.1)
+        .output()
+        .unwrap();
+    assert!(
+        said(&over_plain_text).contains("over TLS only"),
+        "{}",
+        said(&over_plain_text)
+    );
 }

@@ -151,6 +151,11 @@ impl Connection {
                 "--server {server}: others could read the token on its way: reach the server at https://"
             )));
         }
+        if self.client_cert.is_some() && !secure {
+            return Err(Error::Usage(format!(
+                "--server {server}: a certificate is shown over TLS only: reach the server at https://"
+            )));
+        }
         if secure {
             endpoint = endpoint.tls_config(self.tls()?).map_err(usage)?;
         }
