@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     disk::{Disk, RealDisk},
-    file::{Checked, FileSink, Header, Sink, Stored, Writer, check},
+    file::{FileSink, Header, Sink, Stored, Writer, check},
     home::Paths,
     views,
 };
@@ -45,29 +45,33 @@ pub(crate) enum Until {
 /// # Errors
 /// [`OpenError::Foreign`] if it is none, [`Error::Corrupt`] naming the damage.
 pub(crate) fn verify_file(path: &Path) -> Result<Snapshot, OpenError> {
-    let (stored, checked) = whole(path)?;
+    let Kept { stored, .. } = &Kept::open(path)?;
+    stored.verify()?;
+    let end = check(stored, &mut |_| ())?.end;
     Ok(Snapshot {
         store: stored.store(),
-        revision: checked.end.position.revision,
+        revision: end.position.revision,
         time_ms: stored.header.time_ms,
-        bytes: checked.end.offset,
+        bytes: end.offset,
     })
 }
 
-/// A file in which everything is as it was written.
-fn whole(path: &Path) -> Result<(Stored, Checked), OpenError> {
-    let (stored, _lock) = open(path)?;
-    stored.verify()?;
-    let checked = check(&stored, &mut |_| ())?;
-    Ok((stored, checked))
+/// A file to which nobody writes for as long as this is kept.
+struct Kept {
+    stored: Stored,
+    _lock: File,
 }
 
-/// A file, to which nobody writes for as long as what comes with it is kept.
-fn open(path: &Path) -> Result<(Stored, File), OpenError> {
-    let paths = Paths::of(path)?;
-    let stored = Stored::open(&RealDisk::new(paths.dir.clone()), &paths.file)?;
-    let lock = paths.claim_to_read(&*stored.file)?;
-    Ok((stored, lock))
+impl Kept {
+    fn open(path: &Path) -> Result<Kept, OpenError> {
+        let paths = Paths::of(path)?;
+        let stored = Stored::open(&RealDisk::new(paths.dir.clone()), &paths.file)?;
+        let lock = paths.claim_to_read(&*stored.file)?;
+        Ok(Kept {
+            stored,
+            _lock: lock,
+        })
+    }
 }
 
 /// Whether there is a view of the store in a file, in `view` or beside it.
@@ -148,44 +152,44 @@ pub(super) fn make_on(disk: &dyn Disk, paths: &Paths, from: &Path) -> Result<(),
 
 /// What a store is made of.
 struct Original {
-    stored: Stored,
+    file: Kept,
     /// Where it ends.
     end: Position,
     /// A later file of the same store.
-    journal: Option<Stored>,
+    journal: Option<Kept>,
 }
 
 impl Original {
     fn open(from: &Path, journal: Option<&Path>) -> Result<Original, OpenError> {
-        let (stored, Checked { end, .. }) = whole(from)?;
-        let journal = journal.map(|journal| {
-            let (journal, _lock) = open(journal)?;
-            if journal.store() != stored.store() {
+        let file = Kept::open(from)?;
+        file.stored.verify()?;
+        let end = check(&file.stored, &mut |_| ())?.end.position;
+        let journal = journal.map(Kept::open).transpose()?;
+        if let Some(Kept { stored, .. }) = &journal {
+            if stored.store() != file.stored.store() {
                 return Err(OpenError::NotThatFar {
                     reason: format!(
                         "{} is not of the store that {} was taken of",
-                        journal.name, stored.name
+                        stored.name, file.stored.name
                     ),
                 });
             }
-            check(&journal, &mut |_| ())?;
-            Ok(journal)
-        });
-        Ok(Original {
-            stored,
-            end: end.position,
-            journal: journal.transpose()?,
-        })
+            check(stored, &mut |_| ())?;
+        }
+        Ok(Original { file, end, journal })
     }
 
     /// Hands every frame to `visit`, those of the journal behind the file's own, and says at which revision they end.
     fn frames(&self, visit: &mut dyn FnMut(&Group) -> Result<(), Error>) -> Result<u64, OpenError> {
-        let mut frames = self.stored.frames()?;
+        let mut frames = self.file.stored.frames()?;
         while let Some(found) = frames.next()? {
             visit(&found.group)?;
         }
         let end = self.end;
-        let Some(journal) = &self.journal else {
+        let Some(Kept {
+            stored: journal, ..
+        }) = &self.journal
+        else {
             return Ok(end.revision);
         };
         let mut frames = journal.frames()?;
@@ -195,14 +199,14 @@ impl Original {
             return Err(OpenError::NotThatFar {
                 reason: format!(
                     "{} ends at revision {}, and {} is of revision {}, which is later",
-                    journal.name, met.revision, self.stored.name, end.revision
+                    journal.name, met.revision, self.file.stored.name, end.revision
                 ),
             });
         }
         if !met.is_at(&end) {
             let what = format!(
                 "the journal of {} starts at revision {} and does not continue {}, which ends at revision {}",
-                journal.name, met.revision, self.stored.name, end.revision
+                journal.name, met.revision, self.file.stored.name, end.revision
             );
             return Err(Error::Corrupt { what }.into());
         }
@@ -214,8 +218,8 @@ impl Original {
 
     /// The last revision that is wanted.
     fn last_wanted(&self, until: Until) -> Result<u64, OpenError> {
-        let (first, _) = self.stored.trailer.clone()?.exact;
-        let mut first_time_ms = self.stored.header.time_ms;
+        let (first, _) = self.file.stored.trailer.clone()?.exact;
+        let mut first_time_ms = self.file.stored.header.time_ms;
         let mut last_in_time = first;
         let last = self.frames(&mut |frame| {
             if frame.last_revision() <= first {
@@ -228,7 +232,7 @@ impl Original {
         let too_late = |wanted: String| OpenError::NotThatFar {
             reason: format!(
                 "{} is of revision {first}, which is later than {wanted}: choose an older snapshot",
-                self.stored.name
+                self.file.stored.name
             ),
         };
         match until {
@@ -247,13 +251,15 @@ impl Original {
 
     /// Writes the same as the file of another store, up to and with a revision.
     fn copy_up_to(&self, last: u64, store: Uuid, sink: &mut dyn Sink) -> Result<(), OpenError> {
-        let trailer = self.stored.trailer.clone()?;
+        let trailer = self.file.stored.trailer.clone()?;
         let header = Header {
             store,
-            time_ms: self.stored.header.time_ms,
+            time_ms: self.file.stored.header.time_ms,
         };
         let mut writer = Writer::begin(sink, header)?;
-        self.stored.records(&mut |entry| writer.record(&entry))?;
+        self.file
+            .stored
+            .records(&mut |entry| writer.record(&entry))?;
         // The chain of checksums is another in another store.
         let mut chain = 0;
         let start = Position {
@@ -390,6 +396,26 @@ mod tests {
         assert!(!dir.path().join("restored.restoring").exists());
         let restored = Store::open(&root, &Options::default()).unwrap();
         assert_eq!(content(&restored), content(&store));
+    }
+
+    #[tokio::test]
+    async fn nobody_writes_to_what_a_store_is_made_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, journal) = (dir.path().join("from"), dir.path().join("journal"));
+        let store = Store::open(&journal, &Options::default()).unwrap();
+        put(&store, "k".into(), "one").await;
+        write(&store, &from);
+        store.close().unwrap();
+        let original = Original::open(&from, Some(&journal)).unwrap();
+        for path in [&from, &journal] {
+            let opened = Store::open(path, &Options::default());
+            assert!(
+                matches!(opened, Err(OpenError::Locked { .. })),
+                "{opened:?}"
+            );
+        }
+        drop(original);
+        Store::open(&from, &Options::default()).unwrap();
     }
 
     #[tokio::test]
