@@ -36,7 +36,7 @@ pub(crate) fn backup(n: u64) -> Backup {
         path_to_backup: volumes.join(","),
         fs_real_path: "/var/lib/mysql/".into(),
         vol_snap_path: run,
-        log_file: "/root/.freezer/freezer.log".into(),
+        log_file: "/var/log/freezer/agent.log".into(),
         client_os: "linux2".into(),
         client_version: "2.0.2".into(),
         mode: "mysql".into(),

@@ -216,7 +216,7 @@ impl Core {
             }
         }
         // Whatever the scan has seen was durable before sled had it.
-        let latest = log.latest();
+        let latest = self.log();
         let end = latest.end();
         let copied = log.to_copy(fed, keep_bytes)?;
         let exact = (end.position.revision, end.position.state);

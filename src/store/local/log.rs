@@ -265,15 +265,6 @@ impl Log {
         assert!(is_first, "it was the one that is written to");
     }
 
-    /// The log that is written to now.
-    pub(super) fn latest(self: &Arc<Self>) -> Arc<Log> {
-        let mut log = self;
-        while let Some(next) = log.next.get() {
-            log = next;
-        }
-        log.clone()
-    }
-
     /// The log of a file to which all was copied that belongs there.
     pub(super) fn copied(
         &self,

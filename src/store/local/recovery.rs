@@ -128,8 +128,8 @@ impl Home {
         // The process may have ended before the file's name was durable.
         disk.sync_names()?;
         let stored = self.stored(&self.paths.file)?;
-        let has_view = !self.views.numbers()?.is_empty();
-        let view = self.claimed_view();
+        let oldest = self.views.numbers()?.first().copied();
+        let view = self.claimed_view(oldest);
         let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
         let mut state_at_shown = None;
         let (log, checked) = Log::open(&stored, &mut |position| {
@@ -159,10 +159,10 @@ impl Home {
         });
         let mut rewrite_is_due = false;
         let (sled, tally, number) = match followed {
-            Ok((view, tally)) => (view, tally, self.views.numbers()?.first().copied()),
+            Ok((view, tally)) => (view, tally, oldest),
             Err(Error::Closed) => return Err(Error::Closed),
             Err(reason) => {
-                if has_view {
+                if oldest.is_some() {
                     tracing::warn!(%reason, "making the view anew");
                 } else if end.revision > 0 {
                     tracing::info!("there is no view: making one");
@@ -202,11 +202,9 @@ impl Home {
     /// The view as it lies there, with the revision and state that it claims.
     ///
     /// The error says why it must be made anew.
-    fn claimed_view(&self) -> Result<(Sled, u64, StateHash), Error> {
-        let Some(oldest) = self.views.numbers()?.first().copied() else {
-            return Err(distrust("it is missing"));
-        };
-        let view = self.views.open(oldest)?;
+    fn claimed_view(&self, number: Option<u64>) -> Result<(Sled, u64, StateHash), Error> {
+        let number = number.ok_or_else(|| distrust("it is missing"))?;
+        let view = self.views.open(number)?;
         let (shown, claimed) = view.shown()?;
         Ok((view, shown, claimed))
     }
@@ -308,11 +306,11 @@ impl Home {
         let mut missing = Vec::new();
         let (mut last, mut behind) = (0, 0);
         let mut records = 0;
-        let read = stored.for_each_record(u64::MAX, &mut |entry, end| {
-            last = last.max(entry.revision);
+        let read = stored.for_each_record(u64::MAX, &mut |record| {
+            last = last.max(record.entry.revision);
             records += 1;
-            behind = end;
-            load.add(entry)
+            behind = record.end;
+            load.add(record.entry)
         });
         load.end()?;
         let whole = match (read, &stored.trailer) {

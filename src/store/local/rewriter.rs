@@ -153,17 +153,16 @@ impl Rewriter {
             core.heal(sled, error)?;
         }
         checked?;
+        let room_bytes = core.home.journal_room_bytes;
+        let needed = sink.written + old.end().offset - written.end.offset;
+        let room_end = journal::reserve(&*core.home.disk, &mut *sink.file, needed, room_bytes)?;
         let mut new = New {
             sink,
             stored,
             end: written.end,
             written,
-            room_end: 0,
+            room_end,
         };
-        let room_bytes = core.home.journal_room_bytes;
-        let New { sink, room_end, .. } = &mut new;
-        let needed = sink.written + old.end().offset - written.end.offset;
-        *room_end = journal::reserve(&*core.home.disk, &mut *sink.file, needed, room_bytes)?;
         new.catch_up_nearly(&old)?;
         new.sink.file.sync()?;
         Ok(new)
@@ -272,7 +271,9 @@ impl Stage {
                 let durable = make_durable(core, &log);
                 let renamed = durable.and_then(|()| {
                     let renamed = disk.rename(&paths.new, &paths.file);
-                    if let Err(error @ (Error::Io { .. } | Error::Corrupt { .. })) = &renamed {
+                    if let Err(error) = &renamed
+                        && !matches!(error, Error::Full { .. })
+                    {
                         // Nobody knows which of the two has the name now.
                         core.stop(error);
                     }

@@ -19,6 +19,14 @@ use crate::store::{
     state_hash::StateHash,
 };
 
+/// A record, as it stands in a file.
+pub(in crate::store::local) struct Record {
+    pub(in crate::store::local) entry: Entry,
+    bytes: Bytes,
+    /// The place behind it.
+    pub(in crate::store::local) end: u64,
+}
+
 /// A file that is only read.
 pub(in crate::store::local) struct Stored {
     pub(in crate::store::local) file: Arc<dyn DiskFile>,
@@ -61,8 +69,8 @@ impl Stored {
             return Ok(trailer);
         }
         let mut at = RECORDS_AT as u64;
-        let found = self.for_each_record(u64::MAX, &mut |_, end| {
-            at = end;
+        let found = self.for_each_record(u64::MAX, &mut |record| {
+            at = record.end;
             Ok(())
         });
         match (found, self.trailer_at(at)?) {
@@ -100,29 +108,31 @@ impl Stored {
         visit: &mut dyn FnMut(Entry) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let trailer = self.trailer.clone()?;
-        let mut records = 0;
-        self.for_each_record(trailer.at, &mut |entry, _| {
+        let (mut records, mut crc) = (0, 0);
+        self.for_each_record(trailer.at, &mut |record| {
             records += 1;
-            visit(entry)
+            crc = crc32c::crc32c_append(crc, &record.bytes);
+            visit(record.entry)
         })?;
-        if records == trailer.records {
-            Ok(())
+        let name = &self.name;
+        let what = if records != trailer.records {
+            format!("{name} has {records} records, not {}", trailer.records)
+        } else if crc != trailer.records_crc {
+            format!("{name} is damaged: its checksum is another")
         } else {
-            let (name, expected) = (&self.name, trailer.records);
-            Err(Error::Corrupt {
-                what: format!("{name} has {records} records, not {expected}"),
-            })
-        }
+            return Ok(());
+        };
+        Err(Error::Corrupt { what })
     }
 
-    /// Hands every record before `end` to `visit`, with the place behind it, until the trailer or damage.
+    /// Hands every record before `end` to `visit`, until the trailer or damage.
     ///
     /// # Errors
     /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
     pub(in crate::store::local) fn for_each_record(
         &self,
         end: u64,
-        visit: &mut dyn FnMut(Entry, u64) -> Result<(), Error>,
+        visit: &mut dyn FnMut(Record) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut input = Input::new(self.file.clone(), RECORDS_AT as u64, end, CHUNK_BYTES);
         let mut before: Option<Bytes> = None;
@@ -152,12 +162,15 @@ impl Stored {
                 return Err(torn());
             }
             before = Some(key.clone());
-            let entry = Entry {
-                key,
-                value,
-                revision,
-            };
-            visit(entry, input.offset)?;
+            visit(Record {
+                entry: Entry {
+                    key,
+                    value,
+                    revision,
+                },
+                bytes: record,
+                end: input.offset,
+            })?;
         }
         Ok(())
     }
@@ -194,19 +207,6 @@ impl Stored {
         if !is_empty(before) || !is_empty(behind) || !is_empty(status) && checked(status).is_none()
         {
             return Err(wrong("is damaged behind its header".into()));
-        }
-        let mut records = Input::new(
-            self.file.clone(),
-            RECORDS_AT as u64,
-            trailer.at,
-            CHUNK_BYTES,
-        );
-        let mut crc = 0;
-        while let Some(chunk) = records.next_chunk()? {
-            crc = crc32c::crc32c_append(crc, &chunk);
-        }
-        if crc != trailer.records_crc {
-            return Err(wrong("is damaged: its checksum is another".into()));
         }
         // What every frame leaves its keys at; the records' values of those are outdated.
         let mut written: HashMap<Bytes, StateHash> = HashMap::new();
@@ -303,14 +303,5 @@ impl Input {
             }
         }
         Ok(Some(self.ahead.slice(..len)))
-    }
-
-    fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
-        if left == 0 {
-            Ok(None)
-        } else {
-            self.take(left.min(self.chunk_bytes))
-        }
     }
 }
