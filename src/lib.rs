@@ -130,5 +130,5 @@ pub use icebox::Icebox;
 pub use identity::{Access, BadTokens, Tokens};
 pub use resource::{Kind, Violation, Violations};
 #[cfg(feature = "server")]
-pub use server::{BadTls, Listener, Serving, Tls};
+pub use server::{BadTls, Limits, Listener, Serving, Tls};
 pub use store::{Condition, Error as StoreError, OpenError, Options, Snapshot, Usage};

@@ -8,9 +8,16 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 use child::ChildServer;
+use icebox::{
+    Icebox, Listener, Options, Tls,
+    proto::{ListJobsRequest, job_service_client::JobServiceClient},
+};
+use tokio::net::TcpListener;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// The files of a certificate for `localhost`, which is its own issuer, and of its key.
 fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
@@ -273,4 +280,78 @@ fn who_has_a_certificate_is_known_by_a_name_in_it() {
         "{}",
         said(&over_plain_text)
     );
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_while_connections_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = ["old", "new"].map(|name| {
+        let (certificate, key) = certificate(dir.path(), name);
+        (fs::read(certificate).unwrap(), fs::read(key).unwrap())
+    });
+    let [old, new] = made
+        .each_ref()
+        .map(|(certificate, key)| Tls::from_pem(certificate, key).unwrap());
+    let icebox = Icebox::open(dir.path().join("icebox.db"), Options::default());
+    let icebox = icebox.await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    drop(icebox.serve(Listener::from(listener).with_tls(old.clone())));
+    let connect = async |(certificate, _): &(Vec<u8>, Vec<u8>)| {
+        let trusted = Certificate::from_pem(certificate);
+        let tls = ClientTlsConfig::new().ca_certificate(trusted);
+        let endpoint = Endpoint::from_shared(url.clone()).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await
+    };
+    let list = async |channel: &Channel| {
+        let request = ListJobsRequest {
+            project_id: "demo".into(),
+            ..ListJobsRequest::default()
+        };
+        let mut jobs = JobServiceClient::new(channel.clone());
+        jobs.list_jobs(request).await.unwrap();
+    };
+    let before = connect(&made[0]).await.unwrap();
+    list(&before).await;
+    assert!(connect(&made[1]).await.is_err());
+    old.replace(&new);
+    list(&before).await;
+    list(&connect(&made[1]).await.unwrap()).await;
+    assert!(connect(&made[0]).await.is_err());
+}
+
+#[test]
+fn on_sighup_the_certificate_is_read_again_and_a_bad_one_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, first_key) = certificate(dir.path(), "first");
+    let (second, second_key) = certificate(dir.path(), "second");
+    let (used, used_key) = (dir.path().join("used.pem"), dir.path().join("used.key"));
+    fs::copy(&first, &used).unwrap();
+    fs::copy(&first_key, &used_key).unwrap();
+    let mut command = icebox();
+    command
+        .env("ICEBOX_TLS_CERT", &used)
+        .env("ICEBOX_TLS_KEY", &used_key);
+    let server = ChildServer::spawn(command, "127.0.0.1:0", &dir.path().join("icebox.db"));
+    let (_, port) = server.address().rsplit_once(':').unwrap();
+    let https = format!("https://localhost:{port}");
+    let is_trusted_by = |trusted: &Path| list(&https, trusted, "").status.success();
+    assert!(is_trusted_by(&first) && !is_trusted_by(&second));
+    // A certificate with another's key.
+    fs::copy(&second, &used).unwrap();
+    server.hang_up();
+    for _ in 0..5 {
+        assert!(is_trusted_by(&first));
+    }
+    fs::copy(&second_key, &used_key).unwrap();
+    server.hang_up();
+    let asked = Instant::now();
+    while !is_trusted_by(&second) {
+        assert!(asked.elapsed() < Duration::from_secs(20));
+    }
+    assert!(!is_trusted_by(&first));
+    assert!(server.terminate().success());
 }

@@ -22,7 +22,7 @@ use crate::{Access, Icebox, Tls, Tokens, clock, store};
 ///
 /// Without --tokens, whoever reaches the address is a local administrator, so it must be one that only this machine can
 /// reach. SIGTERM and Ctrl-C finish what is under way; a second one ends at once.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 #[command(after_help = "Examples:
   icebox serve
   icebox serve --listen 127.0.0.1:0 --store /var/lib/icebox/icebox.db
@@ -162,8 +162,9 @@ async fn serve(
     announce: impl FnOnce(&Listen),
     mut asked_to_end: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
-    let access = access(args.tokens.as_deref())?;
-    let tls = tls(args)?;
+    let identity = Identity::read(args)?;
+    identity.follow(args)?;
+    let Identity { access, tls } = identity;
     // Bound first: a taken address is told at once, however long the store takes to open. Whoever connects from now on is
     // answered once it is.
     let (listener, bound) = listen::bind(&args.listen)
@@ -202,58 +203,86 @@ async fn serve(
     icebox.close().await.map_err(|error| failed(&error))
 }
 
-/// Who may call: the bearers of the tokens in the file, which is read again on SIGHUP, or whoever can connect.
-fn access(file: Option<&Path>) -> Result<Access, Error> {
-    let Some(file) = file.map(Path::to_path_buf) else {
-        return Ok(Access::default());
-    };
-    let read = move || {
-        let shown = file.display();
-        let text = std::fs::read_to_string(&file);
-        let text = text.map_err(|error| format!("{shown} cannot be read: {error}"))?;
-        Tokens::parse(&text).map_err(|wrong| format!("{shown}: {wrong}"))
-    };
-    let access = Access::with_tokens(read().map_err(Error::Failed)?);
-    let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
-    let mut hangups = signal(SignalKind::hangup()).map_err(failed)?;
-    let replaced = access.clone();
-    tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            match read() {
-                Ok(tokens) => {
-                    tracing::info!(tokens = tokens.len(), "the tokens were read again");
-                    replaced.replace_tokens(tokens);
+/// What is read again on SIGHUP: who may call, and the certificate.
+struct Identity {
+    /// The bearers of the tokens in the file, or whoever can connect.
+    access: Access,
+    tls: Option<Tls>,
+}
+
+impl Identity {
+    /// # Errors
+    /// What is wrong with which file.
+    fn read(args: &Args) -> Result<Identity, Error> {
+        Ok(Identity {
+            access: match &args.tokens {
+                Some(file) => Access::with_tokens(tokens(file).map_err(Error::Failed)?),
+                None => Access::default(),
+            },
+            tls: tls(args).map_err(Error::Failed)?,
+        })
+    }
+
+    /// Reads it again whenever the process is told to. What is wrong stays as it was.
+    fn follow(&self, args: &Args) -> Result<(), Error> {
+        let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
+        let mut hangups = signal(SignalKind::hangup()).map_err(failed)?;
+        let (access, current) = (self.access.clone(), self.tls.clone());
+        let args = args.clone();
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                match args.tokens.as_deref().map(tokens).transpose() {
+                    Ok(Some(tokens)) => {
+                        tracing::info!(tokens = tokens.len(), "the tokens were read again");
+                        access.replace_tokens(tokens);
+                    }
+                    Ok(None) => {}
+                    Err(why) => tracing::error!(%why, "the tokens stay as they were"),
                 }
-                Err(why) => tracing::error!(%why, "the tokens stay as they were"),
+                match tls(&args) {
+                    Ok(new) => {
+                        if let (Some(current), Some(new)) = (&current, new) {
+                            tracing::info!("the certificate was read again");
+                            current.replace(&new);
+                        }
+                    }
+                    Err(why) => tracing::error!(%why, "the certificate stays as it was"),
+                }
             }
-        }
-    });
-    Ok(access)
+        });
+        Ok(())
+    }
+}
+
+fn tokens(file: &Path) -> Result<Tokens, String> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    Tokens::parse(&text).map_err(|wrong| format!("{shown}: {wrong}"))
 }
 
 /// The certificate, if there is one.
-fn tls(args: &Args) -> Result<Option<Tls>, Error> {
+fn tls(args: &Args) -> Result<Option<Tls>, String> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
         return Ok(None);
     };
     let read = |file: &Path| {
-        let failed = |error| Error::Failed(format!("{} cannot be read: {error}", file.display()));
-        std::fs::read(file).map_err(failed)
+        std::fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
     };
     let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
     let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode());
     if mode & READABLE_BY_OTHERS != 0 {
-        return Err(Error::Failed(format!(
+        return Err(format!(
             "{} can be read by others: chmod 600 it, and think of another key",
             key.display()
-        )));
+        ));
     }
     let unusable = |files: &[&Path], error: &dyn std::fmt::Display| {
         let files: Vec<_> = files
             .iter()
             .map(|file| file.display().to_string())
             .collect();
-        Error::Failed(format!("{}: {error}", files.join(" with ")))
+        format!("{}: {error}", files.join(" with "))
     };
     let tls = Tls::from_pem(&certificate_pem, &key_pem)
         .map_err(|error| unusable(&[certificate, key], &error))?;

@@ -3,13 +3,16 @@
 mod policy;
 mod tokens;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use crate::{calls::Authority, clock, resource::User};
 
 #[cfg(test)]
 pub(crate) use policy::POLICY;
-pub(crate) use policy::{Row, row};
+pub(crate) use policy::{Row, is_stream, row};
 #[cfg(any(feature = "cli", test))]
 pub(crate) use tokens::sha256_hex;
 pub use tokens::{BadTokens, Tokens};
@@ -29,7 +32,7 @@ pub(crate) enum Role {
 }
 
 /// Who calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Caller {
     /// What to call them where it is logged.
     pub(crate) name: String,
@@ -37,6 +40,51 @@ pub(crate) struct Caller {
     pub(crate) authority: Arc<Authority>,
     /// From when on they are nobody, milliseconds since the Unix epoch.
     expires_ms: Option<u64>,
+    /// Whether it is one among others, so that it must leave room for them.
+    is_one_of_many: bool,
+    load: Load,
+}
+
+/// What a caller has under way.
+#[derive(Debug, Default)]
+struct Load {
+    calls: AtomicUsize,
+    streams: AtomicUsize,
+}
+
+/// A caller's call or stream that is under way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    caller: Arc<Caller>,
+    is_stream: bool,
+}
+
+impl Share {
+    /// One more, if the caller has fewer than so many.
+    pub(crate) fn of(caller: &Arc<Caller>, is_stream: bool, max: usize) -> Option<Share> {
+        let share = Share {
+            caller: caller.clone(),
+            is_stream,
+        };
+        // It is given back when it is dropped.
+        let before = share.count().fetch_add(1, Ordering::Relaxed);
+        (before < max || !caller.is_one_of_many).then_some(share)
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        let load = &self.caller.load;
+        if self.is_stream {
+            &load.streams
+        } else {
+            &load.calls
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.count().fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Caller {
@@ -47,6 +95,8 @@ impl Caller {
             role: Role::Admin,
             authority: Arc::default(),
             expires_ms: None,
+            is_one_of_many: false,
+            load: Load::default(),
         })
     }
 }

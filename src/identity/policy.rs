@@ -45,6 +45,21 @@ pub(crate) const POLICY: &[(&str, Row)] = &[
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READ),
 ];
 
+/// What is answered by a stream, which may go on for as long as its caller likes. Reflection takes one, too.
+const STREAMS: &[&str] = &[
+    "/freezer.v2.BackupService/WatchBackups",
+    "/freezer.v2.JobService/WatchJobs",
+    "/freezer.v2.MaintenanceService/DownloadSnapshot",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// Whether an RPC with that path is answered by a stream.
+pub(crate) fn is_stream(path: &str) -> bool {
+    STREAMS.contains(&path)
+}
+
 /// Who may call the RPC with that path.
 pub(crate) fn row(path: &str) -> Option<Row> {
     let found = POLICY.iter().find(|(known, _)| *known == path);
@@ -70,12 +85,17 @@ mod tests {
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
         let mut served = BTreeSet::new();
+        let mut streams = BTreeSet::new();
         for set in sets {
             for file in FileDescriptorSet::decode(set).unwrap().file {
                 for service in &file.service {
                     for method in &service.method {
                         let (package, service) = (file.package(), service.name());
-                        served.insert(format!("/{package}.{service}/{}", method.name()));
+                        let path = format!("/{package}.{service}/{}", method.name());
+                        if method.server_streaming() || method.client_streaming() {
+                            streams.insert(path.clone());
+                        }
+                        served.insert(path);
                     }
                 }
             }
@@ -83,6 +103,8 @@ mod tests {
         let rows: BTreeSet<String> = POLICY.iter().map(|(path, _)| (*path).into()).collect();
         assert_eq!(served, rows);
         assert_eq!(rows.len(), POLICY.len());
+        let known: BTreeSet<String> = STREAMS.iter().map(|&path| path.into()).collect();
+        assert_eq!(streams, known);
         assert_eq!(row("/freezer.v2.JobService/Unheard"), None);
     }
 }

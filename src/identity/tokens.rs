@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Caller, Role, user_of};
+use super::{Caller, Load, Role, user_of};
 use crate::{calls::Authority, resource::ProjectId};
 
 type Hash = [u8; 32];
@@ -190,6 +190,8 @@ impl Entry {
             role: self.role,
             authority: Arc::new(authority),
             expires_ms: expires_ms.flatten(),
+            is_one_of_many: true,
+            load: Load::default(),
         };
         Some((key, caller))
     }
@@ -265,7 +267,7 @@ mod tests {
             *tokens.caller(b"3").unwrap().authority,
             Authority::default()
         );
-        assert_eq!(tokens.caller(b"tes"), None);
+        assert!(tokens.caller(b"tes").is_none());
         assert_eq!(
             sha256_hex("test"),
             "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"

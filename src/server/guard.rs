@@ -9,11 +9,11 @@ use std::{
 
 use futures_util::future::Either;
 use http::{Request, Response, header::AUTHORIZATION};
-use tonic::{Code, Status, body::Body, transport::server::TlsConnectInfo};
+use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
 
-use super::listener::Peer;
+use super::connection::Peer;
 use crate::identity::{Access, Caller, Row, Unknown, row};
 
 /// Lets through what its callers may call, and says who they are.
@@ -107,11 +107,8 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
 
 /// The names in the certificate that the caller has shown to be theirs. Its issuer was checked when they connected.
 fn certificate_names(request: &Request<Body>) -> Vec<String> {
-    let connection = request.extensions().get::<TlsConnectInfo<Peer>>();
-    let Some(certificates) = connection.and_then(TlsConnectInfo::peer_certs) else {
-        return Vec::new();
-    };
-    let own = certificates.first();
+    let peer = request.extensions().get::<Peer>();
+    let own = peer.and_then(|peer| peer.certificate.as_ref());
     let parsed = own.and_then(|own| webpki::EndEntityCert::try_from(own).ok());
     let names = parsed.iter().flat_map(|certificate| {
         let dns = certificate.valid_dns_names();

@@ -2,24 +2,23 @@
 
 use std::{
     fmt, io,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    io::DuplexStream,
+    net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
 };
 use tokio_stream::Stream;
-use tonic::transport::server::Connected;
 
-use super::{Tls, until};
+use super::{
+    Limits, Tls,
+    connection::{Accepted, Connection, Transport},
+};
 
-/// Connections at a time: each may have 100 requests under way.
-const CONNECTIONS_MAX: usize = 1024;
 /// File descriptors that no connection takes: the store needs some for its file, snapshots and sled.
 const FILES_RESERVED: usize = 40;
 /// How long to wait after a connection could not be accepted.
@@ -31,7 +30,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// of `tokio::io::duplex`, which is one connection.
 pub struct Listener {
     source: Source,
-    pub(super) tls: Option<Tls>,
+    tls: Option<Tls>,
+    pub(super) limits: Limits,
 }
 
 impl Listener {
@@ -41,11 +41,22 @@ impl Listener {
         self.tls = Some(tls);
         self
     }
+
+    /// Takes on no more than that from whoever connects.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Listener {
+        self.limits = limits;
+        self
+    }
 }
 
 impl From<Source> for Listener {
     fn from(source: Source) -> Self {
-        Listener { source, tls: None }
+        Listener {
+            source,
+            tls: None,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -80,36 +91,44 @@ impl From<DuplexStream> for Listener {
     }
 }
 
-/// Connections as they come, and no more at a time than the process has file descriptors for: the others wait to be accepted.
-/// Once `cut` is true, those that are open fail.
+/// Connections as they come, once they have begun as ones of HTTP/2, and no more at a time than the process has file descriptors
+/// for: the others wait to be accepted. Once `cut` is true, those that are open fail.
 pub(super) fn connections(
-    Listener { source, .. }: Listener,
+    Listener {
+        source,
+        tls,
+        limits,
+    }: Listener,
     cut: watch::Receiver<bool>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let acceptor = Acceptor {
         source,
+        tls,
+        greeting_timeout: limits.greeting_timeout,
         cut,
-        places: Arc::new(Semaphore::new(connections_max())),
+        places: Arc::new(Semaphore::new(connections_max(limits.connections))),
         told: Mutex::new(None),
     };
-    futures_util::stream::unfold(acceptor, async |acceptor| {
-        let connection = acceptor.next().await;
-        Some((Ok(connection), acceptor))
+    // Each of those that have not begun yet has a place, so that there are no more than places.
+    let greeting = JoinSet::new();
+    futures_util::stream::unfold((acceptor, greeting), async |(acceptor, mut greeting)| {
+        let connection = acceptor.next(&mut greeting).await;
+        Some((Ok(connection), (acceptor, greeting)))
     })
 }
 
-fn connections_max() -> usize {
+fn connections_max(wanted: usize) -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
     });
-    files
-        .saturating_sub(FILES_RESERVED)
-        .clamp(1, CONNECTIONS_MAX)
+    files.saturating_sub(FILES_RESERVED).min(wanted).max(1)
 }
 
 struct Acceptor {
     source: Source,
+    tls: Option<Tls>,
+    greeting_timeout: Duration,
     cut: watch::Receiver<bool>,
     /// One for each connection that may be open.
     places: Arc<Semaphore>,
@@ -118,17 +137,33 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn next(&self) -> Connection {
+    async fn next(&self, greeting: &mut JoinSet<io::Result<Connection>>) -> Connection {
+        loop {
+            tokio::select! {
+                Some(greeted) = greeting.join_next() => match greeted {
+                    Ok(Ok(connection)) => return connection,
+                    Ok(Err(error)) => tracing::debug!(%error, "a connection did not begin as one of HTTP/2"),
+                    Err(error) => tracing::error!(%error, "a connection's beginning failed"),
+                },
+                accepted = self.accept() => {
+                    let (tls, cut) = (self.tls.clone(), self.cut.clone());
+                    greeting.spawn(accepted.greet(tls, self.greeting_timeout, cut));
+                }
+            }
+        }
+    }
+
+    /// The next one, as soon as there is a place for it. If the future is dropped none is lost.
+    async fn accept(&self) -> Accepted {
         let place = self.place().await;
         let mut failing = false;
         loop {
-            match self.accept().await {
-                Ok((transport, peer)) => {
-                    return Connection {
+            match self.source.accept().await {
+                Ok((transport, name)) => {
+                    return Accepted {
                         transport,
-                        peer,
-                        cut: Box::pin(until(self.cut.clone())),
-                        _place: place,
+                        name,
+                        place,
                     };
                 }
                 // That caller has gone again: the next one may be there.
@@ -162,119 +197,30 @@ impl Acceptor {
             tracing::warn!("all connections are taken: others wait until one ends");
         }
     }
+}
 
-    async fn accept(&self) -> io::Result<(Transport, Peer)> {
-        match &self.source {
+impl Source {
+    async fn accept(&self) -> io::Result<(Box<dyn Transport>, Arc<str>)> {
+        match self {
             Source::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // Without it a call waits for a delayed ACK.
                 stream.set_nodelay(true)?;
-                Ok((Transport::Tcp(stream), Peer(address.to_string().into())))
+                Ok((Box::new(stream), address.to_string().into()))
             }
             Source::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let process = stream.peer_cred().ok().and_then(|cred| cred.pid());
-                let peer = process.map_or("unix".into(), |pid| format!("unix:pid {pid}").into());
-                Ok((Transport::Unix(stream), Peer(peer)))
+                let name = process.map_or("unix".into(), |pid| format!("unix:pid {pid}").into());
+                Ok((Box::new(stream), name))
             }
             Source::Duplex(stream) => {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
                 match stream {
-                    Some(stream) => Ok((Transport::Duplex(stream), Peer("in memory".into()))),
+                    Some(stream) => Ok((Box::new(stream), "in memory".into())),
                     None => std::future::pending().await,
                 }
             }
-        }
-    }
-}
-
-/// Who is at the other end of a connection, as logs say it.
-#[derive(Clone, Debug)]
-pub(super) struct Peer(pub(super) Arc<str>);
-
-enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Duplex(DuplexStream),
-}
-
-/// One connection.
-pub(super) struct Connection {
-    transport: Transport,
-    peer: Peer,
-    /// Done when what is still under way is broken off.
-    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let connection = self.get_mut();
-        if connection.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        match &mut connection.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Duplex(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Duplex(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Duplex(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Duplex(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Duplex(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,14 +1,18 @@
 //! The server: services, health, reflection, and an orderly end.
 
+mod admission;
+mod connection;
 mod guard;
 #[cfg(test)]
 mod isolation;
+mod limits;
 mod listener;
+mod outcome;
 mod request_log;
 mod tls;
+mod waiting;
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     future::Future,
     io,
@@ -22,19 +26,19 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic::{
-    Code, Status,
     body::Body,
     server::NamedService,
     transport::{Server, server::Router},
 };
 use tonic_health::ServingStatus;
-use tonic_types::{ErrorDetails, StatusExt};
 use tower::{
     layer::util::{Identity, Stack},
     util::MapResponseLayer,
 };
 
+use admission::Admission;
 use guard::Guard;
+pub use limits::Limits;
 pub use listener::Listener;
 use request_log::RequestLog;
 pub use tls::{BadTls, Tls};
@@ -50,17 +54,12 @@ use crate::{
     service::{Backups, Jobs, Maintenance},
 };
 
-/// A request's size: 16 times the largest record, so that a client's mistake is answered, not cut off.
-const REQUEST_BYTES_MAX: usize = 1 << 20;
-/// Requests that one connection may have under way (tonic sets no limit).
-const STREAMS_PER_CONNECTION_MAX: u32 = 100;
-/// All headers of one request (h2 accepts 16 MiB).
-const HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
 /// How long requests under way may take to finish when the server ends; tonic's own drain has no end.
 const DRAIN: Duration = Duration::from_secs(8);
-/// How often an idle connection is asked whether it still lives, and how long it may take to answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a connection, and one call on it, may send before it is read: several requests, or a quarter of the largest. hyper's
+/// default is four times as much, which 1,024 connections would make a gigabyte.
+const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
 /// What ends the servers of one store, and waits for that.
 #[derive(Debug)]
@@ -122,7 +121,7 @@ async fn serve(
     ends: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let (cuts, cut) = watch::channel(false);
-    let router = router(catalog, access, listener.tls.clone()).await?;
+    let router = router(catalog, access, &listener.limits).await;
     let connections = listener::connections(listener, cut);
     let mut serving =
         std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
@@ -147,19 +146,16 @@ async fn until(mut said: watch::Receiver<bool>) {
 }
 
 /// What a request goes through, the last first.
-type Layers = Stack<Guard, Stack<RequestLog, Stack<MapResponseLayer<Settle>, Identity>>>;
+type Layers =
+    Stack<Admission, Stack<Guard, Stack<RequestLog, Stack<MapResponseLayer<Date>, Identity>>>>;
 
-async fn router(
-    catalog: Catalog,
-    access: Access,
-    tls: Option<Tls>,
-) -> Result<Router<Layers>, tonic::transport::Error> {
+async fn router(catalog: Catalog, access: Access, limits: &Limits) -> Router<Layers> {
     let mut condition = catalog.condition();
     let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
-        .max_decoding_message_size(REQUEST_BYTES_MAX);
+        .max_decoding_message_size(limits.request_bytes);
     let jobs =
-        JobServiceServer::new(Jobs::new(catalog)).max_decoding_message_size(REQUEST_BYTES_MAX);
+        JobServiceServer::new(Jobs::new(catalog)).max_decoding_message_size(limits.request_bytes);
     let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<BackupServiceServer<Backups>>().await;
@@ -185,18 +181,17 @@ async fn router(
             }
         }
     });
-    let mut server = Server::builder();
-    if let Some(Tls(config)) = tls {
-        server = server.tls_config(config)?;
-    }
-    let router = server
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(MapResponseLayer::new(settle as Settle))
+    Server::builder()
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .http2_max_header_list_size(limits.header_bytes)
+        .http2_keepalive_interval(Some(limits.keepalive_interval))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+        .layer(MapResponseLayer::new(date as Date))
         .layer(RequestLog)
         .layer(Guard(access))
+        .layer(Admission::new(limits))
         .add_service(health)
         .add_service(
             reflection()
@@ -206,48 +201,18 @@ async fn router(
         .add_service(reflection().build_v1alpha().expect("as above"))
         .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
-        .add_service(maintenance);
-    Ok(router)
+        .add_service(maintenance)
 }
 
-type Settle = fn(http::Response<Body>) -> http::Response<Body>;
+type Date = fn(http::Response<Body>) -> http::Response<Body>;
 
-/// What every answer gets on its way out.
-fn settle(mut response: http::Response<Body>) -> http::Response<Body> {
-    blame_the_request(&mut response);
-    explain_the_size(&mut response);
-    // hyper dates every answer that has no date, and panics where the clock says what no date can.
+/// hyper dates every answer that has no date, and panics where the clock says what no date can.
+fn date(mut response: http::Response<Body>) -> http::Response<Body> {
     if let Some(date) = clock::http_date_instead() {
         let date = http::HeaderValue::from_static(date);
         response.headers_mut().insert(http::header::DATE, date);
     }
     response
-}
-
-/// tonic answers INTERNAL, and no service here does, when it cannot read a request's message: nested beyond
-/// prost's limit, not UTF-8, not protobuf. Sending it again would not help: the caller is at fault.
-fn blame_the_request(response: &mut http::Response<Body>) {
-    let header = response.headers_mut().get_mut(Status::GRPC_STATUS);
-    if let Some(code) = header.filter(|code| Code::from_bytes(code.as_bytes()) == Code::Internal) {
-        *code = http::HeaderValue::from(Code::InvalidArgument as i32);
-    }
-}
-
-/// tonic answers `OUT_OF_RANGE`, and no service here does, when a message is larger than a request may be: it gets the details
-/// that every other error has, and the code that other servers give.
-fn explain_the_size(response: &mut http::Response<Body>) {
-    let headers = response.headers_mut();
-    let code = headers
-        .get(Status::GRPC_STATUS)
-        .map(|code| Code::from_bytes(code.as_bytes()));
-    if code == Some(Code::OutOfRange) {
-        let message =
-            format!("the request is larger than {REQUEST_BYTES_MAX} bytes: send less at once");
-        let details = ErrorDetails::with_error_info("REQUEST_TOO_LARGE", "icebox", HashMap::new());
-        let status = Status::with_error_details(Code::ResourceExhausted, message, details);
-        // The message is plain text: it fits into a header.
-        let _ = status.add_header(headers);
-    }
 }
 
 /// Just what is served, and `google.rpc`, so that clients can read the details of errors.

@@ -14,7 +14,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::listener::Peer;
+use super::connection::Peer;
 
 /// Numbers the requests of this process.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
@@ -53,7 +53,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
         let peer = request.extensions().get::<Peer>();
-        let peer = peer.map_or("unknown", |peer| &peer.0);
+        let peer = peer.map_or("unknown", |peer| &*peer.name);
         let method = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!("request", id, peer, method, caller = tracing::field::Empty);
         let start = Instant::now();

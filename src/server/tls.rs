@@ -1,15 +1,31 @@
 //! TLS, by rustls: 1.2 and 1.3.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        crypto::{CryptoProvider, ring},
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    },
+};
 
-/// How long a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2, as ALPN names it. A client that cannot speak it is refused in the handshake.
+const HTTP2: &[u8] = b"h2";
 
-/// The certificate of a server, for [`Listener::with_tls`](crate::Listener::with_tls).
+/// The certificate of a server, for [`Listener::with_tls`](crate::Listener::with_tls). Clones are the same one:
+/// [`Tls::replace`] counts for all of them.
 #[derive(Clone)]
-pub struct Tls(pub(super) ServerTlsConfig);
+pub struct Tls {
+    current: Arc<RwLock<Arc<ServerConfig>>>,
+    certificates: Vec<CertificateDer<'static>>,
+    key: Arc<PrivateKeyDer<'static>>,
+}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,16 +38,28 @@ impl fmt::Debug for Tls {
 #[error("it cannot be used for TLS: {0}")]
 pub struct BadTls(String);
 
+impl BadTls {
+    fn because(error: &impl fmt::Display) -> BadTls {
+        BadTls(error.to_string())
+    }
+}
+
 impl Tls {
     /// A certificate, with those that lead to its issuer behind it, and its private key, both as PEM.
     ///
     /// # Errors
     /// [`BadTls`] if there is none in them, or they do not belong together.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Tls, BadTls> {
-        let config = ServerTlsConfig::new()
-            .identity(Identity::from_pem(certificates, key))
-            .timeout(HANDSHAKE_TIMEOUT);
-        Tls(config).checked()
+        let certificates = certificates_in(certificates)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| BadTls(format!("no private key is in it: {error}")))?;
+        let no_certificates = WebPkiClientVerifier::no_client_auth();
+        let config = config(&certificates, &key, no_certificates)?;
+        Ok(Tls {
+            current: Arc::new(RwLock::new(config)),
+            certificates,
+            key: Arc::new(key),
+        })
     }
 
     /// Asks whoever connects for a certificate of this issuer, PEM as well. Who has none may bring a token.
@@ -39,22 +67,65 @@ impl Tls {
     /// # Errors
     /// [`BadTls`] if there is none in it.
     pub fn asking_for_certificates_of(self, issuer: &[u8]) -> Result<Tls, BadTls> {
-        let issuer = Certificate::from_pem(issuer);
-        Tls(self.0.client_ca_root(issuer).client_auth_optional(true)).checked()
+        let mut issuers = RootCertStore::empty();
+        for certificate in certificates_in(issuer)? {
+            let added = issuers.add(certificate);
+            added.map_err(|error| BadTls::because(&error))?;
+        }
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(issuers), provider().into())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| BadTls::because(&error))?;
+        let config = config(&self.certificates, &self.key, verifier)?;
+        Ok(Tls {
+            current: Arc::new(RwLock::new(config)),
+            ..self
+        })
     }
 
-    /// What a server would say that is started with it.
-    fn checked(self) -> Result<Tls, BadTls> {
-        let started = Server::builder().tls_config(self.0.clone());
-        started.map_err(|error| BadTls(root_cause(&error)))?;
-        Ok(self)
+    /// From now on new connections get this certificate, on servers that are at work as well. Those that are open go on.
+    pub fn replace(&self, with: &Tls) {
+        let config = with.config();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// What makes a TLS connection of another.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.config())
+    }
+
+    fn config(&self) -> Arc<ServerConfig> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
     }
 }
 
-fn root_cause(error: &tonic::transport::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+/// The one that is compiled in, whatever the program around has chosen for itself.
+fn provider() -> CryptoProvider {
+    ring::default_provider()
+}
+
+fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BadTls> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(|error| BadTls::because(&error))?;
+    if certificates.is_empty() {
+        return Err(BadTls("no certificate is in it".into()));
     }
-    cause.to_string()
+    Ok(certificates)
+}
+
+fn config(
+    certificates: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
+    verifier: Arc<dyn ClientCertVerifier>,
+) -> Result<Arc<ServerConfig>, BadTls> {
+    let mut config = ServerConfig::builder_with_provider(provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| BadTls::because(&error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates.to_vec(), key.clone_key())
+        .map_err(|error| BadTls::because(&error))?;
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    Ok(Arc::new(config))
 }

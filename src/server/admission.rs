@@ -1,0 +1,417 @@
+//! Lets calls in while there is room for them: so many at a time, of one caller and in all, each with an end. A call counts from
+//! when its request was read whole until its answer is there, so that nobody can hold a place by being slow; what a slow caller
+//! keeps waiting is bounded in `waiting.rs`.
+
+use std::{
+    collections::HashMap,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Code, Status, body::Body};
+use tonic_types::{ErrorDetails, StatusExt};
+use tower::{Layer, Service};
+
+use super::{
+    Limits,
+    connection::Peer,
+    outcome::mend,
+    waiting::{Turn, Waiting},
+};
+use crate::identity::{self, Caller, Share};
+
+/// What a request takes before anything of its message was read, and an answer before it was written, about.
+const REQUEST_BYTES: usize = 8 << 10;
+const ANSWER_BYTES: usize = 64 << 10;
+/// Before a message stand a flag and its length.
+const PREFIX_BYTES: usize = 5;
+/// Parts in which a request may come: clients send parts of 16 KiB, and one that sends bytes one by one has other intentions.
+const PARTS_MAX: usize = 4096;
+/// When it may be worth trying again what there was no room for.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// tonic honours a caller's `grpc-timeout`, too, but answers CANCELLED. So much sooner it is told here what it is.
+const MARGIN: Duration = Duration::from_millis(2);
+
+/// Lets calls in while there is room.
+#[derive(Clone, Debug)]
+pub(super) struct Admission(Arc<Room>);
+
+#[derive(Debug)]
+struct Room {
+    limits: Limits,
+    calls: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    waiting: Arc<Waiting>,
+}
+
+impl Admission {
+    pub(super) fn new(limits: &Limits) -> Admission {
+        Admission(Arc::new(Room {
+            calls: Arc::new(Semaphore::new(limits.calls)),
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            waiting: Waiting::new(limits),
+            limits: limits.clone(),
+        }))
+    }
+}
+
+impl<S> Layer<S> for Admission {
+    type Service = Admitting<S>;
+
+    fn layer(&self, inner: S) -> Admitting<S> {
+        Admitting {
+            inner,
+            room: self.0.clone(),
+        }
+    }
+}
+
+/// A service with limited room.
+#[derive(Clone, Debug)]
+pub(super) struct Admitting<S> {
+    inner: S,
+    room: Arc<Room>,
+}
+
+impl<S> Service<Request<Body>> for Admitting<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The clone is the one that will be asked next; this one is ready.
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        let room = self.room.clone();
+        Box::pin(async move {
+            let timeout = timeout(&room.limits, request.headers());
+            let answering = room.answer(inner, request);
+            match tokio::time::timeout(timeout, answering).await {
+                Ok(Ok(answered)) => answered,
+                Ok(Err(refused)) => Ok(refused.into_http()),
+                Err(_) => Ok(too_late(timeout).into_http()),
+            }
+        })
+    }
+}
+
+impl Room {
+    /// # Errors
+    /// What a request is refused with that there is no room for.
+    async fn answer<S>(
+        &self,
+        mut inner: S,
+        request: Request<Body>,
+    ) -> Result<Result<Response<Body>, S::Error>, Status>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.expect("every connection says who is at its other end");
+        let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        let is_stream = identity::is_stream(request.uri().path());
+        let request = if is_stream {
+            request
+        } else {
+            let (head, body) = request.into_parts();
+            let message = self.read(body, &peer).await?;
+            Request::from_parts(head, Body::new(Full::new(message)))
+        };
+        let place = self.place(is_stream, caller.as_ref())?;
+        let answered = inner.call(request).await;
+        // A call's place is free now; a stream has one until it ends.
+        let place = is_stream.then_some(place);
+        let outgoing = |body| {
+            Body::new(Outgoing {
+                turn: Some(self.waiting.begin(&peer, ANSWER_BYTES)),
+                body,
+                waiting: self.waiting.clone(),
+                peer,
+                _place: place,
+            })
+        };
+        Ok(answered.map(|mut response| {
+            mend(&mut response, self.limits.request_bytes);
+            response.map(outgoing)
+        }))
+    }
+
+    /// The one message of a request.
+    ///
+    /// # Errors
+    /// If it is larger than a request may be, as soon as that is known.
+    async fn read(&self, body: Body, peer: &Peer) -> Result<Bytes, Status> {
+        let mut body = pin!(body);
+        let mut read = Read::default();
+        let mut turn = None;
+        loop {
+            let mut next = body.frame();
+            // Most requests are here with their headers: these wait for nobody.
+            let frame = if let Some(frame) = (&mut next).now_or_never() {
+                frame
+            } else {
+                turn.get_or_insert_with(|| self.waiting.begin(peer, REQUEST_BYTES + read.bytes()));
+                next.await
+            };
+            let Some(frame) = frame else {
+                return Ok(read.whole());
+            };
+            if let Ok(part) = frame?.into_data() {
+                if let Some(turn) = &turn {
+                    turn.add(part.len());
+                }
+                read.add(part, self.limits.request_bytes)?;
+            }
+        }
+    }
+
+    /// # Errors
+    /// If all are taken.
+    fn place(&self, is_stream: bool, caller: Option<&Arc<Caller>>) -> Result<Place, Status> {
+        let limits = &self.limits;
+        let (all, of_caller_max, what) = if is_stream {
+            (&self.streams, limits.streams_per_caller, "streams")
+        } else {
+            (&self.calls, limits.calls_per_caller, "calls")
+        };
+        let share = match caller {
+            Some(caller) => {
+                let share = Share::of(caller, is_stream, of_caller_max);
+                Some(share.ok_or_else(|| {
+                    let message = format!(
+                        "{of_caller_max} {what} of yours are under way, and no more are taken: try again when one has ended"
+                    );
+                    no_room(Code::ResourceExhausted, "CALLER_LIMIT", message)
+                })?)
+            }
+            None => None,
+        };
+        let permit = all.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("too many {what} are under way: try again in a moment");
+            no_room(Code::Unavailable, "SERVER_LIMIT", message)
+        })?;
+        Ok(Place {
+            _permit: permit,
+            _share: share,
+        })
+    }
+}
+
+/// The right to be under way.
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _share: Option<Share>,
+}
+
+/// What was read of a request.
+#[derive(Default)]
+struct Read {
+    first: Bytes,
+    /// All of it, once there is more than one part.
+    rest: BytesMut,
+    parts: usize,
+}
+
+impl Read {
+    fn bytes(&self) -> usize {
+        self.first.len().max(self.rest.len())
+    }
+
+    /// # Errors
+    /// If it is too large, or comes in too many parts.
+    fn add(&mut self, part: Bytes, request_bytes_max: usize) -> Result<(), Status> {
+        self.parts += 1;
+        if self.parts > PARTS_MAX {
+            let message = format!("the request comes in more than {PARTS_MAX} parts");
+            return Err(too_large(message));
+        }
+        if self.first.is_empty() {
+            self.first = part;
+        } else {
+            if self.rest.is_empty() {
+                self.rest.extend_from_slice(&self.first);
+            }
+            self.rest.extend_from_slice(&part);
+        }
+        let begun = if self.rest.is_empty() {
+            &self.first[..]
+        } else {
+            &self.rest[..]
+        };
+        let says = begun.get(1..PREFIX_BYTES).map_or(0, |length| {
+            length
+                .iter()
+                .fold(0, |sum, &byte| sum << 8 | usize::from(byte))
+        });
+        let bytes = says.max(begun.len().saturating_sub(PREFIX_BYTES));
+        if bytes > request_bytes_max {
+            return Err(larger_than(request_bytes_max));
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Bytes {
+        if self.rest.is_empty() {
+            self.first
+        } else {
+            self.rest.freeze()
+        }
+    }
+}
+
+/// An answer on its way.
+struct Outgoing {
+    body: Body,
+    /// While it waits for the transport to ask for more, which it does when the caller has room for it.
+    turn: Option<Turn>,
+    waiting: Arc<Waiting>,
+    peer: Peer,
+    _place: Option<Place>,
+}
+
+impl HttpBody for Outgoing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let outgoing = self.get_mut();
+        outgoing.turn = None;
+        let polled = Pin::new(&mut outgoing.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            outgoing.turn = Some(outgoing.waiting.begin(&outgoing.peer, data.len()));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How long a call may take until its answer begins.
+fn timeout(limits: &Limits, headers: &HeaderMap) -> Duration {
+    let wanted = headers
+        .get("grpc-timeout")
+        .and_then(|value| grpc_timeout(value.as_bytes()));
+    wanted.map_or(limits.request_timeout, |wanted| {
+        wanted.saturating_sub(MARGIN).min(limits.request_timeout)
+    })
+}
+
+/// Up to 8 digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digits: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(digits * 3600),
+        b'M' => Duration::from_secs(digits * 60),
+        b'S' => Duration::from_secs(digits),
+        b'm' => Duration::from_millis(digits),
+        b'u' => Duration::from_micros(digits),
+        b'n' => Duration::from_nanos(digits),
+        _ => return None,
+    })
+}
+
+fn too_late(timeout: Duration) -> Status {
+    let message = format!(
+        "no answer within {} ms: whether anything was changed is not known, and sending it again is safe with the same id",
+        timeout.as_millis()
+    );
+    let details = ErrorDetails::with_error_info("TOO_LATE", "icebox", HashMap::new());
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
+fn no_room(code: Code, reason: &str, message: String) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, "icebox", HashMap::new());
+    details.set_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(code, message, details)
+}
+
+/// What a request is refused with that is larger than it may be.
+pub(super) fn larger_than(request_bytes_max: usize) -> Status {
+    too_large(format!(
+        "the request is larger than {request_bytes_max} bytes: send less at once"
+    ))
+}
+
+fn too_large(message: String) -> Status {
+    let details = ErrorDetails::with_error_info("REQUEST_TOO_LARGE", "icebox", HashMap::new());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_timeout_is_up_to_8_digits_and_a_unit() {
+        for (value, expected) in [
+            ("5S", Some(5_000_000)),
+            ("99999999H", Some(99_999_999 * 3_600_000_000)),
+            ("2M", Some(120_000_000)),
+            ("0m", Some(0)),
+            ("7m", Some(7000)),
+            ("7u", Some(7)),
+            ("7000n", Some(7)),
+            ("", None),
+            ("S", None),
+            ("100000000S", None),
+            ("-1S", None),
+            ("1.5S", None),
+            ("5s", None),
+            ("5", None),
+        ] {
+            let micros = grpc_timeout(value.as_bytes()).map(|timeout| timeout.as_micros());
+            assert_eq!(micros, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_too_large_as_soon_as_it_says_so() {
+        let part = Bytes::copy_from_slice;
+        let mut says = Read::default();
+        says.add(part(&[0, 0, 0]), 100).unwrap();
+        let refused = says.add(part(&[0, 101]), 100).unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let mut fits = Read::default();
+        fits.add(part(&[0, 0, 0, 0, 100]), 100).unwrap();
+        fits.add(part(&[7; 100]), 100).unwrap();
+        assert_eq!(fits.bytes(), 105);
+        assert!(fits.add(part(&[7]), 100).is_err());
+        let mut trickles = Read::default();
+        for _ in 0..PARTS_MAX {
+            trickles.add(Bytes::new(), 100).unwrap();
+        }
+        assert!(trickles.add(Bytes::new(), 100).is_err());
+    }
+}

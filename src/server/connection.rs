@@ -1,0 +1,170 @@
+//! A connection: what it runs over, who is at its other end, and its beginning, for which nobody has long.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    sync::{OwnedSemaphorePermit, watch},
+};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tonic::transport::server::Connected;
+
+use super::{Tls, until};
+
+/// How every HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What bytes come and go through.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// As logs say it.
+    pub(super) name: Arc<str>,
+    /// The certificate that it has shown to be its own, which an issuer that is trusted has signed.
+    pub(super) certificate: Option<CertificateDer<'static>>,
+    /// Ends the connection.
+    pub(super) cut: Arc<watch::Sender<bool>>,
+}
+
+/// One connection that has begun as one of HTTP/2.
+pub(super) struct Connection {
+    transport: Box<dyn Transport>,
+    peer: Peer,
+    /// What is still to be read of the preface, which was read already.
+    preface: &'static [u8],
+    /// Done when what is still under way is broken off.
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A connection that was accepted, and has said nothing yet.
+pub(super) struct Accepted {
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) name: Arc<str>,
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+impl Accepted {
+    /// Shakes hands, and waits for the preface. What says anything else is not worth an answer.
+    ///
+    /// # Errors
+    /// If it takes longer than `timeout`, or is not HTTP/2, or the handshake fails.
+    pub(super) async fn greet(
+        self,
+        tls: Option<Tls>,
+        timeout: Duration,
+        all_cut: watch::Receiver<bool>,
+    ) -> io::Result<Connection> {
+        let Accepted {
+            mut transport,
+            name,
+            place,
+        } = self;
+        let mut certificate = None;
+        let greeting = async {
+            if let Some(tls) = tls {
+                let secured = tls.acceptor().accept(transport).await?;
+                let (_, session) = secured.get_ref();
+                let chain = session.peer_certificates().unwrap_or_default();
+                certificate = chain.first().map(|own| own.clone().into_owned());
+                transport = Box::new(secured);
+            }
+            let mut begun = [0; PREFACE.len()];
+            transport.read_exact(&mut begun).await?;
+            if begun == PREFACE {
+                Ok(transport)
+            } else {
+                Err(io::Error::from(io::ErrorKind::InvalidData))
+            }
+        };
+        let transport = tokio::time::timeout(timeout, greeting).await??;
+        let cut = Arc::new(watch::channel(false).0);
+        let own_cut = cut.subscribe();
+        Ok(Connection {
+            transport,
+            peer: Peer {
+                name,
+                certificate,
+                cut,
+            },
+            preface: PREFACE,
+            cut: Box::pin(async move {
+                tokio::select! {
+                    () = until(own_cut) => {}
+                    () = until(all_cut) => {}
+                }
+            }),
+            _place: place,
+        })
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let connection = self.get_mut();
+        if connection.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if !connection.preface.is_empty() {
+            let (now, later) = connection
+                .preface
+                .split_at(connection.preface.len().min(buf.remaining()));
+            buf.put_slice(now);
+            connection.preface = later;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut connection.transport).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
+}

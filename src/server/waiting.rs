@@ -1,0 +1,198 @@
+//! What waits for callers: requests that they have begun to send, and answers that they have not read. A caller that keeps much
+//! waiting, or for long, loses its connection, so that it cannot take the memory or the turn of others.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::{Limits, connection::Peer};
+
+/// Nobody is cut off sooner, however much waits: an honest caller may be a moment behind.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
+/// How often it is looked for those that have waited too long.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// All that waits for the callers of one server.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    waits: Mutex<Waits>,
+    stall_timeout: Duration,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Waits {
+    /// By a number that grows, so that the longest waiting comes first.
+    all: BTreeMap<u64, Wait>,
+    next: u64,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    bytes: usize,
+    /// Ends the connection.
+    cut: Arc<watch::Sender<bool>>,
+}
+
+impl Waiting {
+    /// Nothing yet. It is looked after until it is dropped.
+    pub(super) fn new(limits: &Limits) -> Arc<Waiting> {
+        let waiting = Arc::new(Waiting {
+            waits: Mutex::default(),
+            stall_timeout: limits.stall_timeout,
+            bytes_max: limits.stalled_bytes,
+        });
+        tokio::spawn(look_after(Arc::downgrade(&waiting)));
+        waiting
+    }
+
+    /// From now on, until what is returned is dropped, something of that size waits for a caller.
+    pub(super) fn begin(self: &Arc<Self>, peer: &Peer, bytes: usize) -> Turn {
+        let mut waits = self.lock();
+        let number = waits.next;
+        waits.next += 1;
+        waits.bytes += bytes;
+        let wait = Wait {
+            since: Instant::now(),
+            bytes,
+            cut: peer.cut.clone(),
+        };
+        waits.all.insert(number, wait);
+        self.cut_off(&mut waits);
+        Turn {
+            waiting: self.clone(),
+            number,
+        }
+    }
+
+    /// Cuts off who keeps things waiting for too long, or, while too much waits, for longest.
+    fn cut_off(&self, waits: &mut Waits) {
+        while let Some(longest) = waits.all.first_entry() {
+            let waited = longest.get().since.elapsed();
+            let is_too_much = waits.bytes > self.bytes_max && waited > PATIENCE_MIN;
+            if waited <= self.stall_timeout && !is_too_much {
+                return;
+            }
+            let wait = longest.remove();
+            waits.bytes -= wait.bytes;
+            if !wait.cut.send_replace(true) {
+                tracing::warn!(
+                    waited_ms = waited.as_millis(),
+                    bytes = wait.bytes,
+                    "a connection is ended: its caller does not read on, or send on"
+                );
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn look_after(waiting: Weak<Waiting>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(waiting) = waiting.upgrade() else {
+            return;
+        };
+        waiting.cut_off(&mut waiting.lock());
+    }
+}
+
+/// Something that waits for a caller.
+#[derive(Debug)]
+pub(super) struct Turn {
+    waiting: Arc<Waiting>,
+    number: u64,
+}
+
+impl Turn {
+    /// It has grown.
+    pub(super) fn add(&self, bytes: usize) {
+        let mut waits = self.waiting.lock();
+        // It is not there any more if its connection was cut.
+        if let Some(wait) = waits.all.get_mut(&self.number) {
+            wait.bytes += bytes;
+            waits.bytes += bytes;
+            self.waiting.cut_off(&mut waits);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut waits = self.waiting.lock();
+        if let Some(wait) = waits.all.remove(&self.number) {
+            waits.bytes -= wait.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> (Peer, watch::Receiver<bool>) {
+        let (cut, is_cut) = watch::channel(false);
+        let peer = Peer {
+            name: "test".into(),
+            certificate: None,
+            cut: Arc::new(cut),
+        };
+        (peer, is_cut)
+    }
+
+    fn waiting(stall_timeout: Duration, stalled_bytes: usize) -> Arc<Waiting> {
+        Waiting::new(&Limits {
+            stall_timeout,
+            stalled_bytes,
+            ..Limits::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_cut_off_and_who_goes_on_is_not() {
+        let waiting = waiting(Duration::from_millis(10), 1 << 20);
+        let ((slow, slow_is_cut), (quick, quick_is_cut)) = (peer(), peer());
+        let slow = waiting.begin(&slow, 100);
+        drop(waiting.begin(&quick, 100));
+        // It is looked after without any other call.
+        let mut cut = slow_is_cut.clone();
+        let cut = cut.wait_for(|cut| *cut);
+        tokio::time::timeout(Duration::from_secs(20), cut)
+            .await
+            .expect("it is cut off")
+            .unwrap();
+        assert!(!*quick_is_cut.borrow());
+        assert_eq!(waiting.lock().bytes, 0);
+        drop(slow);
+        assert_eq!(waiting.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn while_too_much_waits_the_longest_waiting_is_cut_off() {
+        let waiting = waiting(Duration::from_secs(3600), 1000);
+        let peers: Vec<_> = (0..3).map(|_| peer()).collect();
+        let turns: Vec<_> = peers
+            .iter()
+            .map(|(peer, _)| waiting.begin(peer, 300))
+            .collect();
+        let is_cut = || -> Vec<bool> { peers.iter().map(|(_, cut)| *cut.borrow()).collect() };
+        tokio::time::sleep(PATIENCE_MIN + Duration::from_millis(50)).await;
+        turns[2].add(100);
+        assert_eq!(is_cut(), [false; 3]);
+        turns[2].add(1);
+        assert_eq!(is_cut(), [true, false, false]);
+        // Of the one that is gone nothing counts any more.
+        turns[0].add(5000);
+        assert_eq!(waiting.lock().bytes, 701);
+        assert_eq!(is_cut(), [true, false, false]);
+    }
+}
