@@ -2,6 +2,7 @@
 
 mod backups;
 mod change;
+mod config;
 mod connection;
 mod context;
 mod document;
@@ -59,6 +60,7 @@ enum Command {
     Restore(restore::Args),
     Status(status::Args),
     Context(context::Args),
+    Config(config::Args),
     Token(token::Args),
     Completions(manual::Completions),
     Man(manual::Man),
@@ -71,8 +73,19 @@ enum Command {
 /// Exit status: 0 when all was done, 1 when something was refused or failed, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    let result = config::Settings::parse().and_then(run);
+    match result {
+        Ok(()) | Err(Error::OutputClosed) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("icebox: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run(settings: config::Settings) -> Result<(), Error> {
+    match settings.cli.command {
+        Command::Config(_) => config::run(&settings),
         Command::Serve(args) => serve::run(&args),
         Command::Backups(args) => connection::block_on(backups::run(args)),
         Command::Jobs(args) => connection::block_on(jobs::run(args)),
@@ -89,13 +102,6 @@ pub fn main() -> ExitCode {
         Command::Version => {
             println!("icebox {}", env!("CARGO_PKG_VERSION"));
             Ok(())
-        }
-    };
-    match result {
-        Ok(()) | Err(Error::OutputClosed) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("icebox: {error}");
-            error.exit_code()
         }
     }
 }

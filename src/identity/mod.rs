@@ -15,6 +15,8 @@ pub(crate) use policy::POLICY;
 pub(crate) use policy::{Row, is_stream, row};
 #[cfg(any(feature = "cli", test))]
 pub(crate) use tokens::sha256_hex;
+#[cfg(feature = "cli")]
+pub(crate) use tokens::wrong_in_toml;
 pub use tokens::{BadTokens, Tokens};
 
 /// What somebody may do. [`policy`] has the table.

@@ -81,12 +81,8 @@ impl Tokens {
     /// # Errors
     /// [`BadTokens`] with everything that is wrong. No token and no hash is among that.
     pub fn parse(text: &str) -> Result<Tokens, BadTokens> {
-        let document: Document = toml::from_str(text).map_err(|error| {
-            // Its own display quotes the line, and with it a hash.
-            let place = error.span().map_or(0, |span| span.start);
-            let line = text[..place.min(text.len())].matches('\n').count() + 1;
-            BadTokens(vec![format!("line {line}: {}", error.message())])
-        })?;
+        let document: Document =
+            toml::from_str(text).map_err(|error| BadTokens(vec![wrong_in_toml(text, &error)]))?;
         let mut wrong = Vec::new();
         let mut tokens = HashMap::new();
         for (n, entry) in document.token.into_iter().enumerate() {
@@ -131,6 +127,13 @@ impl Tokens {
     pub(super) fn certified(&self, name: &str) -> Option<&Arc<Caller>> {
         self.0.get(&Key::Certificate(name.to_ascii_lowercase()))
     }
+}
+
+/// What is wrong with a TOML text, and in which line. The error's own display quotes the line, and with it what may be a secret.
+pub(crate) fn wrong_in_toml(text: &str, error: &toml::de::Error) -> String {
+    let place = error.span().map_or(0, |span| span.start);
+    let line = text[..place.min(text.len())].matches('\n').count() + 1;
+    format!("line {line}: {}", error.message())
 }
 
 impl Entry {

@@ -1,0 +1,177 @@
+//! What `icebox serve` may be told.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::builder::RangedU64ValueParser;
+
+use crate::{Limits, cli::listen::Listen};
+
+/// Serve a catalog over gRPC
+///
+/// Without --tokens, whoever reaches the address is a local administrator, so it must be one that only this machine can
+/// reach. SIGTERM and Ctrl-C finish what is under way; a second one ends at once.
+#[derive(Clone, clap::Args)]
+#[command(after_help = "Examples:
+  icebox serve
+  icebox serve --listen 127.0.0.1:0 --store /var/lib/icebox/icebox.db
+  icebox serve --listen unix:/run/icebox.sock")]
+pub(crate) struct Args {
+    /// Where to listen: IP:PORT (port 0 picks a free one) or unix:PATH
+    #[arg(long, env = "ICEBOX_LISTEN", default_value = "127.0.0.1:50051")]
+    pub(super) listen: Listen,
+    /// The store's file, made if it is missing
+    #[arg(
+        long,
+        env = "ICEBOX_STORE",
+        default_value = "icebox.db",
+        value_name = "FILE"
+    )]
+    pub(super) store: PathBuf,
+    /// The directory of what lists are read from, which is made anew where it is missing; FILE.view without it
+    #[arg(long, env = "ICEBOX_VIEW", value_name = "DIR")]
+    pub(super) view: Option<PathBuf>,
+    /// Memory for the store's cache, in MiB; the process takes up to 380 MiB more
+    #[arg(long, env = "ICEBOX_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
+    pub(super) cache_mib: u64,
+    /// The store's file is not written anew before its journal has grown by so much, in MiB
+    #[arg(long, env = "ICEBOX_REWRITE_FLOOR_MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
+    pub(super) rewrite_floor_mib: u64,
+    /// Ask every caller for a token of this file, made with `icebox token new`; it is read again on SIGHUP
+    #[arg(long, env = "ICEBOX_TOKENS", value_name = "FILE")]
+    pub(super) tokens: Option<PathBuf>,
+    /// Speak TLS with this certificate, and those that lead to its issuer behind it: PEM
+    #[arg(
+        long,
+        env = "ICEBOX_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// The certificate's private key: PEM, in a file that others cannot read
+    #[arg(
+        long,
+        env = "ICEBOX_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Ask whoever connects for a certificate of this issuer, PEM: by a name in it they are known as by a token
+    #[arg(
+        long,
+        env = "ICEBOX_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "tls_cert",
+        requires = "tokens"
+    )]
+    pub(super) tls_client_ca: Option<PathBuf>,
+    /// Listen on an address that others can reach, without TLS, or without asking anybody who they are
+    #[arg(long, env = "ICEBOX_INSECURE")]
+    pub(super) insecure: bool,
+    /// What is logged: a filter such as info,icebox=debug
+    #[arg(
+        long,
+        env = "ICEBOX_LOG",
+        value_name = "FILTER",
+        default_value = "info,sled=warn"
+    )]
+    pub(super) log: String,
+    /// Take what is said neither here nor in the environment from this TOML file, by the names of the options
+    #[arg(long, env = "ICEBOX_SERVE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl Args {
+    pub(super) fn limits(&self) -> Limits {
+        let own = &self.limits;
+        Limits {
+            connections: own.connections_max,
+            streams_per_connection: own.streams_per_connection_max,
+            calls: own.calls_max,
+            calls_per_caller: own.calls_per_caller_max,
+            streams: own.streams_max,
+            streams_per_caller: own.streams_per_caller_max,
+            request_bytes: own.request_kib_max << 10,
+            header_bytes: own.header_kib_max << 10,
+            greeting_timeout: Duration::from_millis(own.greeting_timeout_ms),
+            request_timeout: Duration::from_millis(own.request_timeout_ms),
+            stall_timeout: Duration::from_millis(own.stall_timeout_ms),
+            stalled_bytes: own.stalled_mib_max << 20,
+            keepalive_interval: Duration::from_millis(own.keepalive_interval_ms),
+            keepalive_timeout: Duration::from_millis(own.keepalive_timeout_ms),
+        }
+    }
+}
+
+/// What the server takes on: see [`Limits`].
+#[derive(Clone, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Connections at a time; others wait
+    #[arg(long, env = "ICEBOX_CONNECTIONS_MAX", default_value_t = 1024, value_parser = count())]
+    connections_max: usize,
+    /// Calls under way on one connection
+    #[arg(long, env = "ICEBOX_STREAMS_PER_CONNECTION_MAX", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    streams_per_connection_max: u32,
+    /// Calls under way, but for streams; others are refused with UNAVAILABLE
+    #[arg(long, env = "ICEBOX_CALLS_MAX", default_value_t = 1024, value_parser = count())]
+    calls_max: usize,
+    /// Calls under way of one token; others are refused, too
+    #[arg(long, env = "ICEBOX_CALLS_PER_CALLER_MAX", default_value_t = 512, value_parser = count())]
+    calls_per_caller_max: usize,
+    /// Streams under way: watches, snapshots, reflection
+    #[arg(long, env = "ICEBOX_STREAMS_MAX", default_value_t = 10_240, value_parser = count())]
+    streams_max: usize,
+    /// Streams under way of one token
+    #[arg(long, env = "ICEBOX_STREAMS_PER_CALLER_MAX", default_value_t = 1024, value_parser = count())]
+    streams_per_caller_max: usize,
+    /// A request's message, in KiB
+    #[arg(long, env = "ICEBOX_REQUEST_KIB_MAX", default_value_t = 1024, value_parser = RangedU64ValueParser::<usize>::new().range(128..=16 << 10))]
+    request_kib_max: usize,
+    /// A request's headers, in KiB
+    #[arg(long, env = "ICEBOX_HEADER_KIB_MAX", default_value_t = 32, value_parser = clap::value_parser!(u32).range(4..=1024))]
+    header_kib_max: u32,
+    /// How long a connection may take to begin, TLS and all
+    #[arg(long, env = "ICEBOX_GREETING_TIMEOUT_MS", default_value_t = 10_000, value_parser = milliseconds())]
+    greeting_timeout_ms: u64,
+    /// How long a call may take until its answer begins
+    #[arg(long, env = "ICEBOX_REQUEST_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
+    request_timeout_ms: u64,
+    /// How long an answer may wait to be read
+    #[arg(long, env = "ICEBOX_STALL_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
+    stall_timeout_ms: u64,
+    /// What may wait to be read, in MiB: then the connection of the longest waiting is ended
+    #[arg(long, env = "ICEBOX_STALLED_MIB_MAX", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
+    stalled_mib_max: usize,
+    /// How often a quiet connection is asked whether it lives
+    #[arg(long, env = "ICEBOX_KEEPALIVE_INTERVAL_MS", default_value_t = 20_000, value_parser = milliseconds())]
+    keepalive_interval_ms: u64,
+    /// How long it may take to answer that
+    #[arg(long, env = "ICEBOX_KEEPALIVE_TIMEOUT_MS", default_value_t = 20_000, value_parser = milliseconds())]
+    keepalive_timeout_ms: u64,
+}
+
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 20)
+}
+
+/// At least one, and at most a day.
+fn milliseconds() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(1..=86_400_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_is_as_a_program_has_it_that_embeds_icebox() {
+        let command = Args::augment_args(clap::Command::new("serve"));
+        let matches = command.get_matches_from(["serve"]);
+        let args = Args::from_arg_matches(&matches).unwrap();
+        assert_eq!(args.limits(), Limits::default());
+    }
+}

@@ -1,0 +1,176 @@
+//! `icebox serve`: the server in the foreground.
+
+mod args;
+mod identity;
+
+use std::io::IsTerminal;
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Error,
+    listen::{self, Listen},
+};
+use crate::{Icebox, clock, store};
+pub(super) use args::Args;
+use identity::Identity;
+
+/// Reads that may wait for the disk at the same time; further ones queue.
+const READING_THREADS_MAX: usize = 64;
+
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let is_safe = args.tokens.is_some() && args.tls_cert.is_some();
+    let is_exposed = !args.listen.is_local() && !is_safe;
+    if is_exposed && !args.insecure {
+        return Err(Error::Usage(format!(
+            "{} can be reached from other machines, and {}; or listen on 127.0.0.1 or unix:PATH, or say --insecure",
+            args.listen,
+            if args.tokens.is_some() {
+                "tokens would go there in plain text: give it --tls-cert and --tls-key"
+            } else {
+                "whoever reaches it may do everything: give it --tokens, --tls-cert and --tls-key"
+            }
+        )));
+    }
+    // Whoever reads the log must not hold up the server: what is not taken in time is dropped.
+    let (stderr, _log_until_the_end) = tracing_appender::non_blocking(std::io::stderr());
+    let is_json = log_to(stderr, &args.log)?;
+    // sled makes its files readable to all unless told otherwise.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(READING_THREADS_MAX)
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let (first, asked_to_end) = oneshot::channel();
+        tokio::spawn(async move {
+            either(&mut terminate, &mut interrupt).await;
+            // Nobody listens if the server has ended by itself.
+            let _ = first.send(());
+            either(&mut terminate, &mut interrupt).await;
+            tracing::warn!("asked to end again: ending at once");
+            std::process::exit(1);
+        });
+        let asks = args.tokens.is_some();
+        let announce = |bound: &Listen| {
+            if is_json {
+                // Whatever is logged, who started it learns the address.
+                let line = serde_json::json!({
+                    "timestamp": jiff::Timestamp::from_millisecond(
+                        i64::try_from(clock::now_ms()).expect("before the year 10000")
+                    ).expect("before the year 10000").to_string(),
+                    "level": "INFO",
+                    "fields": {"message": "listening", "address": bound.to_string()},
+                    "target": "icebox",
+                });
+                eprintln!("{line}");
+            } else {
+                eprintln!("icebox: listening on {bound}");
+            }
+            if let Listen::Unix(_) = bound {
+                tracing::info!(
+                    "grpcurl needs `-authority localhost` here: a path is no authority in HTTP/2"
+                );
+            }
+            if is_exposed && asks {
+                tracing::warn!(
+                    "others can read what goes to and from {bound}, the tokens among it"
+                );
+            } else if is_exposed {
+                tracing::warn!("whoever reaches {bound} may do everything");
+            }
+        };
+        serve(args, announce, asked_to_end).await
+    })
+}
+
+/// Serves until `asked_to_end` resolves.
+async fn serve(
+    args: &Args,
+    announce: impl FnOnce(&Listen),
+    mut asked_to_end: oneshot::Receiver<()>,
+) -> Result<(), Error> {
+    let identity = Identity::read(args)?;
+    identity.follow(args)?;
+    let Identity { access, tls } = identity;
+    // Bound first: a taken address is told at once, however long the store takes to open. Whoever connects from now on is
+    // answered once it is.
+    let (listener, bound) = listen::bind(&args.listen)
+        .await
+        .map_err(|error| Error::Failed(format!("could not listen on {}: {error}", args.listen)))?;
+    let listener = listener.with_limits(args.limits());
+    let listener = match tls {
+        Some(tls) => listener.with_tls(tls),
+        None => listener,
+    };
+    announce(&bound.listen);
+    let options = store::Options {
+        cache_bytes: args.cache_mib << 20,
+        view: args.view.clone(),
+        rewrite_floor_bytes: args.rewrite_floor_mib << 20,
+        ..store::Options::default()
+    };
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::Failed(format!("store {}: {error}", args.store.display()))
+    };
+    let icebox = tokio::select! {
+        opened = Icebox::open(&args.store, options) => opened.map_err(|error| failed(&error))?,
+        _ = &mut asked_to_end => {
+            tracing::info!("shutting down before the store is open");
+            return Ok(());
+        }
+    };
+    let serving = icebox.serve_those(listener, access);
+    tracing::info!(revision = icebox.revision(), "serving");
+    tokio::select! {
+        served = serving => {
+            return served.map_err(|error| Error::Failed(format!("the server failed: {error}")));
+        }
+        _ = asked_to_end => {}
+    }
+    tracing::info!("shutting down: finishing what is under way");
+    icebox.close().await.map_err(|error| failed(&error))
+}
+
+async fn either(
+    terminate: &mut tokio::signal::unix::Signal,
+    interrupt: &mut tokio::signal::unix::Signal,
+) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// For people on a terminal, as JSON for what collects logs elsewhere, which is said. The filter chooses what is logged.
+///
+/// # Errors
+/// If that cannot be understood.
+fn log_to(
+    stderr: tracing_appender::non_blocking::NonBlocking,
+    filter: &str,
+) -> Result<bool, Error> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+        Error::Usage(format!(
+            "--log or ICEBOX_LOG {filter:?}: {error}; it is a filter such as info,icebox=debug"
+        ))
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr);
+    let is_json = !std::io::stderr().is_terminal();
+    if is_json {
+        log.json().with_span_list(false).init();
+    } else {
+        log.init();
+    }
+    Ok(is_json)
+}
