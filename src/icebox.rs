@@ -64,10 +64,11 @@ impl Icebox {
         let opened = blocking(move || Store::open_unless(cancelled, &path, &options)).await?;
         // It is the open store's from now on.
         cancel.0 = None;
+        let catalog = Catalog::new(opened?);
         Ok(Icebox {
-            catalog: Catalog::new(opened?),
             #[cfg(feature = "server")]
-            servers: Servers::new(),
+            servers: Servers::new(catalog.clone()),
+            catalog,
         })
     }
 
@@ -144,6 +145,16 @@ impl Icebox {
     pub fn serve_those(&self, listener: impl Into<Listener>, access: Access) -> Serving {
         let catalog = self.catalog.clone();
         self.servers.start(catalog, listener.into(), access)
+    }
+
+    /// Answers Prometheus over HTTP on a listener from now on, until [`Icebox::close`], or it is dropped: `/metrics`, and `/livez` and
+    /// `/readyz` for what watches over it. Nobody is asked who they are, and nothing of what is stored is told.
+    ///
+    /// # Panics
+    /// If it is not called within a tokio runtime.
+    #[cfg(feature = "server")]
+    pub fn serve_metrics(&self, listener: tokio::net::TcpListener) -> Serving {
+        self.servers.start_metrics(listener)
     }
 
     /// Lets servers finish what is under way, for 8 seconds at the most, commits what is queued, and closes the store.

@@ -308,6 +308,16 @@ impl Catalog {
         })
     }
 
+    /// What the store measures of its own work.
+    pub(crate) fn meters(&self) -> &store::Meters {
+        self.store.local().meters()
+    }
+
+    /// How many changes wait to be committed.
+    pub(crate) fn queued(&self) -> usize {
+        self.store.local().queued()
+    }
+
     /// The right to make a snapshot, until it is dropped.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::{calls::Authority, clock, resource::User};
 
 #[cfg(test)]
 pub(crate) use policy::POLICY;
-pub(crate) use policy::{Row, is_stream, row};
+pub(crate) use policy::{Row, is_stream, known_path, row};
 #[cfg(any(feature = "cli", test))]
 pub(crate) use tokens::sha256_hex;
 #[cfg(feature = "cli")]

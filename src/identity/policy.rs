@@ -60,6 +60,12 @@ pub(crate) fn is_stream(path: &str) -> bool {
     STREAMS.contains(&path)
 }
 
+/// The path of an RPC that is served, if it is one.
+pub(crate) fn known_path(path: &str) -> Option<&'static str> {
+    let found = POLICY.iter().find(|(known, _)| *known == path);
+    found.map(|(known, _)| *known)
+}
+
 /// Who may call the RPC with that path.
 pub(crate) fn row(path: &str) -> Option<Row> {
     let found = POLICY.iter().find(|(known, _)| *known == path);

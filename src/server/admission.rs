@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 use super::{
     Limits,
     connection::Peer,
+    metrics::{Metrics, OneOf},
     outcome::mend,
     waiting::{Turn, Waiting},
 };
@@ -50,15 +51,17 @@ struct Room {
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     waiting: Arc<Waiting>,
+    metrics: Metrics,
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits) -> Admission {
+    pub(super) fn new(limits: &Limits, metrics: Metrics) -> Admission {
         Admission(Arc::new(Room {
             calls: Arc::new(Semaphore::new(limits.calls)),
             streams: Arc::new(Semaphore::new(limits.streams)),
-            waiting: Waiting::new(limits),
+            waiting: Waiting::new(limits, metrics.disconnected()),
             limits: limits.clone(),
+            metrics,
         }))
     }
 }
@@ -209,6 +212,7 @@ impl Room {
         Ok(Place {
             _permit: permit,
             _share: share,
+            _counted: is_stream.then(|| self.metrics.streaming()),
         })
     }
 }
@@ -218,6 +222,8 @@ impl Room {
 struct Place {
     _permit: OwnedSemaphorePermit,
     _share: Option<Share>,
+    /// A stream.
+    _counted: Option<OneOf>,
 }
 
 /// What was read of a request.

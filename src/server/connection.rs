@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::server::Connected;
 
-use super::{Tls, until};
+use super::{Tls, metrics::OneOf, until};
 
 /// How every HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,6 +45,7 @@ pub(super) struct Connection {
     /// Done when what is still under way is broken off.
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     _place: OwnedSemaphorePermit,
+    _counted: OneOf,
 }
 
 /// A connection that was accepted, and has said nothing yet.
@@ -52,6 +53,7 @@ pub(super) struct Accepted {
     pub(super) transport: Box<dyn Transport>,
     pub(super) name: Arc<str>,
     pub(super) place: OwnedSemaphorePermit,
+    pub(super) counted: OneOf,
 }
 
 impl Accepted {
@@ -69,6 +71,7 @@ impl Accepted {
             mut transport,
             name,
             place,
+            counted,
         } = self;
         let mut certificate = None;
         let greeting = async {
@@ -105,6 +108,7 @@ impl Accepted {
                 }
             }),
             _place: place,
+            _counted: counted,
         })
     }
 }

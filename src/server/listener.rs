@@ -17,6 +17,7 @@ use tokio_stream::Stream;
 use super::{
     Limits, Tls,
     connection::{Accepted, Connection, Transport},
+    metrics::Metrics,
 };
 
 /// File descriptors that no connection takes: the store needs some for its file, snapshots and sled.
@@ -99,12 +100,14 @@ pub(super) fn connections(
         tls,
         limits,
     }: Listener,
+    metrics: Metrics,
     cut: watch::Receiver<bool>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let acceptor = Acceptor {
         source,
         tls,
         greeting_timeout: limits.greeting_timeout,
+        metrics,
         cut,
         places: Arc::new(Semaphore::new(connections_max(limits.connections))),
         told: Mutex::new(None),
@@ -129,6 +132,7 @@ struct Acceptor {
     source: Source,
     tls: Option<Tls>,
     greeting_timeout: Duration,
+    metrics: Metrics,
     cut: watch::Receiver<bool>,
     /// One for each connection that may be open.
     places: Arc<Semaphore>,
@@ -142,7 +146,10 @@ impl Acceptor {
             tokio::select! {
                 Some(greeted) = greeting.join_next() => match greeted {
                     Ok(Ok(connection)) => return connection,
-                    Ok(Err(error)) => tracing::debug!(%error, "a connection did not begin as one of HTTP/2"),
+                    Ok(Err(error)) => {
+                        self.metrics.disconnected().because("greeting");
+                        tracing::debug!(%error, "a connection did not begin as one of HTTP/2");
+                    }
                     Err(error) => tracing::error!(%error, "a connection's beginning failed"),
                 },
                 accepted = self.accept() => {
@@ -164,6 +171,7 @@ impl Acceptor {
                         transport,
                         name,
                         place,
+                        counted: self.metrics.connected(),
                     };
                 }
                 // That caller has gone again: the next one may be there.

@@ -7,6 +7,7 @@ mod guard;
 mod isolation;
 mod limits;
 mod listener;
+mod metrics;
 mod outcome;
 mod request_log;
 mod tls;
@@ -22,6 +23,7 @@ use std::{
 };
 
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinHandle,
 };
@@ -40,6 +42,7 @@ use admission::Admission;
 use guard::Guard;
 pub use limits::Limits;
 pub use listener::Listener;
+use metrics::Metrics;
 use request_log::RequestLog;
 pub use tls::{BadTls, Tls};
 
@@ -65,14 +68,17 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Servers {
     ends: watch::Sender<bool>,
+    metrics: Metrics,
     /// Each server holds a clone of the sender until it has ended.
     running: (mpsc::Sender<Infallible>, mpsc::Receiver<Infallible>),
 }
 
 impl Servers {
-    pub(crate) fn new() -> Self {
+    /// Of a store that was just opened.
+    pub(crate) fn new(catalog: Catalog) -> Self {
         Servers {
             ends: watch::channel(false).0,
+            metrics: Metrics::new(catalog),
             running: mpsc::channel(1),
         }
     }
@@ -81,10 +87,20 @@ impl Servers {
     pub(crate) fn start(&self, catalog: Catalog, listener: Listener, access: Access) -> Serving {
         let running = self.running.0.clone();
         let ends = self.ends.subscribe();
+        let metrics = self.metrics.clone();
         Serving(tokio::spawn(async move {
-            let served = serve(catalog, listener, access, ends).await;
+            let served = serve(catalog, listener, access, metrics, ends).await;
             drop(running);
             served.map_err(io::Error::other)
+        }))
+    }
+
+    /// Starts to answer scrapes.
+    pub(crate) fn start_metrics(&self, listener: TcpListener) -> Serving {
+        let serving = metrics::serve(self.metrics.clone(), listener, self.ends.subscribe());
+        Serving(tokio::spawn(async move {
+            serving.await;
+            Ok(())
         }))
     }
 
@@ -118,11 +134,12 @@ async fn serve(
     catalog: Catalog,
     listener: Listener,
     access: Access,
+    metrics: Metrics,
     ends: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let (cuts, cut) = watch::channel(false);
-    let router = router(catalog, access, &listener.limits).await;
-    let connections = listener::connections(listener, cut);
+    let router = router(catalog, access, metrics.clone(), &listener.limits).await;
+    let connections = listener::connections(listener, metrics, cut);
     let mut serving =
         std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
     tokio::select! {
@@ -149,7 +166,12 @@ async fn until(mut said: watch::Receiver<bool>) {
 type Layers =
     Stack<Admission, Stack<Guard, Stack<RequestLog, Stack<MapResponseLayer<Date>, Identity>>>>;
 
-async fn router(catalog: Catalog, access: Access, limits: &Limits) -> Router<Layers> {
+async fn router(
+    catalog: Catalog,
+    access: Access,
+    metrics: Metrics,
+    limits: &Limits,
+) -> Router<Layers> {
     let mut condition = catalog.condition();
     let maintained = catalog.clone();
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
@@ -189,9 +211,9 @@ async fn router(catalog: Catalog, access: Access, limits: &Limits) -> Router<Lay
         .http2_keepalive_interval(Some(limits.keepalive_interval))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
         .layer(MapResponseLayer::new(date as Date))
-        .layer(RequestLog)
+        .layer(RequestLog(metrics.clone()))
         .layer(Guard(access))
-        .layer(Admission::new(limits))
+        .layer(Admission::new(limits, metrics))
         .add_service(health)
         .add_service(
             reflection()

@@ -14,20 +14,24 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::connection::Peer;
+use super::{connection::Peer, metrics::Metrics};
+use crate::identity::known_path;
 
 /// Numbers the requests of this process.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
 
-/// Logs what passes through it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RequestLog;
+/// Logs and counts what passes through it.
+#[derive(Clone, Debug)]
+pub(super) struct RequestLog(pub(super) Metrics);
 
 impl<S> Layer<S> for RequestLog {
     type Service = Logged<S>;
 
     fn layer(&self, inner: S) -> Logged<S> {
-        Logged { inner }
+        Logged {
+            inner,
+            metrics: self.0.clone(),
+        }
     }
 }
 
@@ -35,6 +39,7 @@ impl<S> Layer<S> for RequestLog {
 #[derive(Clone, Debug)]
 pub(super) struct Logged<S> {
     inner: S,
+    metrics: Metrics,
 }
 
 impl<S> Service<Request<Body>> for Logged<S>
@@ -56,17 +61,50 @@ where
         let peer = peer.map_or("unknown", |peer| &*peer.name);
         let method = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!("request", id, peer, method, caller = tracing::field::Empty);
-        let start = Instant::now();
+        let mut outcome = Outcome {
+            metrics: self.metrics.clone(),
+            // Whoever calls what is not there does not choose what is counted.
+            method: known_path(request.uri().path()).unwrap_or("unknown"),
+            start: Instant::now(),
+            code: Code::Cancelled,
+        };
         // What is called at once, such as the guard, says within the span who calls.
         let answering = span.in_scope(|| self.inner.call(request));
         let answer = async move {
             let response = answering.await?;
             // A stream may still fail after its first message: this is how it began.
             let status = Status::from_header_map(response.headers());
-            let code = status.map_or(Code::Ok, |status| status.code());
-            tracing::debug!(?code, elapsed_us = start.elapsed().as_micros(), "answered");
+            outcome.is(status.map_or(Code::Ok, |status| status.code()));
             Ok(response)
         };
         Box::pin(answer.instrument(span))
+    }
+}
+
+/// What became of a request, told when it is dropped: then it was answered, or its caller has given it up.
+struct Outcome {
+    metrics: Metrics,
+    method: &'static str,
+    start: Instant,
+    code: Code,
+}
+
+impl Outcome {
+    fn is(&mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let Outcome {
+            metrics,
+            method,
+            start,
+            code,
+        } = self;
+        let took = start.elapsed();
+        tracing::debug!(?code, elapsed_us = took.as_micros(), "answered");
+        metrics.answered(method, *code, took);
     }
 }

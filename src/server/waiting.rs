@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Limits, connection::Peer};
+use super::{Limits, connection::Peer, metrics::Disconnected};
 
 /// Nobody is cut off sooner, however much waits: an honest caller may be a moment behind.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
@@ -22,6 +22,7 @@ pub(super) struct Waiting {
     waits: Mutex<Waits>,
     stall_timeout: Duration,
     bytes_max: usize,
+    disconnected: Disconnected,
 }
 
 #[derive(Debug, Default)]
@@ -42,11 +43,12 @@ struct Wait {
 
 impl Waiting {
     /// Nothing yet. It is looked after until it is dropped.
-    pub(super) fn new(limits: &Limits) -> Arc<Waiting> {
+    pub(super) fn new(limits: &Limits, disconnected: Disconnected) -> Arc<Waiting> {
         let waiting = Arc::new(Waiting {
             waits: Mutex::default(),
             stall_timeout: limits.stall_timeout,
             bytes_max: limits.stalled_bytes,
+            disconnected,
         });
         tokio::spawn(look_after(Arc::downgrade(&waiting)));
         waiting
@@ -82,6 +84,7 @@ impl Waiting {
             let wait = longest.remove();
             waits.bytes -= wait.bytes;
             if !wait.cut.send_replace(true) {
+                self.disconnected.because("stalled");
                 tracing::warn!(
                     waited_ms = waited.as_millis(),
                     bytes = wait.bytes,
@@ -150,11 +153,12 @@ mod tests {
     }
 
     fn waiting(stall_timeout: Duration, stalled_bytes: usize) -> Arc<Waiting> {
-        Waiting::new(&Limits {
+        let limits = Limits {
             stall_timeout,
             stalled_bytes,
             ..Limits::default()
-        })
+        };
+        Waiting::new(&limits, Disconnected::default())
     }
 
     #[tokio::test]

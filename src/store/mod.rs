@@ -10,6 +10,7 @@ mod batch;
 mod change;
 mod error;
 mod local;
+mod meters;
 mod outside;
 mod reader;
 mod state_hash;
@@ -33,6 +34,7 @@ pub(crate) use local::{
     Changes, Examined, Finding, Local, Pulled, Until, examine, has_view, restore, verify_file,
 };
 pub use local::{Condition, Options, Snapshot, Usage};
+pub(crate) use meters::Meters;
 pub(crate) use outside::blocking;
 pub(crate) use view::View;
 

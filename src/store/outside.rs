@@ -6,7 +6,7 @@
 
 use std::{
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{process::setpriority_process, thread::gettid};
@@ -27,6 +27,13 @@ pub(super) fn is_before_epoch() -> bool {
 /// Waits.
 pub(super) fn sleep(time: Duration) {
     thread::sleep(time);
+}
+
+/// Does something, and says how long that took.
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let done = work();
+    (done, start.elapsed())
 }
 
 /// Runs what may wait for the disk on one of tokio's threads that may wait. A panic goes on here.

@@ -27,7 +27,7 @@ pub(crate) const OTHER_PROJECT: &str = "other";
 /// A running server. It ends with the test's runtime, its store is removed with it.
 pub(crate) struct Server {
     pub(crate) channel: Channel,
-    _icebox: Icebox,
+    pub(crate) icebox: Icebox,
     _store: TempDir,
 }
 
@@ -51,9 +51,14 @@ impl Server {
             .expect("the server listens");
         Server {
             channel,
-            _icebox: icebox,
+            icebox,
             _store: store,
         }
+    }
+
+    /// Ends it, and waits until it has.
+    pub(crate) async fn close(self) {
+        self.icebox.close().await.expect("it closes");
     }
 
     pub(crate) fn backups(&self) -> BackupServiceClient<Channel> {

@@ -1,6 +1,6 @@
 //! What `icebox serve` may be told.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::builder::RangedU64ValueParser;
 
@@ -64,6 +64,9 @@ pub(crate) struct Args {
         requires = "tokens"
     )]
     pub(super) tls_client_ca: Option<PathBuf>,
+    /// Answer Prometheus over HTTP there: /metrics, /livez and /readyz. Nobody is asked who they are
+    #[arg(long, env = "ICEBOX_METRICS", value_name = "IP:PORT")]
+    pub(super) metrics: Option<SocketAddr>,
     /// Listen on an address that others can reach, without TLS, or without asking anybody who they are
     #[arg(long, env = "ICEBOX_INSECURE")]
     pub(super) insecure: bool,

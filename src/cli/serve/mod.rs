@@ -5,7 +5,9 @@ mod identity;
 
 use std::io::IsTerminal;
 
+use sd_notify::NotifyState;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
@@ -23,19 +25,7 @@ use identity::Identity;
 const READING_THREADS_MAX: usize = 64;
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let is_safe = args.tokens.is_some() && args.tls_cert.is_some();
-    let is_exposed = !args.listen.is_local() && !is_safe;
-    if is_exposed && !args.insecure {
-        return Err(Error::Usage(format!(
-            "{} can be reached from other machines, and {}; or listen on 127.0.0.1 or unix:PATH, or say --insecure",
-            args.listen,
-            if args.tokens.is_some() {
-                "tokens would go there in plain text: give it --tls-cert and --tls-key"
-            } else {
-                "whoever reaches it may do everything: give it --tokens, --tls-cert and --tls-key"
-            }
-        )));
-    }
+    let is_exposed = check_exposure(args)?;
     // Whoever reads the log must not hold up the server: what is not taken in time is dropped.
     let (stderr, _log_until_the_end) = tracing_appender::non_blocking(std::io::stderr());
     let is_json = log_to(stderr, &args.log)?;
@@ -92,6 +82,36 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     })
 }
 
+/// Whether the server is one that others can reach and that is not safe, which must be said to be meant.
+///
+/// # Errors
+/// If it was not said.
+fn check_exposure(args: &Args) -> Result<bool, Error> {
+    let is_safe = args.tokens.is_some() && args.tls_cert.is_some();
+    let is_exposed = !args.listen.is_local() && !is_safe;
+    if args.insecure {
+        return Ok(is_exposed);
+    }
+    if let Some(metrics) = args.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
+        return Err(Error::Usage(format!(
+            "the metrics on {metrics} can be reached from other machines, and whoever reaches them reads them; let them be on \
+             127.0.0.1, or say --insecure"
+        )));
+    }
+    if is_exposed {
+        return Err(Error::Usage(format!(
+            "{} can be reached from other machines, and {}; or listen on 127.0.0.1 or unix:PATH, or say --insecure",
+            args.listen,
+            if args.tokens.is_some() {
+                "tokens would go there in plain text: give it --tls-cert and --tls-key"
+            } else {
+                "whoever reaches it may do everything: give it --tokens, --tls-cert and --tls-key"
+            }
+        )));
+    }
+    Ok(false)
+}
+
 /// Serves until `asked_to_end` resolves.
 async fn serve(
     args: &Args,
@@ -106,6 +126,13 @@ async fn serve(
     let (listener, bound) = listen::bind(&args.listen)
         .await
         .map_err(|error| Error::Failed(format!("could not listen on {}: {error}", args.listen)))?;
+    let metrics =
+        match args.metrics {
+            Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+                Error::Failed(format!("could not listen on {address}: {error}"))
+            })?),
+            None => None,
+        };
     let listener = listener.with_limits(args.limits());
     let listener = match tls {
         Some(tls) => listener.with_tls(tls),
@@ -128,8 +155,15 @@ async fn serve(
             return Ok(());
         }
     };
+    if let Some(metrics) = metrics {
+        let address = metrics.local_addr().ok();
+        tracing::info!(?address, "answering Prometheus");
+        // It goes on until the store is closed.
+        drop(icebox.serve_metrics(metrics));
+    }
     let serving = icebox.serve_those(listener, access);
     tracing::info!(revision = icebox.revision(), "serving");
+    tell_systemd(NotifyState::Ready);
     tokio::select! {
         served = serving => {
             return served.map_err(|error| Error::Failed(format!("the server failed: {error}")));
@@ -137,7 +171,15 @@ async fn serve(
         _ = asked_to_end => {}
     }
     tracing::info!("shutting down: finishing what is under way");
+    tell_systemd(NotifyState::Stopping);
     icebox.close().await.map_err(|error| failed(&error))
+}
+
+/// Tells what has started the process, if that has asked to be told.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd cannot be told how the server is");
+    }
 }
 
 async fn either(

@@ -283,11 +283,18 @@ impl Committer {
     /// Makes a group durable, and lets it be read.
     fn publish(&mut self, journal: &mut Journal, group: Group, bytes: usize) -> Result<(), Error> {
         let group = Arc::new(group);
-        if let Err(error) = self.make_durable(journal, &group) {
+        let (durable, took) = outside::timed(|| self.make_durable(journal, &group));
+        if let Err(error) = durable {
             self.pending.forget();
             return Err(error);
         }
-        let Core { view, recent, .. } = &*self.core;
+        let Core {
+            view,
+            recent,
+            meters,
+            ..
+        } = &*self.core;
+        meters.appended(took, group.changes.len(), bytes);
         self.pending.is_durable(&mut view.tally());
         recent.push(group.clone(), bytes);
         view.show(&group.changes, journal.end());

@@ -24,7 +24,9 @@ use super::{
     space::Space,
 };
 use crate::store::{
-    Error, outside,
+    Error,
+    meters::Meters,
+    outside,
     view::{Direction, Sled, View},
 };
 
@@ -62,6 +64,7 @@ pub(super) struct Core {
     pub(super) rewriter: SyncSender<Work>,
     /// Held while a group is committed, and with the view's gate while another file takes the place of this one.
     pub(super) journal: Mutex<Journal>,
+    pub(super) meters: Meters,
     /// What was committed, in the file that is written to now.
     pub(super) log: Mutex<Arc<Log>>,
 }

@@ -61,6 +61,7 @@ use views::Views;
 
 use super::{
     Batch, Error, OpenError, Outcome,
+    meters::Meters,
     outside::{self, Urgency},
     view::{End, Feeder, View},
 };
@@ -227,6 +228,7 @@ impl Local {
             space,
             rewriter: work,
             journal: Mutex::new(journal),
+            meters: Meters::new(),
             log: Mutex::new(log),
         });
         let rewriter = Rewriter {
@@ -304,6 +306,17 @@ impl Local {
             room,
         });
         answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// What it measures of its own work.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.core.meters
+    }
+
+    /// How many batches wait for the committer.
+    pub(crate) fn queued(&self) -> usize {
+        let queue = self.queue.as_ref();
+        queue.map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
     /// What it takes on the disk, and of which revision its records are.

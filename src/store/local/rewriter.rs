@@ -313,6 +313,7 @@ fn end_succession(core: &Core) {
     let new = journal.end_succession();
     log.is_replaced_by(new.clone());
     *log = new;
+    core.meters.rewrites.inc();
     tracing::info!(
         revision = log.trailer.exact.0,
         bytes = log.trailer.frames_at(),
