@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
     compiler.open_files([
+        "freezer/v2/audit_service.proto",
         "freezer/v2/backup_service.proto",
         "freezer/v2/job_service.proto",
         "freezer/v2/maintenance_service.proto",

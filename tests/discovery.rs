@@ -12,7 +12,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
+    "freezer.v2.AuditService",
     "freezer.v2.BackupService",
     "freezer.v2.JobService",
     "freezer.v2.MaintenanceService",

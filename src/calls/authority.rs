@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use crate::{
-    catalog::Error,
+    catalog::{Author, Error, Scope},
     resource::{Filter, ProjectId, Resource, User},
 };
 
@@ -18,19 +18,34 @@ pub(crate) struct Authority {
     pub(crate) user: Option<User>,
 }
 
-/// Everything.
-pub(super) static FULL: LazyLock<Arc<Authority>> = LazyLock::new(Arc::default);
+/// On whose behalf calls are made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Behalf {
+    /// What they may concern.
+    pub(crate) authority: Arc<Authority>,
+    /// Who is noted beside what they change.
+    pub(crate) author: Option<Author>,
+}
 
-impl Authority {
-    /// Nothing at all.
+impl Behalf {
+    /// That of one who may concern nothing at all.
     #[cfg(feature = "server")]
-    pub(crate) fn nothing() -> Authority {
-        Authority {
+    pub(crate) fn nobodys() -> Behalf {
+        let authority = Authority {
             projects: Some(Vec::new()),
             ..Authority::default()
+        };
+        Behalf {
+            authority: Arc::new(authority),
+            author: None,
         }
     }
+}
 
+/// Everything, on nobody's behalf.
+pub(super) static FULL: LazyLock<Behalf> = LazyLock::new(Behalf::default);
+
+impl Authority {
     /// # Errors
     /// [`Error::Denied`] if they may not concern a project.
     pub(super) fn check_project(&self, project: &str) -> Result<(), Error> {
@@ -45,13 +60,22 @@ impl Authority {
 
     /// # Errors
     /// [`Error::Denied`] if they may not concern every project.
-    pub(super) fn check_all_projects(&self) -> Result<(), Error> {
+    fn check_all_projects(&self) -> Result<(), Error> {
         if self.projects.is_none() {
             return Ok(());
         }
         Err(Error::Denied {
             what: "not every project is yours: name one".into(),
         })
+    }
+
+    /// # Errors
+    /// [`Error::Denied`] if they may not concern all of it.
+    pub(super) fn check_scope(&self, scope: &Scope) -> Result<(), Error> {
+        match scope {
+            Scope::AllProjects => self.check_all_projects(),
+            Scope::Project(project) => self.check_project(project.as_str()),
+        }
     }
 
     /// A project of theirs.

@@ -96,10 +96,7 @@ impl<'a, R: Resource> List<'a, R> {
             catalog, authority, ..
         } = self;
         let mut query = self.query()?;
-        match &query.scope {
-            Scope::AllProjects => authority.check_all_projects()?,
-            Scope::Project(project) => authority.check_project(project.as_str())?,
-        }
+        authority.check_scope(&query.scope)?;
         authority.narrow(&mut query.filter)?;
         catalog.list(query).await
     }
@@ -107,24 +104,8 @@ impl<'a, R: Resource> List<'a, R> {
     /// The query, if every field is well-formed.
     fn query(self) -> Result<Query<R>, Violations> {
         let mut violations = Violations::new();
-        let scope = if self.project_id == ALL_PROJECTS {
-            Some(Scope::AllProjects)
-        } else {
-            violations
-                .collect(ProjectId::parse("project_id", &self.project_id))
-                .map(Scope::Project)
-        };
-        let limit = match usize::try_from(self.limit) {
-            Ok(0) => PAGE_ITEMS_DEFAULT,
-            Ok(limit) => limit.min(PAGE_ITEMS_MAX),
-            Err(_) => {
-                violations.add(
-                    "limit",
-                    format!("must not be negative, as {} is", self.limit),
-                );
-                0
-            }
-        };
+        let scope = scope(&self.project_id, &mut violations);
+        let limit = limit(self.limit, &mut violations);
         let after = match (self.marker.as_str(), self.page_token.as_str()) {
             ("", "") => Some(After::Nothing),
             (marker, "") => violations
@@ -171,5 +152,26 @@ impl<'a, R: Resource> IntoFuture for List<'a, R> {
                 revision: page.revision,
             })
         })
+    }
+}
+
+/// The projects that a list is of.
+pub(super) fn scope(project_id: &str, violations: &mut Violations) -> Option<Scope> {
+    if project_id == ALL_PROJECTS {
+        return Some(Scope::AllProjects);
+    }
+    let project = violations.collect(ProjectId::parse("project_id", project_id));
+    project.map(Scope::Project)
+}
+
+/// The items of a page.
+pub(super) fn limit(wanted: i32, violations: &mut Violations) -> usize {
+    match usize::try_from(wanted) {
+        Ok(0) => PAGE_ITEMS_DEFAULT,
+        Ok(limit) => limit.min(PAGE_ITEMS_MAX),
+        Err(_) => {
+            violations.add("limit", format!("must not be negative, as {wanted} is"));
+            0
+        }
     }
 }

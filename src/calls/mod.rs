@@ -2,6 +2,7 @@
 //!
 //! Programs that embed Icebox call these, and so do the gRPC services: the rules are here, once.
 
+mod audit;
 mod authority;
 mod list;
 
@@ -9,12 +10,12 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
 };
 
 use prost_types::FieldMask;
 
-pub(crate) use authority::Authority;
+pub(crate) use audit::audit;
+pub(crate) use authority::{Authority, Behalf};
 pub use list::{List, Listed};
 
 use crate::{
@@ -43,7 +44,7 @@ pub type Jobs<'a> = Calls<'a, Job>;
 #[derive(Clone, Copy, Debug)]
 pub struct Calls<'a, R> {
     catalog: &'a Catalog,
-    authority: &'a Arc<Authority>,
+    behalf: &'a Behalf,
     resource: PhantomData<fn() -> R>,
 }
 
@@ -63,10 +64,10 @@ impl<'a, R: Resource> Calls<'a, R> {
     }
 
     /// Those that somebody may make.
-    pub(crate) fn on_behalf(authority: &'a Arc<Authority>, catalog: &'a Catalog) -> Self {
+    pub(crate) fn on_behalf(behalf: &'a Behalf, catalog: &'a Catalog) -> Self {
         Calls {
             catalog,
-            authority,
+            behalf,
             resource: PhantomData,
         }
     }
@@ -86,11 +87,16 @@ impl<'a, R: Resource> Calls<'a, R> {
     ) -> Result<Created<R>, Error> {
         let mut resource = resource.into();
         if let Some(resource) = &mut resource {
-            self.authority.sign(resource)?;
+            self.behalf.authority.sign(resource)?;
         }
         let resource = Valid::new(project_id, resource)?;
-        self.authority.check_project(resource.get().project_id())?;
-        let (resource, is_new) = self.catalog.create(resource).await?;
+        self.behalf
+            .authority
+            .check_project(resource.get().project_id())?;
+        let (resource, is_new) = self
+            .catalog
+            .create(self.behalf.author.as_ref(), resource)
+            .await?;
         Ok(Created { resource, is_new })
     }
 
@@ -105,11 +111,11 @@ impl<'a, R: Resource> Calls<'a, R> {
 
     /// As [`Calls::get`], as it is stored.
     pub(crate) async fn get_encoded(&self, project_id: &str, id: &str) -> Result<Single<R>, Error> {
-        let (project, id) = one::<R>(self.authority, project_id, id)?;
+        let (project, id) = one::<R>(&self.behalf.authority, project_id, id)?;
         let stored = self.catalog.get(project, id).await?;
-        if self.authority.client_id.is_some() {
+        if self.behalf.authority.client_id.is_some() {
             let resource: R = stored.decoded().map_err(|_| undecodable::<R>())?;
-            if !self.authority.concerns(&resource) {
+            if !self.behalf.authority.concerns(&resource) {
                 return Err(not_found::<R>(id));
             }
         }
@@ -119,7 +125,7 @@ impl<'a, R: Resource> Calls<'a, R> {
     /// A page of the resources of a project, or, where `project_id` is `-`, of all projects, sorted by name, then id. Await
     /// what it gives, or say first where it starts and what is in it.
     pub fn list(&self, project_id: impl Into<String>) -> List<'a, R> {
-        List::new(self.catalog, self.authority, project_id.into())
+        List::new(self.catalog, &self.behalf.authority, project_id.into())
     }
 
     /// Changes the resource whose id and project `resource` names. Await what it gives, or say first which fields change.
@@ -130,7 +136,7 @@ impl<'a, R: Resource> Calls<'a, R> {
     ) -> Update<'a, R> {
         Update {
             catalog: self.catalog,
-            authority: self.authority,
+            behalf: self.behalf,
             project_id: project_id.into(),
             resource: resource.into(),
             mask: None,
@@ -142,7 +148,7 @@ impl<'a, R: Resource> Calls<'a, R> {
     pub fn delete(&self, project_id: impl Into<String>, id: impl Into<String>) -> Delete<'a, R> {
         Delete {
             catalog: self.catalog,
-            authority: self.authority,
+            behalf: self.behalf,
             project_id: project_id.into(),
             id: id.into(),
             expected_revision: None,
@@ -159,7 +165,10 @@ impl<'a, R: Resource> Calls<'a, R> {
         project_id: &str,
         id_prefix: &str,
     ) -> Result<Vec<String>, Error> {
-        let project = self.authority.enter(prefix(project_id, id_prefix)?)?;
+        let project = self
+            .behalf
+            .authority
+            .enter(prefix(project_id, id_prefix)?)?;
         self.catalog
             .ids_starting_with::<R>(project, id_prefix.into(), IDS_MAX)
             .await
@@ -192,8 +201,8 @@ impl Calls<'_, Job> {
     }
 
     async fn ask(&self, event: Event, project_id: &str, job_id: &str) -> Result<Job, Error> {
-        let (project, id) = one::<Job>(self.authority, project_id, job_id)?;
-        let authority = self.authority.clone();
+        let (project, id) = one::<Job>(&self.behalf.authority, project_id, job_id)?;
+        let authority = self.behalf.authority.clone();
         let change = move |stored: &Job| {
             if !authority.concerns(stored) {
                 return Err(not_found::<Job>(id));
@@ -206,7 +215,9 @@ impl Calls<'_, Job> {
             })?;
             Ok(Valid::changed(changed)?)
         };
-        self.catalog.update(project, id, None, change).await
+        self.catalog
+            .update(self.behalf.author.as_ref(), project, id, None, change)
+            .await
     }
 }
 
@@ -219,7 +230,7 @@ impl Calls<'_, Job> {
 #[must_use = "nothing is changed before it is awaited"]
 pub struct Update<'a, R> {
     catalog: &'a Catalog,
-    authority: &'a Arc<Authority>,
+    behalf: &'a Behalf,
     project_id: String,
     resource: Option<R>,
     mask: Option<FieldMask>,
@@ -255,8 +266,8 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
         Box::pin(async move {
             let (project, id, patch) =
                 patch(&self.project_id, self.resource.as_ref(), self.mask.as_ref())?;
-            let project = self.authority.enter(project)?;
-            let authority = self.authority.clone();
+            let project = self.behalf.authority.enter(project)?;
+            let authority = self.behalf.authority.clone();
             let change = move |stored: &R| {
                 if !authority.concerns(stored) {
                     return Err(not_found::<R>(id));
@@ -266,7 +277,13 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
                 Ok(Valid::changed(changed)?)
             };
             self.catalog
-                .update(project, id, self.expected_revision, change)
+                .update(
+                    self.behalf.author.as_ref(),
+                    project,
+                    id,
+                    self.expected_revision,
+                    change,
+                )
                 .await
         })
     }
@@ -281,7 +298,7 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
 #[must_use = "nothing is removed before it is awaited"]
 pub struct Delete<'a, R> {
     catalog: &'a Catalog,
-    authority: &'a Arc<Authority>,
+    behalf: &'a Behalf,
     project_id: String,
     id: String,
     expected_revision: Option<u64>,
@@ -302,9 +319,14 @@ impl<'a, R: Resource> IntoFuture for Delete<'a, R> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let (project, id) = one::<R>(self.authority, &self.project_id, &self.id)?;
+            let (project, id) = one::<R>(&self.behalf.authority, &self.project_id, &self.id)?;
             self.catalog
-                .delete::<R>(project, id, self.expected_revision)
+                .delete::<R>(
+                    self.behalf.author.as_ref(),
+                    project,
+                    id,
+                    self.expected_revision,
+                )
                 .await
         })
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
+//! | `a` | the last change's author | in the journal each change has its own: that is the audit log |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
 //! name hold no `00`, so that a name sorts before its own extensions. The id stands before the project in
@@ -17,6 +18,8 @@ use crate::resource::{Names, ProjectId, Resource, ResourceId};
 
 const RECORD: u8 = b'r';
 const LOCATOR: u8 = b'i';
+/// Where the author of the last change is stored.
+pub(super) const AUTHOR: [u8; 1] = [b'a'];
 const SEPARATOR: u8 = 0;
 const ID_BYTES: usize = 16;
 
@@ -68,6 +71,38 @@ pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> (Bound<Vec<u8>>, 
 pub(super) fn id_of_locator(key: &[u8]) -> Option<String> {
     let id = Uuid::from_slice(key.get(2..2 + ID_BYTES)?).ok()?;
     Some(id.simple().to_string())
+}
+
+/// What a resource's key says.
+pub(super) enum Parsed<'a> {
+    /// That it is a locator.
+    Locator,
+    /// That it is the record of a resource.
+    Record {
+        /// The kind's tag.
+        tag: u8,
+        project: &'a str,
+        name: &'a str,
+        id: String,
+    },
+}
+
+/// What a key says, if it is a resource's.
+pub(super) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
+    let (&first, rest) = key.split_first()?;
+    if first == LOCATOR {
+        return Some(Parsed::Locator);
+    }
+    let (&tag, rest) = rest.split_first().filter(|_| first == RECORD)?;
+    let (place, id) = rest.split_at_checked(rest.len().checked_sub(ID_BYTES)?)?;
+    let mut parts = place.split(|&byte| byte == SEPARATOR);
+    let mut text = || std::str::from_utf8(parts.next()?).ok();
+    Some(Parsed::Record {
+        tag,
+        project: text()?,
+        name: text()?,
+        id: Uuid::from_slice(id).ok()?.simple().to_string(),
+    })
 }
 
 /// What all records of a kind start with.

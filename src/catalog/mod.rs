@@ -3,6 +3,7 @@
 //! What a request means is decided in `resource` and `calls`; here it is made one batch or one
 //! range scan. No method blocks the async thread that calls it.
 
+mod audit;
 mod changes;
 mod error;
 mod keys;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use prost_types::Timestamp;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
+pub(crate) use audit::{AUDITED, AuditQuery, Author};
 pub use changes::{Change, Changed, Changes};
 pub use error::Error;
 pub(crate) use keys::Scope;
@@ -95,7 +97,11 @@ impl Catalog {
     /// # Errors
     /// [`Error::AlreadyExists`] if the project has a different one with that id. An equal one is what an
     /// earlier try of the same request made: it is returned as it is.
-    pub(crate) async fn create<R: Resource>(&self, resource: Valid<R>) -> Result<(R, bool), Error> {
+    pub(crate) async fn create<R: Resource>(
+        &self,
+        author: Option<&Author>,
+        resource: Valid<R>,
+    ) -> Result<(R, bool), Error> {
         let mut resource = resource.into_inner();
         let id = id_of(&resource);
         let project = resource.project_id().to_owned();
@@ -112,6 +118,7 @@ impl Catalog {
                 .expect(locator.clone(), None)
                 .put(locator, resource.name().as_bytes().to_vec())
                 .put(record, resource.encode_to_vec());
+            let batch = signed(batch, author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                 let stored = with_revision(resource, revision);
                 tell("created", &stored);
@@ -169,6 +176,7 @@ impl Catalog {
     /// `change` refuses with.
     pub(crate) async fn update<R: Resource>(
         &self,
+        author: Option<&Author>,
         project: ProjectId,
         id: ResourceId,
         expected_revision: Option<u64>,
@@ -192,6 +200,7 @@ impl Catalog {
             match planned.await? {
                 (unchanged, None) => return Ok(unchanged),
                 (changed, Some(batch)) => {
+                    let batch = signed(batch, author);
                     if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                         let stored = with_revision(changed, revision);
                         tell("updated", &stored);
@@ -209,6 +218,7 @@ impl Catalog {
     /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision.
     pub(crate) async fn delete<R: Resource>(
         &self,
+        author: Option<&Author>,
         project: ProjectId,
         id: ResourceId,
         expected_revision: Option<u64>,
@@ -231,6 +241,7 @@ impl Catalog {
                 .expect(record.key.clone(), Some(record.revision))
                 .delete(record.key)
                 .delete(locator.key);
+            let batch = signed(batch, author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                 tell("deleted", &with_revision(resource, revision));
                 return Ok(());
@@ -375,6 +386,14 @@ fn replace<R: Resource>(stored: &Stored<R>, changed: &mut R, now: Timestamp) -> 
     }
     let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
     batch.put(key, changed.encode_to_vec())
+}
+
+/// A batch that says as well who has asked for it.
+fn signed(batch: Batch, author: Option<&Author>) -> Batch {
+    match author {
+        Some(author) => batch.put(&keys::AUTHOR[..], author.encode()),
+        None => batch,
+    }
 }
 
 /// One line for each change: the request's span says who asked for it.

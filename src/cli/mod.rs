@@ -1,5 +1,6 @@
 //! The command line: `icebox COMMAND …`, one file a command.
 
+mod audit;
 mod backups;
 mod change;
 mod config;
@@ -59,6 +60,7 @@ enum Command {
     Verify(verify::Args),
     Restore(restore::Args),
     Status(status::Args),
+    Audit(audit::Args),
     Context(context::Args),
     Config(config::Args),
     Token(token::Args),
@@ -94,6 +96,7 @@ fn run(settings: config::Settings) -> Result<(), Error> {
         Command::Snapshot(args) => connection::block_on(snapshot::run(args)),
         Command::Verify(args) => verify::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Audit(args) => connection::block_on(audit::run(args)),
         Command::Status(args) => connection::block_on(status::run(args)),
         Command::Context(args) => context::run(args),
         Command::Token(args) => token::run(args),

@@ -8,7 +8,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::{calls::Authority, clock, resource::User};
+use crate::{
+    calls::{Authority, Behalf},
+    catalog::Author,
+    clock,
+    resource::User,
+};
 
 #[cfg(test)]
 pub(crate) use policy::POLICY;
@@ -37,7 +42,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Caller {
     /// What to call them where it is logged.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) role: Role,
     pub(crate) authority: Arc<Authority>,
     /// From when on they are nobody, milliseconds since the Unix epoch.
@@ -90,6 +95,17 @@ impl Drop for Share {
 }
 
 impl Caller {
+    /// That of calls that come from there.
+    pub(crate) fn behalf(&self, peer: Arc<str>) -> Behalf {
+        Behalf {
+            authority: self.authority.clone(),
+            author: Some(Author {
+                caller: self.name.clone(),
+                peer,
+            }),
+        }
+    }
+
     /// Whoever can reach a server that asks nobody who they are.
     fn local() -> Arc<Caller> {
         Arc::new(Caller {

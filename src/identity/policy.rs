@@ -15,11 +15,14 @@ const READ: Row = Row::Roles(&[Admin, Member, Reader, Agent]);
 const WRITE: Row = Row::Roles(&[Admin, Member]);
 /// What a client reports as well.
 const REPORT: Row = Row::Roles(&[Admin, Member, Agent]);
+/// What concerns whole projects.
+const AUDIT: Row = Row::Roles(&[Admin, Member, Reader]);
 const ADMINISTER: Row = Row::Roles(&[Admin]);
 
 /// Each RPC by its path.
 #[rustfmt::skip]
 pub(crate) const POLICY: &[(&str, Row)] = &[
+    ("/freezer.v2.AuditService/ListChanges", AUDIT),
     ("/freezer.v2.BackupService/CreateBackup", REPORT),
     ("/freezer.v2.BackupService/GetBackup", READ),
     ("/freezer.v2.BackupService/ListBackups", READ),
@@ -37,7 +40,7 @@ pub(crate) const POLICY: &[(&str, Row)] = &[
     ("/freezer.v2.JobService/WatchJobs", READ),
     ("/freezer.v2.MaintenanceService/DownloadSnapshot", ADMINISTER),
     ("/freezer.v2.MaintenanceService/GetStatus", ADMINISTER),
-    ("/freezer.v2.MaintenanceService/ResolveId", Row::Roles(&[Admin, Member, Reader])),
+    ("/freezer.v2.MaintenanceService/ResolveId", AUDIT),
     // What asks whether a server lives has no token, and learns nothing else.
     ("/grpc.health.v1.Health/Check", Row::Everybody),
     ("/grpc.health.v1.Health/Watch", Row::Everybody),

@@ -189,7 +189,7 @@ impl Entry {
             user: user_of(self.role, self.user_id.clone(), self.user_name),
         };
         let caller = Caller {
-            name: self.user_id,
+            name: self.user_id.into(),
             role: self.role,
             authority: Arc::new(authority),
             expires_ms: expires_ms.flatten(),

@@ -55,6 +55,8 @@ where
             Ok(caller) => {
                 // What everybody may call asks nobody who they are.
                 if let Some(caller) = caller {
+                    let behalf = caller.behalf(peer_name(&request));
+                    request.extensions_mut().insert(behalf);
                     request.extensions_mut().insert(caller);
                 }
                 Either::Left(self.inner.call(request))
@@ -89,7 +91,7 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
             };
             refusal(Code::Unauthenticated, reason, message.into())
         })?;
-    tracing::Span::current().record("caller", &caller.name);
+    tracing::Span::current().record("caller", &*caller.name);
     match row {
         Some(Row::Roles(roles)) if roles.contains(&caller.role) => Ok(Some(caller)),
         // An RPC that is served without a row would be one that nobody has thought about.
@@ -103,6 +105,12 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
             Err(refusal(Code::PermissionDenied, "DENIED", message))
         }
     }
+}
+
+/// The other end of the connection that a request came on.
+fn peer_name(request: &Request<Body>) -> Arc<str> {
+    let peer = request.extensions().get::<Peer>();
+    peer.map_or_else(Arc::default, |peer| peer.name.clone())
 }
 
 /// The names in the certificate that the caller has shown to be theirs. Its issuer was checked when they connected.

@@ -240,6 +240,11 @@ fn message(path: &str, project: &str, client: &str, (b, j): &(Backup, Job)) -> V
             ..Default::default()
         }
         .encode_to_vec(),
+        "ListChanges" => proto::ListChangesRequest {
+            project_id: project_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
         "ResolveId" => proto::ResolveIdRequest {
             project_id: project_id(),
             kind: "job".into(),
@@ -266,6 +271,7 @@ fn is_of_a_project(path: &str) -> bool {
     !matches!(answer(path), Code::Unimplemented)
         && (path.contains("BackupService")
             || path.contains("JobService")
+            || path.contains("AuditService")
             || path.ends_with("ResolveId"))
 }
 

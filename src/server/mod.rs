@@ -51,10 +51,11 @@ use crate::{
     clock,
     identity::Access,
     proto::{
-        DESCRIPTOR_SET, backup_service_server::BackupServiceServer,
-        job_service_server::JobServiceServer, maintenance_service_server::MaintenanceServiceServer,
+        DESCRIPTOR_SET, audit_service_server::AuditServiceServer,
+        backup_service_server::BackupServiceServer, job_service_server::JobServiceServer,
+        maintenance_service_server::MaintenanceServiceServer,
     },
-    service::{Backups, Jobs, Maintenance},
+    service::{Audit, Backups, Jobs, Maintenance},
 };
 
 /// How long requests under way may take to finish when the server ends; tonic's own drain has no end.
@@ -174,6 +175,7 @@ async fn router(
 ) -> Router<Layers> {
     let mut condition = catalog.condition();
     let maintained = catalog.clone();
+    let audit = AuditServiceServer::new(Audit::new(catalog.clone()));
     let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
         .max_decoding_message_size(limits.request_bytes);
     let jobs =
@@ -182,10 +184,11 @@ async fn router(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<BackupServiceServer<Backups>>().await;
     reporter.set_serving::<JobServiceServer<Jobs>>().await;
-    // It only reads, and goes on when the store has stopped writing: that is when a snapshot is wanted most.
+    // These only read, and go on when the store has stopped writing: that is when a snapshot is wanted most.
     reporter
         .set_serving::<MaintenanceServiceServer<Maintenance>>()
         .await;
+    reporter.set_serving::<AuditServiceServer<Audit>>().await;
     tokio::spawn(async move {
         // Ends with the store; until then, a store that takes no writes is not serving.
         while condition.changed().await.is_ok() {
@@ -224,6 +227,7 @@ async fn router(
         .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(maintenance)
+        .add_service(audit)
 }
 
 type Date = fn(http::Response<Body>) -> http::Response<Body>;

@@ -1,13 +1,11 @@
 //! `freezer.v2.BackupService`: the catalog of backups.
 
-use std::sync::Arc;
-
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{authority_of, created};
+use super::{behalf_of, created};
 use crate::{
-    calls::{Authority, Calls, Created},
+    calls::{Behalf, Calls, Created},
     catalog::Catalog,
     proto::{
         Backup, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
@@ -30,8 +28,8 @@ impl Backups {
         Backups { catalog }
     }
 
-    fn calls<'a>(&'a self, authority: &'a Arc<Authority>) -> Calls<'a, Backup> {
-        Calls::on_behalf(authority, &self.catalog)
+    fn calls<'a>(&'a self, behalf: &'a Behalf) -> Calls<'a, Backup> {
+        Calls::on_behalf(behalf, &self.catalog)
     }
 }
 
@@ -41,10 +39,9 @@ impl BackupService for Backups {
         &self,
         request: Request<CreateBackupRequest>,
     ) -> Result<Response<CreateBackupResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let CreateBackupRequest { project_id, backup } = request.into_inner();
-        let Created { resource, is_new } =
-            self.calls(&authority).create(&project_id, backup).await?;
+        let Created { resource, is_new } = self.calls(&behalf).create(&project_id, backup).await?;
         let response = CreateBackupResponse {
             backup: Some(resource),
         };
@@ -55,13 +52,13 @@ impl BackupService for Backups {
         &self,
         request: Request<GetBackupRequest>,
     ) -> Result<Response<GetBackupResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let GetBackupRequest {
             project_id,
             backup_id,
         } = request.into_inner();
         let backup = self
-            .calls(&authority)
+            .calls(&behalf)
             .get_encoded(&project_id, &backup_id)
             .await?;
         Ok(Response::new(backup))
@@ -71,7 +68,7 @@ impl BackupService for Backups {
         &self,
         request: Request<ListBackupsRequest>,
     ) -> Result<Response<ListBackupsResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let ListBackupsRequest {
             project_id,
             limit,
@@ -80,7 +77,7 @@ impl BackupService for Backups {
             filter,
         } = request.into_inner();
         let list = self
-            .calls(&authority)
+            .calls(&behalf)
             .list(project_id)
             .limit(limit)
             .filter(filter);
@@ -92,7 +89,7 @@ impl BackupService for Backups {
         &self,
         request: Request<UpdateBackupRequest>,
     ) -> Result<Response<UpdateBackupResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let UpdateBackupRequest {
             project_id,
             backup,
@@ -100,7 +97,7 @@ impl BackupService for Backups {
             expected_revision,
         } = request.into_inner();
         let update = self
-            .calls(&authority)
+            .calls(&behalf)
             .update(project_id, backup)
             .mask(update_mask);
         let backup = update.expecting(expected_revision).await?;
@@ -113,13 +110,13 @@ impl BackupService for Backups {
         &self,
         request: Request<DeleteBackupRequest>,
     ) -> Result<Response<DeleteBackupResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let DeleteBackupRequest {
             project_id,
             backup_id,
             expected_revision,
         } = request.into_inner();
-        let delete = self.calls(&authority).delete(project_id, backup_id);
+        let delete = self.calls(&behalf).delete(project_id, backup_id);
         delete.expecting(expected_revision).await?;
         Ok(Response::new(DeleteBackupResponse {}))
     }

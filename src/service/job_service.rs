@@ -1,13 +1,11 @@
 //! `freezer.v2.JobService`: the registry of jobs.
 
-use std::sync::Arc;
-
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{authority_of, created};
+use super::{behalf_of, created};
 use crate::{
-    calls::{Authority, Calls, Created},
+    calls::{Behalf, Calls, Created},
     catalog::Catalog,
     proto::{
         AbortJobRequest, AbortJobResponse, CreateJobRequest, CreateJobResponse, DeleteJobRequest,
@@ -30,8 +28,8 @@ impl Jobs {
         Jobs { catalog }
     }
 
-    fn calls<'a>(&'a self, authority: &'a Arc<Authority>) -> Calls<'a, Job> {
-        Calls::on_behalf(authority, &self.catalog)
+    fn calls<'a>(&'a self, behalf: &'a Behalf) -> Calls<'a, Job> {
+        Calls::on_behalf(behalf, &self.catalog)
     }
 }
 
@@ -41,9 +39,9 @@ impl JobService for Jobs {
         &self,
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let CreateJobRequest { project_id, job } = request.into_inner();
-        let Created { resource, is_new } = self.calls(&authority).create(&project_id, job).await?;
+        let Created { resource, is_new } = self.calls(&behalf).create(&project_id, job).await?;
         let response = CreateJobResponse {
             job: Some(resource),
         };
@@ -54,10 +52,10 @@ impl JobService for Jobs {
         &self,
         request: Request<GetJobRequest>,
     ) -> Result<Response<GetJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let GetJobRequest { project_id, job_id } = request.into_inner();
         let job = self
-            .calls(&authority)
+            .calls(&behalf)
             .get_encoded(&project_id, &job_id)
             .await?;
         Ok(Response::new(job))
@@ -67,7 +65,7 @@ impl JobService for Jobs {
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let ListJobsRequest {
             project_id,
             limit,
@@ -76,7 +74,7 @@ impl JobService for Jobs {
             filter,
         } = request.into_inner();
         let list = self
-            .calls(&authority)
+            .calls(&behalf)
             .list(project_id)
             .limit(limit)
             .filter(filter);
@@ -88,7 +86,7 @@ impl JobService for Jobs {
         &self,
         request: Request<UpdateJobRequest>,
     ) -> Result<Response<UpdateJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let UpdateJobRequest {
             project_id,
             job,
@@ -96,7 +94,7 @@ impl JobService for Jobs {
             expected_revision,
         } = request.into_inner();
         let update = self
-            .calls(&authority)
+            .calls(&behalf)
             .update(project_id, job)
             .mask(update_mask);
         let job = update.expecting(expected_revision).await?;
@@ -107,13 +105,13 @@ impl JobService for Jobs {
         &self,
         request: Request<DeleteJobRequest>,
     ) -> Result<Response<DeleteJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let DeleteJobRequest {
             project_id,
             job_id,
             expected_revision,
         } = request.into_inner();
-        let delete = self.calls(&authority).delete(project_id, job_id);
+        let delete = self.calls(&behalf).delete(project_id, job_id);
         delete.expecting(expected_revision).await?;
         Ok(Response::new(DeleteJobResponse {}))
     }
@@ -122,9 +120,9 @@ impl JobService for Jobs {
         &self,
         request: Request<StartJobRequest>,
     ) -> Result<Response<StartJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let StartJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls(&authority).start(&project_id, &job_id).await?;
+        let job = self.calls(&behalf).start(&project_id, &job_id).await?;
         Ok(Response::new(StartJobResponse { job: Some(job) }))
     }
 
@@ -132,9 +130,9 @@ impl JobService for Jobs {
         &self,
         request: Request<StopJobRequest>,
     ) -> Result<Response<StopJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let StopJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls(&authority).stop(&project_id, &job_id).await?;
+        let job = self.calls(&behalf).stop(&project_id, &job_id).await?;
         Ok(Response::new(StopJobResponse { job: Some(job) }))
     }
 
@@ -142,9 +140,9 @@ impl JobService for Jobs {
         &self,
         request: Request<AbortJobRequest>,
     ) -> Result<Response<AbortJobResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let AbortJobRequest { project_id, job_id } = request.into_inner();
-        let job = self.calls(&authority).abort(&project_id, &job_id).await?;
+        let job = self.calls(&behalf).abort(&project_id, &job_id).await?;
         Ok(Response::new(AbortJobResponse { job: Some(job) }))
     }
 

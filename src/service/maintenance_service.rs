@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::authority_of;
+use super::behalf_of;
 use crate::{
     calls::{self, Calls},
     catalog::Catalog,
@@ -129,7 +129,7 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<ResolveIdRequest>,
     ) -> Result<Response<ResolveIdResponse>, Status> {
-        let authority = authority_of(&request);
+        let behalf = behalf_of(&request);
         let ResolveIdRequest {
             project_id,
             kind,
@@ -137,11 +137,11 @@ impl MaintenanceService for Maintenance {
         } = request.into_inner();
         let ids = match kind.as_str() {
             "backup" => {
-                let backups = Calls::<Backup>::on_behalf(&authority, &self.catalog);
+                let backups = Calls::<Backup>::on_behalf(&behalf, &self.catalog);
                 backups.ids_starting_with(&project_id, &id_prefix).await?
             }
             "job" => {
-                let jobs = Calls::<Job>::on_behalf(&authority, &self.catalog);
+                let jobs = Calls::<Job>::on_behalf(&behalf, &self.catalog);
                 jobs.ids_starting_with(&project_id, &id_prefix).await?
             }
             _ => {

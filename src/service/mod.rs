@@ -1,30 +1,27 @@
 //! The gRPC services: one file each. A method takes its request apart, makes one call, and replies.
 
+mod audit_service;
 mod backup_service;
 mod job_service;
 mod maintenance_service;
 mod status;
 
+pub(crate) use audit_service::Audit;
 pub(crate) use backup_service::Backups;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
 
-use std::sync::Arc;
-
 use tonic::{Request, Response, metadata::MetadataValue};
 
-use crate::{calls::Authority, identity::Caller};
+use crate::calls::Behalf;
 
 /// Metadata of the response to a create that found an equal resource with that id, and wrote nothing: its value is `true`.
 pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
 
 /// On whose behalf a request is made. One that came past the guard may concern nothing.
-fn authority_of<T>(request: &Request<T>) -> Arc<Authority> {
-    let caller = request.extensions().get::<Arc<Caller>>();
-    caller.map_or_else(
-        || Arc::new(Authority::nothing()),
-        |caller| caller.authority.clone(),
-    )
+fn behalf_of<T>(request: &Request<T>) -> Behalf {
+    let behalf = request.extensions().get::<Behalf>();
+    behalf.cloned().unwrap_or_else(Behalf::nobodys)
 }
 
 /// The response to a create.

@@ -42,8 +42,9 @@ impl From<Error> for Status {
                 Status::with_error_details(Code::PermissionDenied, message, details)
             }
             Error::SnapshotInProgress => unavailable("BUSY", message),
-            Error::Compacted { .. } => {
-                let details = ErrorDetails::with_error_info("COMPACTED", DOMAIN, HashMap::new());
+            Error::Compacted { oldest } => {
+                let metadata = HashMap::from([("oldest_revision".into(), oldest.to_string())]);
+                let details = ErrorDetails::with_error_info("COMPACTED", DOMAIN, metadata);
                 Status::with_error_details(Code::OutOfRange, message, details)
             }
         }

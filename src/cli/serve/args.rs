@@ -36,6 +36,15 @@ pub(crate) struct Args {
     /// The store's file is not written anew before its journal has grown by so much, in MiB
     #[arg(long, env = "ICEBOX_REWRITE_FLOOR_MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
     pub(super) rewrite_floor_mib: u64,
+    /// What is kept of the journal for `icebox audit` and those who follow changes, in MiB; more goes when the file is written anew
+    #[arg(long, env = "ICEBOX_HISTORY_MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
+    pub(super) history_mib: u64,
+    /// How many changes of it, at the most
+    #[arg(long, env = "ICEBOX_HISTORY_CHANGES", value_name = "N")]
+    pub(super) history_changes: Option<u64>,
+    /// How many days back, at the most
+    #[arg(long, env = "ICEBOX_HISTORY_DAYS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) history_days: Option<u32>,
     /// Ask every caller for a token of this file, made with `icebox token new`; it is read again on SIGHUP
     #[arg(long, env = "ICEBOX_TOKENS", value_name = "FILE")]
     pub(super) tokens: Option<PathBuf>,

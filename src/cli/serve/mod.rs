@@ -3,7 +3,7 @@
 mod args;
 mod identity;
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
@@ -21,6 +21,7 @@ use crate::{Icebox, clock, store};
 pub(super) use args::Args;
 use identity::Identity;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Reads that may wait for the disk at the same time; further ones queue.
 const READING_THREADS_MAX: usize = 64;
 
@@ -143,6 +144,9 @@ async fn serve(
         cache_bytes: args.cache_mib << 20,
         view: args.view.clone(),
         rewrite_floor_bytes: args.rewrite_floor_mib << 20,
+        journal_keep_bytes: args.history_mib << 20,
+        journal_keep_changes: args.history_changes.unwrap_or(u64::MAX),
+        journal_keep_age: args.history_days.map_or(Duration::MAX, |days| DAY * days),
         ..store::Options::default()
     };
     let failed = |error: &dyn std::fmt::Display| {

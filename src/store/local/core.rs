@@ -18,7 +18,7 @@ use super::{
     changes::Ring,
     file::{Header, Place, Sink, Trailer, Writer},
     journal::Journal,
-    log::{Copied, Log},
+    log::{Copied, Keep, Log},
     recovery::{Home, Made},
     rewriter::Work,
     space::Space,
@@ -190,11 +190,11 @@ impl Core {
     }
 
     /// Writes all that the store holds now, or a little later, as a file: its records, and the frames that belong on top of them,
-    /// from about `keep_bytes` before them on.
+    /// from as far before them on as is to be kept.
     ///
     /// # Errors
     /// If the view or the journal cannot be read; what `sink` refuses with.
-    pub(super) fn write(&self, keep_bytes: u64, sink: &mut dyn Sink) -> Result<Written, Error> {
+    pub(super) fn write(&self, keep: &Keep, sink: &mut dyn Sink) -> Result<Written, Error> {
         let mut sink = Counted {
             sink,
             closing: &self.home.closing,
@@ -221,7 +221,7 @@ impl Core {
         // Whatever the scan has seen was durable before sled had it.
         let latest = self.log();
         let end = latest.end();
-        let copied = log.to_copy(fed, keep_bytes)?;
+        let copied = log.to_copy(fed, keep)?;
         let exact = (end.position.revision, end.position.state);
         let trailer = writer.end_of_records(copied.start.position, fed, exact)?;
         log.copy_through(copied.start, (&latest, end), &mut sink)?;

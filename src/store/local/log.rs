@@ -32,6 +32,25 @@ pub(super) struct Log {
     next: OnceLock<Arc<Log>>,
 }
 
+/// How much of what the records cover is kept for those who follow changes, and for the audit: all of these count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// At the most so many bytes.
+    pub(super) bytes: u64,
+    /// At the most so many changes.
+    pub(super) changes: u64,
+    /// Nothing that was committed before, milliseconds since the Unix epoch.
+    pub(super) since_ms: u64,
+}
+
+impl Keep {
+    pub(super) const NOTHING: Keep = Keep {
+        bytes: 0,
+        changes: 0,
+        since_ms: 0,
+    };
+}
+
 /// What is copied to another file.
 #[derive(Clone, Copy)]
 pub(super) struct Copied {
@@ -178,20 +197,41 @@ impl Log {
         }
     }
 
-    /// What to copy to another file whose records are of revision `fed`: all behind that, and about `keep_bytes` before it.
+    /// What to copy to another file whose records are of revision `fed`: all behind that, and about as much before it as is to be
+    /// kept.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if `fed` is not there.
-    pub(super) fn to_copy(&self, fed: u64, keep_bytes: u64) -> Result<Copied, Error> {
+    /// [`Error::Corrupt`] if `fed` is not there; what the disk says.
+    pub(super) fn to_copy(&self, fed: u64, keep: &Keep) -> Result<Copied, Error> {
         let fed = self.place_behind(fed)?;
-        let wanted = fed.offset.saturating_sub(keep_bytes);
-        let places = self.places();
-        let kept = places.some.iter().find(|place| place.offset >= wanted);
-        let kept = kept.filter(|kept| kept.offset < fed.offset);
+        let from_offset = fed.offset.saturating_sub(keep.bytes);
+        let from_revision = fed.position.revision.saturating_sub(keep.changes);
+        let mut before: Vec<Place> = self.places().some.clone();
+        before.retain(|place| {
+            let is_near = place.offset >= from_offset && place.position.revision >= from_revision;
+            is_near && place.offset < fed.offset
+        });
+        let start = self.first_since(&before, keep.since_ms)?;
         Ok(Copied {
-            start: kept.copied().unwrap_or(fed),
+            start: start.unwrap_or(fed),
             fed,
         })
+    }
+
+    /// The first of these places behind which nothing was committed before a time.
+    fn first_since(&self, places: &[Place], since_ms: u64) -> Result<Option<Place>, Error> {
+        let (mut first, mut end) = (0, places.len());
+        // Commit times never go back.
+        while first < end && since_ms > 0 {
+            let middle = first.midpoint(end);
+            let next = self.frames(places[middle], FRAME_CHUNK_BYTES).next()?;
+            if next.is_some_and(|found| found.group.time_ms >= since_ms) {
+                end = middle;
+            } else {
+                first = middle + 1;
+            }
+        }
+        Ok(places.get(first).copied())
     }
 
     /// Hands every durable frame that ends after revision `after` and not after `until` to `visit`, while others are being

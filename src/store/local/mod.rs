@@ -54,6 +54,7 @@ use committer::{CommitClock, Committer, Pending, Task};
 use disk::{Disk, DiskFile, RealDisk};
 use home::Paths;
 use journal::Journal;
+use log::Keep;
 use recovery::{Home, Parts};
 use rewriter::{Rewriter, Work};
 use space::Space;
@@ -83,8 +84,13 @@ pub struct Options {
     pub view: Option<PathBuf>,
     /// The file is not written anew before its journal has grown by so much.
     pub rewrite_floor_bytes: u64,
-    /// How much of the journal is kept that the file's records cover already.
+    /// How much of the journal is kept that the file's records cover already, for those who follow changes, and for the audit.
+    /// What is more goes when the file is written anew.
     pub journal_keep_bytes: u64,
+    /// How many changes of it, at the most.
+    pub journal_keep_changes: u64,
+    /// How far back from now, at the most.
+    pub journal_keep_age: Duration,
     /// Room in the file that is reserved for the journal at once.
     pub journal_room_bytes: u64,
 }
@@ -98,6 +104,8 @@ impl Default for Options {
             view: None,
             rewrite_floor_bytes: 128 << 20,
             journal_keep_bytes: 64 << 20,
+            journal_keep_changes: u64::MAX,
+            journal_keep_age: Duration::MAX,
             journal_room_bytes: 16 << 20,
         }
     }
@@ -236,6 +244,9 @@ impl Local {
             work: requests,
             floor_bytes: options.rewrite_floor_bytes,
             keep_bytes: options.journal_keep_bytes,
+            keep_changes: options.journal_keep_changes,
+            keep_age: options.journal_keep_age,
+            clock: clock.clone(),
             failed_at_bytes: 0,
             is_due: rewrite_is_due,
             under_way: None,
@@ -313,6 +324,11 @@ impl Local {
         &self.core.meters
     }
 
+    /// The oldest revision whose change can still be read.
+    pub(crate) fn oldest_revision(&self) -> u64 {
+        self.core.log().oldest()
+    }
+
     /// How many batches wait for the committer.
     pub(crate) fn queued(&self) -> usize {
         let queue = self.queue.as_ref();
@@ -358,7 +374,7 @@ impl Local {
                 (self.0)(bytes)
             }
         }
-        let written = self.core.write(0, &mut Put(put))?;
+        let written = self.core.write(&Keep::NOTHING, &mut Put(put))?;
         Ok(Snapshot {
             store: written.header.store,
             revision: written.end.position.revision,

@@ -10,10 +10,11 @@ use std::{
 };
 
 use super::{
+    committer::CommitClock,
     core::{Core, Written},
     file::{FileSink, Place, Stored},
     journal::{self, Target},
-    log::Log,
+    log::{Keep, Log},
     recovery::Home,
 };
 use crate::store::{Error, view::Sled};
@@ -46,6 +47,9 @@ pub(super) struct Rewriter {
     pub(super) floor_bytes: u64,
     /// How much of the journal is kept that the records cover.
     pub(super) keep_bytes: u64,
+    pub(super) keep_changes: u64,
+    pub(super) keep_age: Duration,
+    pub(super) clock: Arc<CommitClock>,
     /// Bytes of journal that were there when it was last tried in vain.
     pub(super) failed_at_bytes: u64,
     /// Whether it must be done, however little there is in the journal.
@@ -137,6 +141,15 @@ impl Rewriter {
         true
     }
 
+    fn keep(&self) -> Keep {
+        let age_ms = u64::try_from(self.keep_age.as_millis()).unwrap_or(u64::MAX);
+        Keep {
+            bytes: self.keep_bytes,
+            changes: self.keep_changes,
+            since_ms: self.clock.now_ms().saturating_sub(age_ms),
+        }
+    }
+
     /// Writes a file up to what is committed by now, or nearly so.
     fn write(&self, core: &Core) -> Result<New, Error> {
         // A disk that has failed is not to be trusted with the only copy.
@@ -144,7 +157,7 @@ impl Rewriter {
         let old = core.log();
         let mut sink = FileSink::begin(&*core.home.disk, &core.home.paths.new)?;
         let sled = core.view.sled()?;
-        let written = core.write(self.keep_bytes, &mut sink)?;
+        let written = core.write(&self.keep(), &mut sink)?;
         sink.file.sync()?;
         // Before it takes the place of the old one it is read back: this also proves that the view holds what was written.
         let stored = core.home.stored(&core.home.paths.new)?;

@@ -181,6 +181,7 @@ impl Simulation {
             rewrite_floor_bytes: REWRITE_FLOOR_BYTES,
             journal_keep_bytes: JOURNAL_KEEP_BYTES,
             journal_room_bytes: 32 << 10,
+            ..Options::default()
         };
         let (local, workers) =
             Local::open_stepped(Arc::default(), disk.clone(), self.paths(), &options)?;
