@@ -46,6 +46,19 @@ impl Behalf {
 pub(super) static FULL: LazyLock<Behalf> = LazyLock::new(Behalf::default);
 
 impl Authority {
+    /// Whether they may see what is not for everybody in what they may concern: those whom everything concerns, and the client.
+    pub(super) fn sees_secrets(&self) -> bool {
+        self.projects.is_none() || self.client_id.is_some()
+    }
+
+    /// A resource as they may see it.
+    pub(super) fn shown<R: Resource>(&self, mut resource: R) -> R {
+        if !self.sees_secrets() {
+            resource.take_secret();
+        }
+        resource
+    }
+
     /// # Errors
     /// [`Error::Denied`] if they may not concern a project.
     pub(super) fn check_project(&self, project: &str) -> Result<(), Error> {

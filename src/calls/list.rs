@@ -98,6 +98,7 @@ impl<'a, R: Resource> List<'a, R> {
         let mut query = self.query()?;
         authority.check_scope(&query.scope)?;
         authority.narrow(&mut query.filter)?;
+        query.with_secrets = authority.sees_secrets();
         catalog.list(query).await
     }
 
@@ -132,6 +133,7 @@ impl<'a, R: Resource> List<'a, R> {
                 limit,
                 after,
                 filter,
+                with_secrets: false,
             }),
             _ => Err(violations),
         }

@@ -97,6 +97,7 @@ impl<'a, R: Resource> Calls<'a, R> {
             .catalog
             .create(self.behalf.author.as_ref(), resource)
             .await?;
+        let resource = self.behalf.authority.shown(resource);
         Ok(Created { resource, is_new })
     }
 
@@ -112,7 +113,10 @@ impl<'a, R: Resource> Calls<'a, R> {
     /// As [`Calls::get`], as it is stored.
     pub(crate) async fn get_encoded(&self, project_id: &str, id: &str) -> Result<Single<R>, Error> {
         let (project, id) = one::<R>(&self.behalf.authority, project_id, id)?;
-        let stored = self.catalog.get(project, id).await?;
+        let stored = self
+            .catalog
+            .get(project, id, self.behalf.authority.sees_secrets())
+            .await?;
         if self.behalf.authority.client_id.is_some() {
             let resource: R = stored.decoded().map_err(|_| undecodable::<R>())?;
             if !self.behalf.authority.concerns(&resource) {
@@ -215,9 +219,9 @@ impl Calls<'_, Job> {
             })?;
             Ok(Valid::changed(changed)?)
         };
-        self.catalog
-            .update(self.behalf.author.as_ref(), project, id, None, change)
-            .await
+        let author = self.behalf.author.as_ref();
+        let updated = self.catalog.update(author, project, id, None, change);
+        Ok(self.behalf.authority.shown(updated.await?))
     }
 }
 
@@ -276,15 +280,10 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
                 authority.countersign(&mut changed, stored)?;
                 Ok(Valid::changed(changed)?)
             };
-            self.catalog
-                .update(
-                    self.behalf.author.as_ref(),
-                    project,
-                    id,
-                    self.expected_revision,
-                    change,
-                )
-                .await
+            let author = self.behalf.author.as_ref();
+            let expected = self.expected_revision;
+            let updated = self.catalog.update(author, project, id, expected, change);
+            Ok(self.behalf.authority.shown(updated.await?))
         })
     }
 }
@@ -320,13 +319,9 @@ impl<'a, R: Resource> IntoFuture for Delete<'a, R> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (project, id) = one::<R>(&self.behalf.authority, &self.project_id, &self.id)?;
+            let (author, expected) = (self.behalf.author.as_ref(), self.expected_revision);
             self.catalog
-                .delete::<R>(
-                    self.behalf.author.as_ref(),
-                    project,
-                    id,
-                    self.expected_revision,
-                )
+                .delete::<R>(author, project, id, expected)
                 .await
         })
     }

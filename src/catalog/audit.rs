@@ -129,6 +129,7 @@ fn record_of(writes: &[Write]) -> Option<ChangeRecord> {
                 Some(_) => locator_put = true,
                 None => record.operation = ChangeOperation::Deleted.into(),
             },
+            keys::Parsed::Secret => {}
             keys::Parsed::Record {
                 tag,
                 project,

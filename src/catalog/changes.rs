@@ -71,8 +71,9 @@ impl Changes {
         for change in &group.changes {
             for write in &change.writes {
                 let revision = change.revision;
-                let backup = || of(write, revision, Changed::Backup, backup_deleted);
-                let job = || of(write, revision, Changed::Job, job_deleted);
+                let all = &change.writes;
+                let backup = || of(write, all, revision, Changed::Backup, backup_deleted);
+                let job = || of(write, all, revision, Changed::Job, job_deleted);
                 let found = backup().transpose().or_else(|| job().transpose());
                 if let Some(changed) = found.transpose()? {
                     changes.push(Change { revision, changed });
@@ -98,6 +99,7 @@ fn job_deleted(project_id: String, job_id: String) -> Changed {
 /// deleted when its locator is.
 fn of<R: Resource>(
     write: &Write,
+    all: &[Write],
     revision: u64,
     put: fn(R) -> Changed,
     deleted: fn(String, String) -> Changed,
@@ -105,12 +107,21 @@ fn of<R: Resource>(
     let Write { key, value } = write;
     Ok(match value {
         Some(value) if key.starts_with(&keys::records_of_kind::<R>()) => {
-            Some(put(decode(Found {
+            let found = Found {
                 key,
                 value,
                 revision,
                 framed: None,
-            })?))
+            };
+            let mut resource: R = decode(found)?;
+            // It is put again with each change of its record.
+            let secret = keys::secret_of(key);
+            let mut secret = all.iter().filter(|write| write.key == secret);
+            if let Some(secret) = secret.next_back().and_then(|write| write.value.as_ref()) {
+                let merged = resource.merge(&**secret);
+                merged.map_err(|_| Error::undecodable(key))?;
+            }
+            Some(put(resource))
         }
         None if key.starts_with(&keys::locators_of_kind::<R>()) => {
             let project = keys::project_of_locator(key);

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
+//! | `s` kind project `00` name `00` id | what of the resource only some may see | lists do not hold it; it sorts as the records do |
 //! | `a` | the last change's author | in the journal each change has its own: that is the audit log |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
@@ -18,6 +19,7 @@ use crate::resource::{Names, ProjectId, Resource, ResourceId};
 
 const RECORD: u8 = b'r';
 const LOCATOR: u8 = b'i';
+const SECRET: u8 = b's';
 /// Where the author of the last change is stored.
 pub(super) const AUTHOR: [u8; 1] = [b'a'];
 const SEPARATOR: u8 = 0;
@@ -41,6 +43,24 @@ pub(super) fn record<R: Resource>(project: &str, name: &str, id: ResourceId) -> 
     key.push(SEPARATOR);
     key.extend_from_slice(id.as_bytes());
     key
+}
+
+/// Where that is stored of a resource which only some may see, by its record's key.
+pub(super) fn secret_of(record: &[u8]) -> Vec<u8> {
+    [&[SECRET], &record[1.min(record.len())..]].concat()
+}
+
+/// What all secrets of a kind start with.
+pub(super) fn secrets_of_kind<R: Resource>() -> [u8; 2] {
+    [SECRET, R::KIND.tag]
+}
+
+/// The secrets of the records within bounds.
+pub(super) fn secrets_of(
+    (start, end): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
+) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let secret = |bound: &Bound<Vec<u8>>| bound.as_ref().map(|record| secret_of(record));
+    (secret(start), secret(end))
 }
 
 /// Where a resource's name is stored.
@@ -77,6 +97,8 @@ pub(super) fn id_of_locator(key: &[u8]) -> Option<String> {
 pub(super) enum Parsed<'a> {
     /// That it is a locator.
     Locator,
+    /// That it is what only some may see.
+    Secret,
     /// That it is the record of a resource.
     Record {
         /// The kind's tag.
@@ -90,8 +112,10 @@ pub(super) enum Parsed<'a> {
 /// What a key says, if it is a resource's.
 pub(super) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
     let (&first, rest) = key.split_first()?;
-    if first == LOCATOR {
-        return Some(Parsed::Locator);
+    match first {
+        LOCATOR => return Some(Parsed::Locator),
+        SECRET => return Some(Parsed::Secret),
+        _ => {}
     }
     let (&tag, rest) = rest.split_first().filter(|_| first == RECORD)?;
     let (place, id) = rest.split_at_checked(rest.len().checked_sub(ID_BYTES)?)?;

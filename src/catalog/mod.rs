@@ -74,9 +74,11 @@ pub struct Status {
 
 /// A stored resource with the entries that it was read from.
 struct Stored<R> {
+    /// With what only some may see.
     resource: R,
     locator: Entry,
     record: Entry,
+    has_secret: bool,
 }
 
 impl Catalog {
@@ -116,9 +118,8 @@ impl Catalog {
             let record = keys::record::<R>(&project, resource.name(), id);
             let batch = Batch::new()
                 .expect(locator.clone(), None)
-                .put(locator, resource.name().as_bytes().to_vec())
-                .put(record, resource.encode_to_vec());
-            let batch = signed(batch, author);
+                .put(locator, resource.name().as_bytes().to_vec());
+            let batch = signed(put(batch, record, &resource), author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                 let stored = with_revision(resource, revision);
                 tell("created", &stored);
@@ -150,7 +151,7 @@ impl Catalog {
         Err(store::Error::Busy.into())
     }
 
-    /// The resource with that id.
+    /// The resource with that id, with what only some may see, or without.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the project has none.
@@ -158,12 +159,23 @@ impl Catalog {
         &self,
         project: ProjectId,
         id: ResourceId,
+        with_secret: bool,
     ) -> Result<Single<R>, Error> {
         self.store
             .read(Reach::Page, move |view| {
                 let found = find_record::<R>(view, project.as_str(), id)?;
                 let (_, record) = found.ok_or_else(|| not_found::<R>(id))?;
-                Ok(Single::new(record.value, record.revision))
+                let secret = if with_secret {
+                    secret_in::<R>(view, &record.key)?
+                } else {
+                    None
+                };
+                let value = match secret {
+                    // Protobuf: fields of a message may stand in any order.
+                    Some(secret) => [&*record.value, &*secret].concat().into(),
+                    None => record.value,
+                };
+                Ok(Single::new(value, record.revision))
             })
             .await
     }
@@ -230,17 +242,20 @@ impl Catalog {
                 resource,
                 locator,
                 record,
+                has_secret,
             } = self
                 .store
                 .read(Reach::Page, move |view| {
                     expected::<R>(view, &project, id, expected_revision)
                 })
                 .await?;
-            let batch = Batch::new()
+            let mut batch = Batch::new()
                 .expect(locator.key.clone(), Some(locator.revision))
-                .expect(record.key.clone(), Some(record.revision))
-                .delete(record.key)
-                .delete(locator.key);
+                .expect(record.key.clone(), Some(record.revision));
+            if has_secret {
+                batch = batch.delete(keys::secret_of(&record.key));
+            }
+            let batch = batch.delete(record.key).delete(locator.key);
             let batch = signed(batch, author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                 tell("deleted", &with_revision(resource, revision));
@@ -374,18 +389,49 @@ fn replace<R: Resource>(stored: &Stored<R>, changed: &mut R, now: Timestamp) -> 
         revision: 0,
     });
     let Stored {
-        locator, record, ..
+        locator,
+        record,
+        has_secret,
+        ..
     } = stored;
     let mut batch = Batch::new()
         .expect(locator.key.clone(), Some(locator.revision))
         .expect(record.key.clone(), Some(record.revision));
+    if *has_secret {
+        // Put again, if there still is one.
+        batch = batch.delete(keys::secret_of(&record.key));
+    }
     if changed.name() != stored.resource.name() {
         batch = batch
             .delete(record.key.clone())
             .put(locator.key.clone(), changed.name().as_bytes().to_vec());
     }
     let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
-    batch.put(key, changed.encode_to_vec())
+    put(batch, key, changed)
+}
+
+/// Puts a resource to its record's key, and what only some may see of it apart.
+fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &R) -> Batch {
+    let mut open = resource.clone();
+    let batch = match open.take_secret() {
+        Some(secret) => batch.put(keys::secret_of(&record), secret.encode_to_vec()),
+        None => batch,
+    };
+    batch.put(record, open.encode_to_vec())
+}
+
+/// As [`secret_of`], in a view that knows whether there is any at all.
+fn secret_in<R: Resource>(view: &View, record: &[u8]) -> Result<Option<Bytes>, store::Error> {
+    if view.count(keys::secrets_of_kind::<R>()) == 0 {
+        return Ok(None);
+    }
+    secret_of(view, record)
+}
+
+/// What only some may see of the resource in a record, if there is anything.
+fn secret_of(read: &impl Read, record: &[u8]) -> Result<Option<Bytes>, store::Error> {
+    let secret = read.get(&keys::secret_of(record))?;
+    Ok(secret.map(|secret| secret.value))
 }
 
 /// A batch that says as well who has asked for it.
@@ -441,10 +487,17 @@ fn find<R: Resource>(
     let Some((locator, record)) = find_record::<R>(view, project, id)? else {
         return Ok(None);
     };
+    let mut resource: R = decode(record.found())?;
+    let secret = secret_in::<R>(view, &record.key)?;
+    if let Some(secret) = &secret {
+        let merged = resource.merge(&**secret);
+        merged.map_err(|_| Error::undecodable(&record.key))?;
+    }
     Ok(Some(Stored {
-        resource: decode(record.found())?,
+        resource,
         locator,
         record,
+        has_secret: secret.is_some(),
     }))
 }
 

@@ -1,6 +1,9 @@
 //! Pages: a bounded range scan that starts right after the last-seen item.
 
-use std::ops::{Bound, ControlFlow};
+use std::{
+    collections::HashMap,
+    ops::{Bound, ControlFlow},
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -34,6 +37,8 @@ pub(crate) struct Query<R: Resource> {
     pub after: After,
     /// What is in it.
     pub filter: R::Filter,
+    /// Whether what only some may see is in it, too.
+    pub with_secrets: bool,
 }
 
 /// Where a page starts.
@@ -138,6 +143,11 @@ impl<R: Resource> Scan<R> {
             ..
         } = &mut self;
         let filter = compared::<R>(query);
+        let secrets = if query.with_secrets {
+            secrets::<R>(view, query, range)?
+        } else {
+            HashMap::new()
+        };
         let mut looked_at = 0;
         let mut is_full = false;
         let scanned = view.scan_framed(range.clone(), framed::<R>, |found| {
@@ -159,9 +169,15 @@ impl<R: Resource> Scan<R> {
                     is_full = true;
                     return Ok(ControlFlow::Break(()));
                 }
-                match found.framed {
-                    Some(framed) => records.push_framed(framed.within, framed.start..framed.end),
-                    None => records.push(found.value, found.revision),
+                match (secrets.get(here), found.framed) {
+                    (Some(secret), _) => {
+                        // Protobuf: fields of a message may stand in any order.
+                        records.push(&[found.value, secret].concat(), found.revision);
+                    }
+                    (None, Some(framed)) => {
+                        records.push_framed(framed.within, framed.start..framed.end);
+                    }
+                    (None, None) => records.push(found.value, found.revision),
                 }
                 replace(last, here);
             }
@@ -177,6 +193,33 @@ impl<R: Resource> Scan<R> {
         }
         Ok(self)
     }
+}
+
+/// What only some may see of the records that a step looks at, by their places.
+fn secrets<R: Resource>(
+    view: &View,
+    query: &Query<R>,
+    range: &(Bound<Vec<u8>>, Bound<Vec<u8>>),
+) -> Result<HashMap<Vec<u8>, Bytes>, Error> {
+    let mut secrets = HashMap::new();
+    if view.count(keys::secrets_of_kind::<R>()) == 0 {
+        return Ok(secrets);
+    }
+    // Each is one of a record, so that those of the first records are among as many first secrets.
+    let most = match compared::<R>(query) {
+        None => query.limit,
+        Some(_) => STEP_ITEMS_MAX,
+    };
+    let _all = view.scan::<Error>(keys::secrets_of(range), |found| {
+        let place = keys::place(found.key).to_vec();
+        secrets.insert(place, Bytes::copy_from_slice(found.value));
+        Ok(if secrets.len() < most {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
+    })?;
+    Ok(secrets)
 }
 
 /// What records have to be compared with, beyond what their range says of them.

@@ -1,6 +1,6 @@
 //! Reading all of a catalog: that records and locators agree, both ways, and what a scope holds.
 
-use super::{Scope, decode, keys};
+use super::{Scope, decode, keys, secret_of};
 use crate::{
     proto::{Backup, Job},
     resource::{Names, Resource, ResourceId},
@@ -52,6 +52,14 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
         records += 1;
         Ok(())
     })?;
+    let secrets = keys::starting_with(keys::secrets_of_kind::<R>().to_vec());
+    store.for_each::<Error>(secrets, |Found { key, .. }| {
+        let record = keys::record_at::<R>(keys::place(key));
+        match store.get(&record)? {
+            Some(_) => Ok(()),
+            None => Err(wrong(key, "is not there, but a part of it is")),
+        }
+    })?;
     // Each record has its own locator, so as many locators as records means that each of them leads to one.
     let mut locators = 0;
     let all = keys::starting_with(keys::locators_of_kind::<R>().to_vec());
@@ -78,5 +86,12 @@ pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
     mut visit: impl FnMut(R) -> Result<(), E>,
 ) -> Result<(), E> {
     let all = keys::records::<R>(scope, Names::StartingWith(""), None);
-    read.for_each(all, |found| visit(decode(found)?))
+    read.for_each(all, |found| {
+        let mut resource: R = decode(found)?;
+        if let Some(secret) = secret_of(read, found.key)? {
+            let merged = resource.merge(&*secret);
+            merged.map_err(|_| super::Error::undecodable(found.key))?;
+        }
+        visit(resource)
+    })
 }

@@ -56,6 +56,11 @@ pub trait Resource:
     fn stamps(&self) -> Stamps;
     /// Replaces what the catalog says about it.
     fn set_stamps(&mut self, stamps: Stamps);
+    /// What of it only some may see, taken out, as a resource that has nothing else: it is stored apart, so that pages of lists,
+    /// which are made of what is stored, do not hold it.
+    fn take_secret(&mut self) -> Option<Self> {
+        None
+    }
     /// Adds every rule that it breaks to `violations`, under paths that start with [`Kind::field`].
     fn check(&self, violations: &mut Violations);
 }

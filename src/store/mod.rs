@@ -167,7 +167,7 @@ impl Store {
     /// How many keys start with these two bytes.
     #[must_use]
     pub(crate) fn count(&self, kind: [u8; 2]) -> u64 {
-        self.view.tally().count(kind)
+        self.view.count(kind)
     }
 
     /// Makes what a batch writes durable as one, after all that was queued before it, if every key holds what it expects.

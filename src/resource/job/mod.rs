@@ -82,6 +82,14 @@ impl Resource for Job {
         }
     }
 
+    fn take_secret(&mut self) -> Option<Self> {
+        let credentials = self.user_credentials.take()?;
+        Some(Job {
+            user_credentials: Some(credentials),
+            ..Job::default()
+        })
+    }
+
     fn check(&self, violations: &mut Violations) {
         check_job(self, Self::KIND.field, violations);
     }

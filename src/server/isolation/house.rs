@@ -1,0 +1,259 @@
+//! A server with two projects' worth of things in it, and somebody of each role who asks it.
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::AsciiMetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    Access, Icebox, Options, Tokens,
+    identity::{Role, sha256_hex},
+    proto::{self, Backup, BackupMetadata, Job, JobAction},
+};
+
+/// Messages as they are on the wire.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Bytes;
+    type Encoder = Raw;
+    type Decoder = Raw;
+
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+
+    fn decoder(&mut self) -> Raw {
+        Raw
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+pub(super) const OWN: &str = "demo";
+/// Foreign ones: another, one that the own one starts, one that starts it, one that is not allowed to be, and all of them.
+pub(super) const FOREIGN: [&str; 4] = ["other", "demo2", "dem", "-"];
+pub(super) const CLIENT: &str = "node1";
+pub(super) const ROLES: [Role; 4] = [Role::Admin, Role::Member, Role::Reader, Role::Agent];
+
+pub(super) fn name(role: Role) -> String {
+    format!("{role:?}").to_lowercase()
+}
+
+pub(super) fn tokens() -> Tokens {
+    let entry = |token: &str, role: Role, expires: &str| {
+        let hash = sha256_hex(token);
+        let projects = match role {
+            Role::Admin => String::new(),
+            _ => format!("projects = [\"{OWN}\"]\n"),
+        };
+        let client = match role {
+            Role::Agent => format!("client_id = \"{CLIENT}\"\n"),
+            _ => String::new(),
+        };
+        let role = name(role);
+        format!(
+            "[[token]]\nsha256 = \"{hash}\"\nuser_id = \"the-{role}\"\nuser_name = \"The {role}\"\nrole = \"{role}\"\n\
+             {projects}{client}{expires}\n"
+        )
+    };
+    let valid = ROLES.map(|role| entry(&name(role), role, "expires = 2999-01-01T00:00:00Z"));
+    let expired = entry("expired", Role::Admin, "expires = 2001-01-01T00:00:00Z");
+    Tokens::parse(&(valid.concat() + &expired)).unwrap()
+}
+
+/// A server, and who asks it.
+pub(super) struct House {
+    pub(super) icebox: Icebox,
+    pub(super) channel: Channel,
+    pub(super) _dir: tempfile::TempDir,
+}
+
+impl House {
+    pub(super) async fn new() -> House {
+        let dir = tempfile::tempdir().unwrap();
+        let icebox = Icebox::open(dir.path().join("icebox.db"), Options::default()).await;
+        let icebox = icebox.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(icebox.serve_those(listener, Access::with_tokens(tokens())));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        House {
+            icebox,
+            channel: endpoint.connect().await.unwrap(),
+            _dir: dir,
+        }
+    }
+
+    /// What becomes of a call: the first message of the answer, or what it was refused with.
+    pub(super) async fn call(
+        &self,
+        path: &'static str,
+        message: Vec<u8>,
+        authorizations: &[&str],
+    ) -> Result<Bytes, Status> {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.unwrap();
+        let mut request = Request::new(message);
+        for authorization in authorizations {
+            let value = AsciiMetadataValue::try_from(*authorization).unwrap();
+            request.metadata_mut().append("authorization", value);
+        }
+        let path = http::uri::PathAndQuery::from_static(path);
+        let answer = grpc.server_streaming(request, path, Raw).await?;
+        let first = answer.into_inner().message().await?;
+        Ok(first.unwrap_or_default())
+    }
+
+    /// A backup and a job of a client in a project.
+    pub(super) async fn stored(&self, project: &str, client: &str) -> (Backup, Job) {
+        let backup = self.icebox.backups().create(project, backup(client)).await;
+        let job = self.icebox.jobs().create(project, job(client)).await;
+        (backup.unwrap().resource, job.unwrap().resource)
+    }
+}
+
+pub(super) fn backup(client: &str) -> Backup {
+    Backup {
+        client_id: client.into(),
+        user_id: "whoever".into(),
+        user_name: "Who Ever".into(),
+        backup_metadata: Some(BackupMetadata {
+            backup_name: "b".into(),
+            container: "c".into(),
+            hostname: "h".into(),
+            ..BackupMetadata::default()
+        }),
+        ..Backup::default()
+    }
+}
+
+pub(super) fn job(client: &str) -> Job {
+    Job {
+        client_id: client.into(),
+        user_id: "whoever".into(),
+        description: "d".into(),
+        job_actions: vec![JobAction {
+            user_id: "whoever".into(),
+            freezer_action: Some(proto::FreezerAction {
+                action: "backup".into(),
+                ..proto::FreezerAction::default()
+            }),
+            ..JobAction::default()
+        }],
+        ..Job::default()
+    }
+}
+
+/// The message of a call to an RPC about a project, in which it is about this backup or job.
+#[expect(clippy::too_many_lines, reason = "a table of messages")]
+pub(super) fn message(path: &str, project: &str, client: &str, (b, j): &(Backup, Job)) -> Vec<u8> {
+    let project_id = || project.to_owned();
+    let (backup_id, job_id) = (|| b.backup_id.clone(), || j.job_id.clone());
+    match path.rsplit('/').next().unwrap() {
+        "CreateBackup" => proto::CreateBackupRequest {
+            project_id: project_id(),
+            backup: Some(backup(client)),
+        }
+        .encode_to_vec(),
+        "GetBackup" => proto::GetBackupRequest {
+            project_id: project_id(),
+            backup_id: backup_id(),
+        }
+        .encode_to_vec(),
+        "ListBackups" => proto::ListBackupsRequest {
+            project_id: project_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "UpdateBackup" => proto::UpdateBackupRequest {
+            project_id: project_id(),
+            backup: Some(Backup {
+                backup_id: backup_id(),
+                status: "error".into(),
+                ..Backup::default()
+            }),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "DeleteBackup" => proto::DeleteBackupRequest {
+            project_id: project_id(),
+            backup_id: backup_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "CreateJob" => proto::CreateJobRequest {
+            project_id: project_id(),
+            job: Some(job(client)),
+        }
+        .encode_to_vec(),
+        "GetJob" | "StartJob" | "StopJob" | "AbortJob" => proto::GetJobRequest {
+            project_id: project_id(),
+            job_id: job_id(),
+        }
+        .encode_to_vec(),
+        "ListJobs" => proto::ListJobsRequest {
+            project_id: project_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "UpdateJob" => proto::UpdateJobRequest {
+            project_id: project_id(),
+            job: Some(Job {
+                job_id: job_id(),
+                description: "e".into(),
+                ..Job::default()
+            }),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "DeleteJob" => proto::DeleteJobRequest {
+            project_id: project_id(),
+            job_id: job_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "ListChanges" => proto::ListChangesRequest {
+            project_id: project_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "ResolveId" => proto::ResolveIdRequest {
+            project_id: project_id(),
+            kind: "job".into(),
+            id_prefix: job_id()[..8].to_owned(),
+        }
+        .encode_to_vec(),
+        // `list_services`, which is all that it asks for.
+        "ServerReflectionInfo" => vec![7 << 3 | 2, 0],
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn code(result: &Result<Bytes, Status>) -> Code {
+    result.as_ref().map_or_else(Status::code, |_| Code::Ok)
+}
