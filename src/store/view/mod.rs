@@ -106,12 +106,12 @@ impl View {
         self.recent.wait_for_room();
     }
 
-    /// The keys that there are, those included that are shown next.
     /// How many keys start with these two bytes.
     pub(crate) fn count(&self, start: [u8; 2]) -> u64 {
         self.tally().count(start)
     }
 
+    /// The keys that there are, those included that are shown next.
     pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
