@@ -17,7 +17,7 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) use policy::POLICY;
-pub(crate) use policy::{Row, is_stream, known_path, row};
+pub(crate) use policy::{Row, is_list, is_stream, known_path, row};
 #[cfg(any(feature = "cli", test))]
 pub(crate) use tokens::sha256_hex;
 #[cfg(feature = "cli")]

@@ -58,6 +58,12 @@ const STREAMS: &[&str] = &[
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
+/// Whether an RPC with that path is answered by a page of a list.
+pub(crate) fn is_list(path: &str) -> bool {
+    let method = path.rsplit('/').next();
+    method.is_some_and(|method| method.starts_with("List"))
+}
+
 /// Whether an RPC with that path is answered by a stream.
 pub(crate) fn is_stream(path: &str) -> bool {
     STREAMS.contains(&path)

@@ -27,11 +27,16 @@ use super::{
     outcome::mend,
     waiting::{Turn, Waiting},
 };
-use crate::identity::{self, Caller, Share};
+use crate::{
+    identity::{self, Caller, Share},
+    service::AnswerBytes,
+};
 
-/// What a request takes before anything of its message was read, and an answer before it was written, about.
+/// What a request takes before anything of its message was read, and an answer that does not say what it takes, about.
 const REQUEST_BYTES: usize = 8 << 10;
-const ANSWER_BYTES: usize = 64 << 10;
+const ANSWER_BYTES: usize = 4 << 10;
+/// Pages of lists that are made at a time: they are made by the processor alone, so that more would only take memory.
+const PAGES_MADE_MAX: usize = 16;
 /// Before a message stand a flag and its length.
 const PREFIX_BYTES: usize = 5;
 /// Parts in which a request may come: clients send parts of 16 KiB, and one that sends bytes one by one has other intentions.
@@ -50,6 +55,7 @@ struct Room {
     limits: Limits,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    pages: Semaphore,
     waiting: Arc<Waiting>,
     metrics: Metrics,
 }
@@ -59,6 +65,7 @@ impl Admission {
         Admission(Arc::new(Room {
             calls: Arc::new(Semaphore::new(limits.calls)),
             streams: Arc::new(Semaphore::new(limits.streams)),
+            pages: Semaphore::new(PAGES_MADE_MAX),
             waiting: Waiting::new(limits, metrics.disconnected()),
             limits: limits.clone(),
             metrics,
@@ -129,30 +136,53 @@ impl Room {
         let peer = peer.expect("every connection says who is at its other end");
         let caller = request.extensions().get::<Arc<Caller>>().cloned();
         let is_stream = identity::is_stream(request.uri().path());
+        let mut bytes = 0;
         let request = if is_stream {
             request
         } else {
             let (head, body) = request.into_parts();
             let message = self.read(body, &peer).await?;
+            bytes = message.len();
             Request::from_parts(head, Body::new(Full::new(message)))
+        };
+        let (page, making) = if identity::is_list(request.uri().path()) {
+            let page = self.page_for(&peer, bytes).await;
+            self.waiting.room().await;
+            (page, self.pages.acquire().await.ok())
+        } else {
+            (None, None)
         };
         let place = self.place(is_stream, caller.as_ref())?;
         let answered = inner.call(request).await;
         // A call's place is free now; a stream has one until it ends.
         let place = is_stream.then_some(place);
-        let outgoing = |body| {
-            Body::new(Outgoing {
-                turn: Some(self.waiting.begin(&peer, ANSWER_BYTES)),
-                body,
-                waiting: self.waiting.clone(),
-                peer,
-                _place: place,
-            })
-        };
-        Ok(answered.map(|mut response| {
+        let answered = answered.map(|mut response| {
             mend(&mut response, self.limits.request_bytes);
-            response.map(outgoing)
-        }))
+            let says = response.extensions().get::<AnswerBytes>();
+            let bytes = says.map_or(ANSWER_BYTES, |says| says.0);
+            let turn = Some(self.waiting.begin(&peer, bytes));
+            response.map(|body| {
+                Body::new(Outgoing {
+                    turn,
+                    body,
+                    waiting: self.waiting.clone(),
+                    peer,
+                    _place: place,
+                    _page: page,
+                })
+            })
+        });
+        drop(making);
+        Ok(answered)
+    }
+
+    /// The right to have another page on its way to a caller. One that does not read its pages waits for itself.
+    async fn page_for(&self, peer: &Peer, request_bytes: usize) -> Option<OwnedSemaphorePermit> {
+        if let Ok(page) = peer.pages.clone().try_acquire_owned() {
+            return Some(page);
+        }
+        let _turn = self.waiting.begin(peer, REQUEST_BYTES + request_bytes);
+        peer.pages.clone().acquire_owned().await.ok()
     }
 
     /// The one message of a request.
@@ -290,6 +320,7 @@ struct Outgoing {
     waiting: Arc<Waiting>,
     peer: Peer,
     _place: Option<Place>,
+    _page: Option<OwnedSemaphorePermit>,
 }
 
 impl HttpBody for Outgoing {

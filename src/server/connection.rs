@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::server::Connected;
@@ -19,6 +19,9 @@ use super::{Tls, metrics::OneOf, until};
 
 /// How every HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Pages of lists on their way to one caller: they are what is large.
+const PAGES_MAX: usize = 16;
 
 /// What bytes come and go through.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,6 +35,8 @@ pub(super) struct Peer {
     pub(super) name: Arc<str>,
     /// The certificate that it has shown to be its own, which an issuer that is trusted has signed.
     pub(super) certificate: Option<CertificateDer<'static>>,
+    /// One for each page of a list that may be on its way to it.
+    pub(super) pages: Arc<Semaphore>,
     /// Ends the connection.
     pub(super) cut: Arc<watch::Sender<bool>>,
 }
@@ -98,6 +103,7 @@ impl Accepted {
             peer: Peer {
                 name,
                 certificate,
+                pages: Arc::new(Semaphore::new(PAGES_MAX)),
                 cut,
             },
             preface: PREFACE,

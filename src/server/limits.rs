@@ -53,7 +53,7 @@ impl Default for Limits {
             greeting_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
-            stalled_bytes: 64 << 20,
+            stalled_bytes: 32 << 20,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(20),
         }

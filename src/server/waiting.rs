@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Limits, connection::Peer, metrics::Disconnected};
 
 /// Nobody is cut off sooner, however much waits: an honest caller may be a moment behind.
-const PATIENCE_MIN: Duration = Duration::from_secs(1);
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
 /// How often it is looked for those that have waited too long.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// All that waits for the callers of one server.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     waits: Mutex<Waits>,
     stall_timeout: Duration,
     bytes_max: usize,
+    /// Told when less waits than may.
+    has_room: Notify,
     disconnected: Disconnected,
 }
 
@@ -48,6 +50,7 @@ impl Waiting {
             waits: Mutex::default(),
             stall_timeout: limits.stall_timeout,
             bytes_max: limits.stalled_bytes,
+            has_room: Notify::new(),
             disconnected,
         });
         tokio::spawn(look_after(Arc::downgrade(&waiting)));
@@ -73,16 +76,39 @@ impl Waiting {
         }
     }
 
+    /// Waits until less waits for callers than may: before more is made for them.
+    pub(super) async fn room(&self) {
+        while self.lock().bytes >= self.bytes_max {
+            let told = self.has_room.notified();
+            tokio::pin!(told);
+            // From here on nothing that is told is missed.
+            told.as_mut().enable();
+            if self.lock().bytes < self.bytes_max {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    fn end(&self, waits: &mut Waits, number: u64) -> Option<Wait> {
+        let wait = waits.all.remove(&number)?;
+        let was_full = waits.bytes >= self.bytes_max;
+        waits.bytes -= wait.bytes;
+        if was_full && waits.bytes < self.bytes_max {
+            self.has_room.notify_waiters();
+        }
+        Some(wait)
+    }
+
     /// Cuts off who keeps things waiting for too long, or, while too much waits, for longest.
     fn cut_off(&self, waits: &mut Waits) {
-        while let Some(longest) = waits.all.first_entry() {
-            let waited = longest.get().since.elapsed();
-            let is_too_much = waits.bytes > self.bytes_max && waited > PATIENCE_MIN;
+        while let Some((&number, longest)) = waits.all.first_key_value() {
+            let waited = longest.since.elapsed();
+            let is_too_much = waits.bytes >= self.bytes_max && waited > PATIENCE_MIN;
             if waited <= self.stall_timeout && !is_too_much {
                 return;
             }
-            let wait = longest.remove();
-            waits.bytes -= wait.bytes;
+            let wait = self.end(waits, number).expect("it was just seen");
             if !wait.cut.send_replace(true) {
                 self.disconnected.because("stalled");
                 tracing::warn!(
@@ -132,14 +158,15 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut waits = self.waiting.lock();
-        if let Some(wait) = waits.all.remove(&self.number) {
-            waits.bytes -= wait.bytes;
-        }
+        // It is not there any more if its connection was cut.
+        let _ = self.waiting.end(&mut waits, self.number);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     fn peer() -> (Peer, watch::Receiver<bool>) {
@@ -147,6 +174,7 @@ mod tests {
         let peer = Peer {
             name: "test".into(),
             certificate: None,
+            pages: Arc::new(Semaphore::new(1)),
             cut: Arc::new(cut),
         };
         (peer, is_cut)
@@ -190,13 +218,33 @@ mod tests {
             .collect();
         let is_cut = || -> Vec<bool> { peers.iter().map(|(_, cut)| *cut.borrow()).collect() };
         tokio::time::sleep(PATIENCE_MIN + Duration::from_millis(50)).await;
-        turns[2].add(100);
+        turns[2].add(99);
         assert_eq!(is_cut(), [false; 3]);
+        soon(waiting.room()).await;
+        // The longest waiting goes, and there is room at once.
         turns[2].add(1);
+        soon(waiting.room()).await;
         assert_eq!(is_cut(), [true, false, false]);
         // Of the one that is gone nothing counts any more.
         turns[0].add(5000);
-        assert_eq!(waiting.lock().bytes, 701);
+        assert_eq!(waiting.lock().bytes, 700);
         assert_eq!(is_cut(), [true, false, false]);
+    }
+
+    async fn soon(what: impl Future<Output = ()>) {
+        let soon = tokio::time::timeout(Duration::from_secs(20), what);
+        soon.await.expect("it comes to pass");
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_waits_until_others_have_read() {
+        let waiting = waiting(Duration::from_secs(3600), 1000);
+        let (peer, is_cut) = peer();
+        let turn = waiting.begin(&peer, 1000);
+        let waits = tokio::time::timeout(Duration::from_millis(10), waiting.room());
+        assert!(waits.await.is_err());
+        drop(turn);
+        soon(waiting.room()).await;
+        assert!(!*is_cut.borrow());
     }
 }

@@ -82,7 +82,7 @@ impl BackupService for Backups {
             .limit(limit)
             .filter(filter);
         let page = list.after(marker).page_token(page_token).encoded().await?;
-        Ok(Response::new(page))
+        Ok(super::page(page))
     }
 
     async fn update_backup(

@@ -79,7 +79,7 @@ impl JobService for Jobs {
             .limit(limit)
             .filter(filter);
         let page = list.after(marker).page_token(page_token).encoded().await?;
-        Ok(Response::new(page))
+        Ok(super::page(page))
     }
 
     async fn update_job(

@@ -11,12 +11,25 @@ pub(crate) use backup_service::Backups;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
 
+use prost::Message;
 use tonic::{Request, Response, metadata::MetadataValue};
 
 use crate::calls::Behalf;
 
 /// Metadata of the response to a create that found an equal resource with that id, and wrote nothing: its value is `true`.
 pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
+
+/// What an answer takes, in bytes: said in the extensions of one that may be large.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerBytes(pub(crate) usize);
+
+/// The response that is a page of a list.
+fn page<T: Message>(page: T) -> Response<T> {
+    let bytes = page.encoded_len();
+    let mut response = Response::new(page);
+    response.extensions_mut().insert(AnswerBytes(bytes));
+    response
+}
 
 /// On whose behalf a request is made. One that came past the guard may concern nothing.
 fn behalf_of<T>(request: &Request<T>) -> Behalf {

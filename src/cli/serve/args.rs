@@ -154,7 +154,7 @@ struct LimitArgs {
     #[arg(long, env = "ICEBOX_STALL_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
     stall_timeout_ms: u64,
     /// What may wait to be read, in MiB: then the connection of the longest waiting is ended
-    #[arg(long, env = "ICEBOX_STALLED_MIB_MAX", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
+    #[arg(long, env = "ICEBOX_STALLED_MIB_MAX", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
     stalled_mib_max: usize,
     /// How often a quiet connection is asked whether it lives
     #[arg(long, env = "ICEBOX_KEEPALIVE_INTERVAL_MS", default_value_t = 20_000, value_parser = milliseconds())]

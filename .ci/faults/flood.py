@@ -1,0 +1,157 @@
+"""Callers that nobody wants, by the thousand: python flood.py PATH_TO_ICEBOX
+
+2,000 connections to one server: some say nothing, some begin and say no more, some send garbage, some ask for lists and do not
+read them, some send half a request on each of a hundred streams, some reset what they open as fast as they can. Meanwhile a caller that
+behaves is answered, the server's memory stays within its cache and 256 MiB, and when they have gone it is as it was before.
+"""
+
+import asyncio
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import grpc
+import h2.config
+import h2.connection
+import h2.exceptions
+from served import TIMEOUT_S, Server, api, backup_pb2, work
+
+BACKUPS = 2000
+CACHE_MIB = 16
+OVERHEAD_MIB = 256
+IDLE_S = 4
+FLOOD_S = 20
+P99_MAX_S = 0.25
+# Kinds of callers, and how many connections each has.
+KINDS = {"silent": 500, "begun": 300, "garbage": 400, "unread": 300, "half": 300, "resetting": 200}
+
+
+def peak_mib(server):
+    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) >> 10
+
+
+def files(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def p99_s(stub, seconds):
+    took = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.monotonic()
+        stub.ListBackups(api.ListBackupsRequest(project_id="p", limit=10), timeout=TIMEOUT_S)
+        took.append(time.monotonic() - start)
+        time.sleep(0.002)
+    took.sort()
+    return took[len(took) * 99 // 100], len(took)
+
+
+def message(request):
+    data = request.SerializeToString()
+    return b"\0" + len(data).to_bytes(4, "big") + data
+
+
+def ask(connection, body, end):
+    stream = connection.get_next_available_stream_id()
+    headers = [
+        (":method", "POST"), (":scheme", "http"), (":authority", "x"),
+        (":path", "/freezer.v2.BackupService/ListBackups"), ("content-type", "application/grpc"), ("te", "trailers"),
+    ]
+    connection.send_headers(stream, headers)
+    if body is not None:
+        connection.send_data(stream, body, end_stream=end)
+    return stream
+
+
+async def bother(kind, host, port):
+    """Comes back whenever it is thrown out."""
+    whole = message(api.ListBackupsRequest(project_id="p", limit=1000))
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.2)
+            continue
+        try:
+            if kind == "garbage":
+                writer.write(os.urandom(4096))
+            if kind in ("silent", "garbage"):
+                await reader.read()
+                continue
+            connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+            connection.initiate_connection()
+            for _ in range(0 if kind == "begun" else 100):
+                if kind == "unread":
+                    ask(connection, whole, True)
+                elif kind == "half":
+                    ask(connection, whole[:7], False)
+                else:
+                    connection.reset_stream(ask(connection, None, False))
+            writer.write(connection.data_to_send())
+            await writer.drain()
+            if kind == "resetting":
+                await asyncio.sleep(0.1)
+                continue
+            # It answers nothing, pings neither, and reads nothing more than the system does for it.
+            await asyncio.sleep(FLOOD_S)
+        except (OSError, h2.exceptions.ProtocolError):
+            pass
+        finally:
+            writer.close()
+            await asyncio.sleep(0.05)
+
+
+async def flood(address):
+    host, port = address.rsplit(":", 1)
+    callers = [bother(kind, host, int(port)) for kind, count in KINDS.items() for _ in range(count)]
+    await asyncio.wait([asyncio.ensure_future(caller) for caller in callers], timeout=FLOOD_S)
+
+
+def main():
+    if len(sys.argv) > 2:
+        asyncio.run(flood(sys.argv[2]))
+        # Not one of them is worth an orderly end.
+        os._exit(0)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    flooding = None
+    try:
+        server = Server(work / "store", arguments=["--stall-timeout-ms", "5000"])
+        stub = server.stub()
+        for number in range(BACKUPS):
+            metadata = backup_pb2.BackupMetadata(
+                backup_name=f"b{number}", container="c", hostname="h", path_to_backup="/p" * 500
+            )
+            stub.CreateBackup(api.CreateBackupRequest(backup=backup_pb2.Backup(project_id="p", backup_metadata=metadata)))
+        idle, _ = p99_s(stub, IDLE_S)
+        files_before = files(server)
+        flooding = subprocess.Popen([sys.executable, __file__, sys.argv[1], server.address], stdout=subprocess.DEVNULL)
+        under_flood, calls = p99_s(stub, FLOOD_S)
+        flooding.wait(timeout=TIMEOUT_S)
+        peak = peak_mib(server)
+        figures = f"p99 {idle * 1000:.1f} ms alone, {under_flood * 1000:.1f} of {calls} calls under flood, {peak} MiB at the most"
+        assert under_flood < max(P99_MAX_S, 5 * idle), figures
+        assert peak <= CACHE_MIB + OVERHEAD_MIB, figures
+        deadline = time.monotonic() + 60
+        while files(server) > files_before + 5 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert files(server) <= files_before + 5, f"{files(server)} files are open, {files_before} before"
+        # Who comes now is answered.
+        assert len(server.stub().ListBackups(api.ListBackupsRequest(project_id="p"), timeout=TIMEOUT_S).backups) == 100
+        code, said = server.terminate()
+        assert code == 0 and "panic" not in said, said
+        print(f"ok  {sum(KINDS.values())} connections that nobody wants: {figures}")
+    except grpc.RpcError as error:
+        raise AssertionError(f"a caller that behaves was refused: {error.code()} {error.details()}") from error
+    finally:
+        if flooding and flooding.poll() is None:
+            flooding.kill()
+        subprocess.run(["rm", "-rf", work])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
