@@ -282,6 +282,54 @@ async fn a_request_that_is_too_large_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
+async fn headers_are_limited_and_calls_of_one_connection_wait_for_each_other() {
+    let limits = with(|limits| {
+        limits.header_bytes = 8 << 10;
+        limits.streams_per_connection = 2;
+        limits.request_timeout = Duration::from_millis(500);
+    });
+    let server = Server::start(limits, Access::default()).await;
+    let mut requests = h2(&server).await;
+    let with_header = |bytes: usize| {
+        let request = request("JobService/ListJobs").header("x-long", "x".repeat(bytes));
+        request.body(()).unwrap()
+    };
+    let (answer, _) = requests.send_request(with_header(9 << 10), true).unwrap();
+    let refused = soon(answer).await.map(|answer| answer.status().as_u16());
+    assert!(!matches!(refused, Ok(200)), "{refused:?}");
+    let mut requests = h2(&server).await;
+    let (answer, mut body) = requests.send_request(with_header(6 << 10), false).unwrap();
+    let list = ListJobsRequest {
+        project_id: "demo".into(),
+        ..ListJobsRequest::default()
+    };
+    body.send_data(message(&list), true).unwrap();
+    assert_eq!(soon(answer).await.unwrap().status().as_u16(), 200);
+    // Two that do not end, and a third that waits until one has.
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        requests = soon(requests.ready()).await.unwrap();
+        let begun = requests.send_request(request("JobService/ListJobs").body(()).unwrap(), false);
+        open.push(begun.unwrap());
+    }
+    let third = async {
+        let mut requests = requests.ready().await.unwrap();
+        let third = request("JobService/ListJobs").body(()).unwrap();
+        let (answer, mut body) = requests.send_request(third, false).unwrap();
+        body.send_data(message(&list), true).unwrap();
+        answer.await.unwrap()
+    };
+    tokio::pin!(third);
+    let waits = tokio::time::timeout(Duration::from_millis(100), &mut third);
+    assert!(waits.await.is_err());
+    for (answer, _body) in open {
+        assert_eq!(code(&soon(answer).await.unwrap()), Code::DeadlineExceeded);
+    }
+    assert_eq!(soon(third).await.status().as_u16(), 200);
+    server.answers().await;
+}
+
+#[tokio::test]
 async fn who_does_not_read_loses_the_connection_and_others_are_answered() {
     let limits = with(|limits| limits.stall_timeout = Duration::from_millis(500));
     let server = Server::start(limits, Access::default()).await;
