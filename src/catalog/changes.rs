@@ -1,6 +1,6 @@
 //! What was committed, resource by resource, in order.
 
-use super::{Error, decode, keys};
+use super::{Error, keys, secret};
 use crate::{
     proto::{Backup, Job},
     resource::Resource,
@@ -113,15 +113,11 @@ fn of<R: Resource>(
                 revision,
                 framed: None,
             };
-            let mut resource: R = decode(found)?;
             // It is put again with each change of its record.
             let secret = keys::secret_of(key);
-            let mut secret = all.iter().filter(|write| write.key == secret);
-            if let Some(secret) = secret.next_back().and_then(|write| write.value.as_ref()) {
-                let merged = resource.merge(&**secret);
-                merged.map_err(|_| Error::undecodable(key))?;
-            }
-            Some(put(resource))
+            let secret = all.iter().rfind(|write| write.key == secret);
+            let secret = secret.and_then(|write| write.value.as_deref());
+            Some(put(secret::decode_whole(found, secret)?))
         }
         None if key.starts_with(&keys::locators_of_kind::<R>()) => {
             let project = keys::project_of_locator(key);

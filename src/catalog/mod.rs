@@ -8,6 +8,7 @@ mod changes;
 mod error;
 mod keys;
 mod page;
+mod secret;
 mod seen;
 mod token;
 mod verify;
@@ -119,7 +120,7 @@ impl Catalog {
             let batch = Batch::new()
                 .expect(locator.clone(), None)
                 .put(locator, resource.name().as_bytes().to_vec());
-            let batch = signed(put(batch, record, &resource), author);
+            let batch = signed(secret::put(batch, record, &mut resource), author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                 let stored = with_revision(resource, revision);
                 tell("created", &stored);
@@ -166,13 +167,12 @@ impl Catalog {
                 let found = find_record::<R>(view, project.as_str(), id)?;
                 let (_, record) = found.ok_or_else(|| not_found::<R>(id))?;
                 let secret = if with_secret {
-                    secret_in::<R>(view, &record.key)?
+                    secret::in_view::<R>(view, &record.key)?
                 } else {
                     None
                 };
                 let value = match secret {
-                    // Protobuf: fields of a message may stand in any order.
-                    Some(secret) => [&*record.value, &*secret].concat().into(),
+                    Some(secret) => secret::whole(&record.value, &secret).into(),
                     None => record.value,
                 };
                 Ok(Single::new(value, record.revision))
@@ -407,31 +407,7 @@ fn replace<R: Resource>(stored: &Stored<R>, changed: &mut R, now: Timestamp) -> 
             .put(locator.key.clone(), changed.name().as_bytes().to_vec());
     }
     let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
-    put(batch, key, changed)
-}
-
-/// Puts a resource to its record's key, and what only some may see of it apart.
-fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &R) -> Batch {
-    let mut open = resource.clone();
-    let batch = match open.take_secret() {
-        Some(secret) => batch.put(keys::secret_of(&record), secret.encode_to_vec()),
-        None => batch,
-    };
-    batch.put(record, open.encode_to_vec())
-}
-
-/// As [`secret_of`], in a view that knows whether there is any at all.
-fn secret_in<R: Resource>(view: &View, record: &[u8]) -> Result<Option<Bytes>, store::Error> {
-    if view.count(keys::secrets_of_kind::<R>()) == 0 {
-        return Ok(None);
-    }
-    secret_of(view, record)
-}
-
-/// What only some may see of the resource in a record, if there is anything.
-fn secret_of(read: &impl Read, record: &[u8]) -> Result<Option<Bytes>, store::Error> {
-    let secret = read.get(&keys::secret_of(record))?;
-    Ok(secret.map(|secret| secret.value))
+    secret::put(batch, key, changed)
 }
 
 /// A batch that says as well who has asked for it.
@@ -487,14 +463,9 @@ fn find<R: Resource>(
     let Some((locator, record)) = find_record::<R>(view, project, id)? else {
         return Ok(None);
     };
-    let mut resource: R = decode(record.found())?;
-    let secret = secret_in::<R>(view, &record.key)?;
-    if let Some(secret) = &secret {
-        let merged = resource.merge(&**secret);
-        merged.map_err(|_| Error::undecodable(&record.key))?;
-    }
+    let secret = secret::in_view::<R>(view, &record.key)?;
     Ok(Some(Stored {
-        resource,
+        resource: secret::decode_whole(record.found(), secret.as_deref())?,
         locator,
         record,
         has_secret: secret.is_some(),

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Catalog, Error, Scope, keys, seen::Seen, token};
+use super::{Catalog, Error, Scope, keys, secret, seen::Seen, token};
 use crate::{
     proto::{Page, Splice},
     resource::{Filter, Resource, ResourceId, Violations},
@@ -171,8 +171,7 @@ impl<R: Resource> Scan<R> {
                 }
                 match (secrets.get(here), found.framed) {
                     (Some(secret), _) => {
-                        // Protobuf: fields of a message may stand in any order.
-                        records.push(&[found.value, secret].concat(), found.revision);
+                        records.push(&secret::whole(found.value, secret), found.revision);
                     }
                     (None, Some(framed)) => {
                         records.push_framed(framed.within, framed.start..framed.end);

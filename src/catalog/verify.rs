@@ -1,6 +1,6 @@
 //! Reading all of a catalog: that records and locators agree, both ways, and what a scope holds.
 
-use super::{Scope, decode, keys, secret_of};
+use super::{Scope, keys, secret};
 use crate::{
     proto::{Backup, Job},
     resource::{Names, Resource, ResourceId},
@@ -87,11 +87,7 @@ pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
 ) -> Result<(), E> {
     let all = keys::records::<R>(scope, Names::StartingWith(""), None);
     read.for_each(all, |found| {
-        let mut resource: R = decode(found)?;
-        if let Some(secret) = secret_of(read, found.key)? {
-            let merged = resource.merge(&*secret);
-            merged.map_err(|_| super::Error::undecodable(found.key))?;
-        }
-        visit(resource)
+        let secret = secret::of::<R>(read, found.key)?;
+        visit(secret::decode_whole(found, secret.as_deref())?)
     })
 }

@@ -33,6 +33,8 @@ pub trait Resource:
     const IMMUTABLE: &'static [&'static str];
     /// Message fields whose set fields are merged, where an update names the message as a whole.
     const MERGED: &'static [&'static str];
+    /// Whether there may be anything in it that only some may see.
+    const HAS_SECRETS: bool = false;
     /// What a list of it can be filtered by.
     type Filter: Filter;
 

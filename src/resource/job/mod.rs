@@ -21,6 +21,7 @@ impl Resource for Job {
         &["user_id", "create_time", "update_time", "revision"];
     const IMMUTABLE: &'static [&'static str] = &["job_id", "project_id"];
     const MERGED: &'static [&'static str] = &[];
+    const HAS_SECRETS: bool = true;
     type Filter = JobFilter;
 
     fn id(&self) -> &str {

@@ -1,0 +1,69 @@
+//! What of a resource only some may see. It is stored apart from the record, which pages of lists are made of, as a resource that
+//! has nothing else: behind the record it makes the whole message, since protobuf's fields may stand in any order.
+
+use bytes::Bytes;
+
+use super::{Error, decode, keys};
+use crate::{
+    resource::Resource,
+    store::{self, Batch, Found, Read, View},
+};
+
+/// Puts a resource to its record's key, and what only some may see of it apart.
+pub(super) fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &mut R) -> Batch {
+    let secret = resource.take_secret().map(|secret| secret.encode_to_vec());
+    let open = resource.encode_to_vec();
+    let batch = match secret {
+        Some(secret) => {
+            let merged = resource.merge(&*secret);
+            merged.expect("it was just taken out of one");
+            batch.put(keys::secret_of(&record), secret)
+        }
+        None => batch,
+    };
+    batch.put(record, open)
+}
+
+/// What only some may see of the resource in a record, if there is anything.
+pub(super) fn of<R: Resource>(
+    read: &impl Read,
+    record: &[u8],
+) -> Result<Option<Bytes>, store::Error> {
+    if !R::HAS_SECRETS {
+        return Ok(None);
+    }
+    let secret = read.get(&keys::secret_of(record))?;
+    Ok(secret.map(|secret| secret.value))
+}
+
+/// As [`of`], in a view, which knows whether there is any at all.
+pub(super) fn in_view<R: Resource>(
+    view: &View,
+    record: &[u8],
+) -> Result<Option<Bytes>, store::Error> {
+    if !R::HAS_SECRETS || view.count(keys::secrets_of_kind::<R>()) == 0 {
+        return Ok(None);
+    }
+    of::<R>(view, record)
+}
+
+/// The encoded resource with what only some may see.
+pub(super) fn whole(record: &[u8], secret: &[u8]) -> Vec<u8> {
+    [record, secret].concat()
+}
+
+/// The resource in a record, with its revision, and with what only some may see, if it has anything.
+pub(super) fn decode_whole<R: Resource>(
+    record: Found<'_>,
+    secret: Option<&[u8]>,
+) -> Result<R, Error> {
+    let Some(secret) = secret else {
+        return decode(record);
+    };
+    let value = whole(record.value, secret);
+    decode(Found {
+        value: &value,
+        framed: None,
+        ..record
+    })
+}
