@@ -23,7 +23,7 @@ use super::{
 /// File descriptors that no connection takes: the store needs some for its file, snapshots and sled.
 const FILES_RESERVED: usize = 40;
 /// How long to wait after a connection could not be accepted.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often it is told that no more connections are taken.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 

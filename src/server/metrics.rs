@@ -30,15 +30,13 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::until;
+use super::{listener::ACCEPT_RETRY, until};
 use crate::{catalog::Catalog, clock};
 
 /// Scrapes at a time. Others wait.
 const SCRAPES_MAX: usize = 8;
 /// How long a scrape may take, from its connection to its answer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait after a connection could not be accepted.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What Prometheus calls the format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -373,9 +371,13 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut kind = "text/plain; charset=utf-8";
     let (status, text) = match request.uri().path() {
         _ if !is_read => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()),
-        "/metrics" => (StatusCode::OK, metrics.text().await),
+        "/metrics" => {
+            kind = OPEN_METRICS;
+            (StatusCode::OK, metrics.text().await)
+        }
         "/livez" => (StatusCode::OK, "lives\n".into()),
         "/readyz" if metrics.is_ready() => (StatusCode::OK, "ready\n".into()),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "takes no writes\n".into()),
@@ -383,11 +385,6 @@ async fn answer(
             StatusCode::NOT_FOUND,
             "there are /metrics, /livez and /readyz\n".into(),
         ),
-    };
-    let kind = if status == StatusCode::OK && request.uri().path() == "/metrics" {
-        OPEN_METRICS
-    } else {
-        "text/plain; charset=utf-8"
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
