@@ -17,7 +17,7 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) use policy::POLICY;
-pub(crate) use policy::{Row, is_list, is_stream, known_path, row};
+pub(crate) use policy::{Row, Rpc, Shape, rpc};
 #[cfg(any(feature = "cli", test))]
 pub(crate) use tokens::sha256_hex;
 #[cfg(feature = "cli")]
@@ -171,7 +171,7 @@ impl Access {
     pub(crate) fn caller<'a>(
         &self,
         authorizations: impl Iterator<Item = &'a [u8]>,
-        certificate_names: impl FnOnce() -> Vec<String>,
+        certified: &[String],
     ) -> Result<Arc<Caller>, Unknown> {
         let tokens = match &*self.0 {
             Asks::Nobody(local) => return Ok(local.clone()),
@@ -184,11 +184,10 @@ impl Access {
         let known = if authorizations.peek().is_some() {
             bearer(authorizations).and_then(|token| tokens.caller(token))
         } else {
-            let names = certificate_names();
-            if names.is_empty() {
+            if certified.is_empty() {
                 return Err(Unknown::NoToken);
             }
-            names.iter().find_map(|name| tokens.certified(name))
+            certified.iter().find_map(|name| tokens.certified(name))
         };
         let now_ms = clock::now_ms();
         let valid = known.filter(|caller| caller.expires_ms.is_none_or(|expires| expires > now_ms));

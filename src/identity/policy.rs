@@ -1,5 +1,7 @@
 //! What each role may call. An RPC without a row is refused, and fails a test.
 
+use Shape::{Call, Page, Stream};
+
 use super::Role::{self, Admin, Agent, Member, Reader};
 
 /// Who may call an RPC.
@@ -9,6 +11,31 @@ pub(crate) enum Row {
     Everybody,
     /// Who has one of these roles. What they may concern is a matter of their projects and client.
     Roles(&'static [Role]),
+}
+
+/// What an RPC answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// One message, of the size of a record at the most.
+    Call,
+    /// One message that is a page of a list.
+    Page,
+    /// A stream, which may go on for as long as its caller likes. Reflection takes one, too.
+    Stream,
+}
+
+/// What is known of an RPC.
+#[derive(Debug)]
+pub(crate) struct Rpc {
+    /// Its path, by which it is called.
+    pub(crate) path: &'static str,
+    /// Who may call it.
+    pub(crate) row: Row,
+    pub(crate) shape: Shape,
+}
+
+const fn rpc_of(path: &'static str, row: Row, shape: Shape) -> Rpc {
+    Rpc { path, row, shape }
 }
 
 const READ: Row = Row::Roles(&[Admin, Member, Reader, Agent]);
@@ -21,64 +48,36 @@ const ADMINISTER: Row = Row::Roles(&[Admin]);
 
 /// Each RPC by its path.
 #[rustfmt::skip]
-pub(crate) const POLICY: &[(&str, Row)] = &[
-    ("/freezer.v2.AuditService/ListChanges", AUDIT),
-    ("/freezer.v2.BackupService/CreateBackup", REPORT),
-    ("/freezer.v2.BackupService/GetBackup", READ),
-    ("/freezer.v2.BackupService/ListBackups", READ),
-    ("/freezer.v2.BackupService/UpdateBackup", REPORT),
-    ("/freezer.v2.BackupService/DeleteBackup", WRITE),
-    ("/freezer.v2.BackupService/WatchBackups", READ),
-    ("/freezer.v2.JobService/CreateJob", WRITE),
-    ("/freezer.v2.JobService/GetJob", READ),
-    ("/freezer.v2.JobService/ListJobs", READ),
-    ("/freezer.v2.JobService/UpdateJob", REPORT),
-    ("/freezer.v2.JobService/DeleteJob", WRITE),
-    ("/freezer.v2.JobService/StartJob", WRITE),
-    ("/freezer.v2.JobService/StopJob", WRITE),
-    ("/freezer.v2.JobService/AbortJob", WRITE),
-    ("/freezer.v2.JobService/WatchJobs", READ),
-    ("/freezer.v2.MaintenanceService/DownloadSnapshot", ADMINISTER),
-    ("/freezer.v2.MaintenanceService/GetStatus", ADMINISTER),
-    ("/freezer.v2.MaintenanceService/ResolveId", AUDIT),
+pub(crate) const POLICY: &[Rpc] = &[
+    rpc_of("/freezer.v2.AuditService/ListChanges", AUDIT, Page),
+    rpc_of("/freezer.v2.BackupService/CreateBackup", REPORT, Call),
+    rpc_of("/freezer.v2.BackupService/GetBackup", READ, Call),
+    rpc_of("/freezer.v2.BackupService/ListBackups", READ, Page),
+    rpc_of("/freezer.v2.BackupService/UpdateBackup", REPORT, Call),
+    rpc_of("/freezer.v2.BackupService/DeleteBackup", WRITE, Call),
+    rpc_of("/freezer.v2.BackupService/WatchBackups", READ, Stream),
+    rpc_of("/freezer.v2.JobService/CreateJob", WRITE, Call),
+    rpc_of("/freezer.v2.JobService/GetJob", READ, Call),
+    rpc_of("/freezer.v2.JobService/ListJobs", READ, Page),
+    rpc_of("/freezer.v2.JobService/UpdateJob", REPORT, Call),
+    rpc_of("/freezer.v2.JobService/DeleteJob", WRITE, Call),
+    rpc_of("/freezer.v2.JobService/StartJob", WRITE, Call),
+    rpc_of("/freezer.v2.JobService/StopJob", WRITE, Call),
+    rpc_of("/freezer.v2.JobService/AbortJob", WRITE, Call),
+    rpc_of("/freezer.v2.JobService/WatchJobs", READ, Stream),
+    rpc_of("/freezer.v2.MaintenanceService/DownloadSnapshot", ADMINISTER, Stream),
+    rpc_of("/freezer.v2.MaintenanceService/GetStatus", ADMINISTER, Call),
+    rpc_of("/freezer.v2.MaintenanceService/ResolveId", AUDIT, Call),
     // What asks whether a server lives has no token, and learns nothing else.
-    ("/grpc.health.v1.Health/Check", Row::Everybody),
-    ("/grpc.health.v1.Health/Watch", Row::Everybody),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READ),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READ),
+    rpc_of("/grpc.health.v1.Health/Check", Row::Everybody, Call),
+    rpc_of("/grpc.health.v1.Health/Watch", Row::Everybody, Stream),
+    rpc_of("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READ, Stream),
+    rpc_of("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READ, Stream),
 ];
 
-/// What is answered by a stream, which may go on for as long as its caller likes. Reflection takes one, too.
-const STREAMS: &[&str] = &[
-    "/freezer.v2.BackupService/WatchBackups",
-    "/freezer.v2.JobService/WatchJobs",
-    "/freezer.v2.MaintenanceService/DownloadSnapshot",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
-
-/// Whether an RPC with that path is answered by a page of a list.
-pub(crate) fn is_list(path: &str) -> bool {
-    let method = path.rsplit('/').next();
-    method.is_some_and(|method| method.starts_with("List"))
-}
-
-/// Whether an RPC with that path is answered by a stream.
-pub(crate) fn is_stream(path: &str) -> bool {
-    STREAMS.contains(&path)
-}
-
-/// The path of an RPC that is served, if it is one.
-pub(crate) fn known_path(path: &str) -> Option<&'static str> {
-    let found = POLICY.iter().find(|(known, _)| *known == path);
-    found.map(|(known, _)| *known)
-}
-
-/// Who may call the RPC with that path.
-pub(crate) fn row(path: &str) -> Option<Row> {
-    let found = POLICY.iter().find(|(known, _)| *known == path);
-    found.map(|(_, row)| *row)
+/// The RPC with that path, if it is served.
+pub(crate) fn rpc(path: &str) -> Option<&'static Rpc> {
+    POLICY.iter().find(|rpc| rpc.path == path)
 }
 
 #[cfg(test)]
@@ -100,26 +99,29 @@ mod tests {
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
         let mut served = BTreeSet::new();
-        let mut streams = BTreeSet::new();
         for set in sets {
             for file in FileDescriptorSet::decode(set).unwrap().file {
                 for service in &file.service {
                     for method in &service.method {
                         let (package, service) = (file.package(), service.name());
                         let path = format!("/{package}.{service}/{}", method.name());
-                        if method.server_streaming() || method.client_streaming() {
-                            streams.insert(path.clone());
-                        }
-                        served.insert(path);
+                        let is_stream = method.server_streaming() || method.client_streaming();
+                        let shape = match method.name() {
+                            _ if is_stream => Stream,
+                            name if name.starts_with("List") => Page,
+                            _ => Call,
+                        };
+                        served.insert((path, format!("{shape:?}")));
                     }
                 }
             }
         }
-        let rows: BTreeSet<String> = POLICY.iter().map(|(path, _)| (*path).into()).collect();
+        let rows: BTreeSet<(String, String)> = POLICY
+            .iter()
+            .map(|rpc| (rpc.path.into(), format!("{:?}", rpc.shape)))
+            .collect();
         assert_eq!(served, rows);
         assert_eq!(rows.len(), POLICY.len());
-        let known: BTreeSet<String> = STREAMS.iter().map(|&path| path.into()).collect();
-        assert_eq!(streams, known);
-        assert_eq!(row("/freezer.v2.JobService/Unheard"), None);
+        assert!(rpc("/freezer.v2.JobService/Unheard").is_none());
     }
 }

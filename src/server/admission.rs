@@ -28,7 +28,7 @@ use super::{
     waiting::{Turn, Waiting},
 };
 use crate::{
-    identity::{self, Caller, Share},
+    identity::{Caller, Rpc, Shape, Share},
     service::AnswerBytes,
 };
 
@@ -132,10 +132,12 @@ impl Room {
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let peer = peer.expect("every connection says who is at its other end");
         let caller = request.extensions().get::<Arc<Caller>>().cloned();
-        let is_stream = identity::is_stream(request.uri().path());
+        let rpc = request.extensions().get::<&Rpc>();
+        let shape = rpc.map_or(Shape::Call, |rpc| rpc.shape);
+        let is_stream = shape == Shape::Stream;
         let mut bytes = 0;
         let request = if is_stream {
             request
@@ -145,7 +147,7 @@ impl Room {
             bytes = message.len();
             Request::from_parts(head, Body::new(Full::new(message)))
         };
-        let (page, making) = if identity::is_list(request.uri().path()) {
+        let (page, making) = if shape == Shape::Page {
             let page = self.page_for(&peer, bytes).await;
             self.waiting.room().await;
             (page, self.pages.acquire().await.ok())
@@ -177,7 +179,11 @@ impl Room {
     }
 
     /// The right to have another page on its way to a caller. One that does not read its pages waits for itself.
-    async fn page_for(&self, peer: &Peer, request_bytes: usize) -> Option<OwnedSemaphorePermit> {
+    async fn page_for(
+        &self,
+        peer: &Arc<Peer>,
+        request_bytes: usize,
+    ) -> Option<OwnedSemaphorePermit> {
         if let Ok(page) = peer.pages.clone().try_acquire_owned() {
             return Some(page);
         }
@@ -189,7 +195,7 @@ impl Room {
     ///
     /// # Errors
     /// If it is larger than a request may be, as soon as that is known.
-    async fn read(&self, body: Body, peer: &Peer) -> Result<Bytes, Status> {
+    async fn read(&self, body: Body, peer: &Arc<Peer>) -> Result<Bytes, Status> {
         let mut body = pin!(body);
         let mut read = Read::default();
         let mut turn = None;
@@ -318,7 +324,7 @@ struct Outgoing {
     /// While it waits for the transport to ask for more, which it does when the caller has room for it.
     turn: Option<Turn>,
     waiting: Arc<Waiting>,
-    peer: Peer,
+    peer: Arc<Peer>,
     _place: Option<Place>,
     _page: Option<OwnedSemaphorePermit>,
 }

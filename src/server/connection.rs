@@ -29,22 +29,22 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Peer {
     /// As logs say it.
     pub(super) name: Arc<str>,
-    /// The certificate that it has shown to be its own, which an issuer that is trusted has signed.
-    pub(super) certificate: Option<CertificateDer<'static>>,
+    /// The names in the certificate that it has shown to be its own, which an issuer that is trusted has signed.
+    pub(super) certified: Vec<String>,
     /// One for each page of a list that may be on its way to it.
     pub(super) pages: Arc<Semaphore>,
     /// Ends the connection.
-    pub(super) cut: Arc<watch::Sender<bool>>,
+    pub(super) cut: watch::Sender<bool>,
 }
 
 /// One connection that has begun as one of HTTP/2.
 pub(super) struct Connection {
     transport: Box<dyn Transport>,
-    peer: Peer,
+    peer: Arc<Peer>,
     /// What is still to be read of the preface, which was read already.
     preface: &'static [u8],
     /// Done when what is still under way is broken off.
@@ -78,13 +78,13 @@ impl Accepted {
             place,
             counted,
         } = self;
-        let mut certificate = None;
+        let mut certified = Vec::new();
         let greeting = async {
             if let Some(tls) = tls {
                 let secured = tls.acceptor().accept(transport).await?;
                 let (_, session) = secured.get_ref();
                 let chain = session.peer_certificates().unwrap_or_default();
-                certificate = chain.first().map(|own| own.clone().into_owned());
+                certified = chain.first().map(names_in).unwrap_or_default();
                 transport = Box::new(secured);
             }
             let mut begun = [0; PREFACE.len()];
@@ -96,16 +96,16 @@ impl Accepted {
             }
         };
         let transport = tokio::time::timeout(timeout, greeting).await??;
-        let cut = Arc::new(watch::channel(false).0);
+        let cut = watch::channel(false).0;
         let own_cut = cut.subscribe();
         Ok(Connection {
             transport,
-            peer: Peer {
+            peer: Arc::new(Peer {
                 name,
-                certificate,
+                certified,
                 pages: Arc::new(Semaphore::new(PAGES_MAX)),
                 cut,
-            },
+            }),
             preface: PREFACE,
             cut: Box::pin(async move {
                 tokio::select! {
@@ -119,10 +119,20 @@ impl Accepted {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
+/// The names in a certificate.
+fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let parsed = webpki::EndEntityCert::try_from(certificate).ok();
+    let names = parsed.iter().flat_map(|certificate| {
+        let dns = certificate.valid_dns_names();
+        dns.chain(certificate.valid_uri_names()).map(str::to_owned)
+    });
+    names.collect()
+}
 
-    fn connect_info(&self) -> Peer {
+impl Connected for Connection {
+    type ConnectInfo = Arc<Peer>;
+
+    fn connect_info(&self) -> Arc<Peer> {
         self.peer.clone()
     }
 }

@@ -14,7 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
 
 use super::connection::Peer;
-use crate::identity::{Access, Caller, Row, Unknown, row};
+use crate::identity::{Access, Caller, Row, Rpc, Unknown};
 
 /// Lets through what its callers may call, and says who they are.
 #[derive(Clone, Debug)]
@@ -51,11 +51,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match admit(&self.access, &request) {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let peer = peer.expect("every connection says who is at its other end");
+        match admit(&self.access, &request, &peer) {
             Ok(caller) => {
                 // What everybody may call asks nobody who they are.
                 if let Some(caller) = caller {
-                    let behalf = caller.behalf(peer_name(&request));
+                    let behalf = caller.behalf(peer.name.clone());
                     request.extensions_mut().insert(behalf);
                     request.extensions_mut().insert(caller);
                 }
@@ -67,17 +69,22 @@ where
 }
 
 /// Who calls, if they may.
-fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>, Status> {
+fn admit(
+    access: &Access,
+    request: &Request<Body>,
+    peer: &Peer,
+) -> Result<Option<Arc<Caller>>, Status> {
     let path = request.uri().path();
-    let row = row(path);
+    let row = request.extensions().get::<&Rpc>().map(|rpc| rpc.row);
     if row == Some(Row::Everybody) {
         return Ok(None);
     }
     let authorizations = request.headers().get_all(AUTHORIZATION).iter();
     let caller = access
-        .caller(authorizations.map(http::HeaderValue::as_bytes), || {
-            certificate_names(request)
-        })
+        .caller(
+            authorizations.map(http::HeaderValue::as_bytes),
+            &peer.certified,
+        )
         .map_err(|unknown| {
             let (reason, message) = match unknown {
                 Unknown::NoToken => (
@@ -105,24 +112,6 @@ fn admit(access: &Access, request: &Request<Body>) -> Result<Option<Arc<Caller>>
             Err(refusal(Code::PermissionDenied, "DENIED", message))
         }
     }
-}
-
-/// The other end of the connection that a request came on.
-fn peer_name(request: &Request<Body>) -> Arc<str> {
-    let peer = request.extensions().get::<Peer>();
-    peer.map_or_else(Arc::default, |peer| peer.name.clone())
-}
-
-/// The names in the certificate that the caller has shown to be theirs. Its issuer was checked when they connected.
-fn certificate_names(request: &Request<Body>) -> Vec<String> {
-    let peer = request.extensions().get::<Peer>();
-    let own = peer.and_then(|peer| peer.certificate.as_ref());
-    let parsed = own.and_then(|own| webpki::EndEntityCert::try_from(own).ok());
-    let names = parsed.iter().flat_map(|certificate| {
-        let dns = certificate.valid_dns_names();
-        dns.chain(certificate.valid_uri_names()).map(str::to_owned)
-    });
-    names.collect()
 }
 
 fn refusal(code: Code, reason: &str, message: String) -> Status {

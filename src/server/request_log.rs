@@ -4,7 +4,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Instant,
 };
@@ -15,7 +18,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::{connection::Peer, metrics::Metrics};
-use crate::identity::known_path;
+use crate::identity;
 
 /// Numbers the requests of this process.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
@@ -55,16 +58,21 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // Looked up once: what comes next finds it there.
+        let rpc = identity::rpc(request.uri().path());
+        if let Some(rpc) = rpc {
+            request.extensions_mut().insert(rpc);
+        }
         let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
-        let peer = request.extensions().get::<Peer>();
+        let peer = request.extensions().get::<Arc<Peer>>();
         let peer = peer.map_or("unknown", |peer| &*peer.name);
         let method = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!("request", id, peer, method, caller = tracing::field::Empty);
         let mut outcome = Outcome {
             metrics: self.metrics.clone(),
             // Whoever calls what is not there does not choose what is counted.
-            method: known_path(request.uri().path()).unwrap_or("unknown"),
+            method: rpc.map_or("unknown", |rpc| rpc.path),
             start: Instant::now(),
             code: Code::Cancelled,
         };

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{Limits, connection::Peer, metrics::Disconnected};
 
@@ -39,8 +39,7 @@ struct Waits {
 struct Wait {
     since: Instant,
     bytes: usize,
-    /// Ends the connection.
-    cut: Arc<watch::Sender<bool>>,
+    peer: Arc<Peer>,
 }
 
 impl Waiting {
@@ -58,7 +57,7 @@ impl Waiting {
     }
 
     /// From now on, until what is returned is dropped, something of that size waits for a caller.
-    pub(super) fn begin(self: &Arc<Self>, peer: &Peer, bytes: usize) -> Turn {
+    pub(super) fn begin(self: &Arc<Self>, peer: &Arc<Peer>, bytes: usize) -> Turn {
         let mut waits = self.lock();
         let number = waits.next;
         waits.next += 1;
@@ -66,7 +65,7 @@ impl Waiting {
         let wait = Wait {
             since: Instant::now(),
             bytes,
-            cut: peer.cut.clone(),
+            peer: peer.clone(),
         };
         waits.all.insert(number, wait);
         self.cut_off(&mut waits);
@@ -109,7 +108,7 @@ impl Waiting {
                 return;
             }
             let wait = self.end(waits, number).expect("it was just seen");
-            if !wait.cut.send_replace(true) {
+            if !wait.peer.cut.send_replace(true) {
                 self.disconnected.because("stalled");
                 tracing::warn!(
                     waited_ms = waited.as_millis(),
@@ -165,19 +164,19 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, watch};
 
     use super::*;
 
-    fn peer() -> (Peer, watch::Receiver<bool>) {
+    fn peer() -> (Arc<Peer>, watch::Receiver<bool>) {
         let (cut, is_cut) = watch::channel(false);
         let peer = Peer {
             name: "test".into(),
-            certificate: None,
+            certified: Vec::new(),
             pages: Arc::new(Semaphore::new(1)),
-            cut: Arc::new(cut),
+            cut,
         };
-        (peer, is_cut)
+        (Arc::new(peer), is_cut)
     }
 
     fn waiting(stall_timeout: Duration, stalled_bytes: usize) -> Arc<Waiting> {

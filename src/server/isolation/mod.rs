@@ -11,7 +11,7 @@ use tonic::{Code, transport::Endpoint};
 
 use crate::{
     Access, Icebox, Options, Tokens,
-    identity::{POLICY, Role, Row},
+    identity::{POLICY, Role, Row, Rpc},
     proto::{self, Backup, Job},
 };
 
@@ -57,7 +57,7 @@ async fn every_rpc_answers_every_role_and_credential_what_the_table_says() {
             }
             cells += 1;
         };
-    for (path, row) in POLICY {
+    for Rpc { path, row, .. } in POLICY {
         let Row::Roles(roles) = row else {
             for authorizations in [&[][..], &["Bearer nobody's"]] {
                 expect(path, (OWN, &own), authorizations, answer(path)).await;
@@ -115,7 +115,7 @@ async fn an_agent_sees_and_reports_on_its_own_client_only() {
     let others = house.stored(OWN, "node2").await;
     let agent = &["Bearer agent"][..];
     let before = house.icebox.revision();
-    for (path, row) in POLICY {
+    for Rpc { path, row, .. } in POLICY {
         let Row::Roles(roles) = row else { continue };
         if !roles.contains(&Role::Agent) || !is_of_a_project(path) {
             continue;
