@@ -12,7 +12,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
 
 use super::{Cli, Error, serve};
-use crate::identity::wrong_in_toml;
+use crate::{identity::wrong_in_toml, resource::nearest};
 
 /// What counts of the settings of `icebox serve`
 #[derive(clap::Args)]
@@ -47,36 +47,40 @@ impl Settings {
     /// What is wrong with the file that it names.
     pub(super) fn parse() -> Result<Settings, Error> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
-        // What a file may still say is missed in vain.
-        let lenient = Cli::command()
-            .ignore_errors(true)
-            .try_get_matches_from(&arguments);
-        let file = lenient.as_ref().ok().and_then(file_in);
-        let (Ok(own), Some(file)) = (lenient, file) else {
-            let own = Cli::command().get_matches_from(&arguments);
-            return Ok(Settings {
-                cli: Cli::from_arg_matches(&own).unwrap_or_else(|error| error.exit()),
-                whole: own.clone(),
-                own,
-                file: None,
-            });
+        let (own, refused) = match Cli::command().try_get_matches_from(&arguments) {
+            Ok(own) => (own, None),
+            // What is missing a file may still say.
+            Err(error) => {
+                let lenient = Cli::command().ignore_errors(true);
+                match lenient.try_get_matches_from(&arguments) {
+                    Ok(own) if file_in(&own).is_some() => (own, Some(error)),
+                    _ => error.exit(),
+                }
+            }
+        };
+        let Some(file) = file_in(&own) else {
+            return Ok(Settings::of(own.clone(), own, None));
         };
         let added = added(&file, innermost(&own))?;
-        let with_file = arguments.iter().cloned().chain(added);
+        let with_file = arguments.into_iter().chain(added);
         let whole = Cli::command().try_get_matches_from(with_file);
         let whole = whole.unwrap_or_else(|error| {
-            if let Err(error) = Cli::command().try_get_matches_from(&arguments) {
-                error.exit();
+            if let Some(refused) = refused {
+                refused.exit();
             }
             eprintln!("icebox: the settings in {} are refused:", file.display());
             error.exit()
         });
-        Ok(Settings {
+        Ok(Settings::of(whole, own, Some(file)))
+    }
+
+    fn of(whole: ArgMatches, own: ArgMatches, file: Option<PathBuf>) -> Settings {
+        Settings {
             cli: Cli::from_arg_matches(&whole).unwrap_or_else(|error| error.exit()),
             whole,
             own,
-            file: Some(file),
-        })
+            file,
+        }
     }
 
     /// Where the value of a setting comes from, if it has one.
@@ -168,10 +172,9 @@ fn added(file: &Path, own: &ArgMatches) -> Result<Vec<OsString>, Error> {
     let mut wrong = Vec::new();
     for (name, value) in table {
         let Some((_, arg)) = options.iter().find(|(key, _)| *key == name) else {
-            wrong.push(format!(
-                "there is no setting {name}{}",
-                meant(&name, &options)
-            ));
+            let near = nearest(&name, options.iter().map(|(key, _)| &**key));
+            let hint = near.map_or_else(String::new, |key| format!(": is {key} meant?"));
+            wrong.push(format!("there is no setting {name}{hint}"));
             continue;
         };
         let said = own.value_source(arg.get_id().as_str());
@@ -200,18 +203,6 @@ fn added(file: &Path, own: &ArgMatches) -> Result<Vec<OsString>, Error> {
         Ok(added)
     } else {
         Err(failed(wrong.join("; ")))
-    }
-}
-
-/// The setting that may be meant.
-fn meant(name: &str, options: &[(String, Arg)]) -> String {
-    let near = options
-        .iter()
-        .map(|(key, _)| (strsim::jaro_winkler(name, key), key))
-        .max_by(|one, other| one.0.total_cmp(&other.0));
-    match near {
-        Some((nearness, key)) if nearness > 0.8 => format!(": is {key} meant?"),
-        _ => String::new(),
     }
 }
 

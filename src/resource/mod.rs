@@ -17,7 +17,7 @@ use crate::proto;
 pub(crate) use id::{ProjectId, ResourceId};
 pub(crate) use job::Event;
 pub(crate) use patch::Patch;
-pub(crate) use rules::is_steering;
+pub(crate) use rules::{is_steering, nearest};
 pub use violations::{Violation, Violations};
 
 /// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait

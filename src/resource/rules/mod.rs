@@ -187,9 +187,17 @@ pub(crate) fn one_of(words: &[&str]) -> String {
 
 /// `; did you mean "…"?` when one of the words is so near to `value` that it is likely meant, else nothing.
 pub(crate) fn did_you_mean<'a>(value: &str, words: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(value, words).map_or_else(String::new, |word| format!("; did you mean {word:?}?"))
+}
+
+/// The word that is so near to `value` that it is likely meant.
+pub(crate) fn nearest<'a>(
+    value: &str,
+    words: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     // The time grows with both lengths, and what is so long is not a typing error.
     if value.len() > SHOWN_CHARS_MAX {
-        return String::new();
+        return None;
     }
     let value = value.to_lowercase();
     let value_chars = value.chars().count();
@@ -206,7 +214,7 @@ pub(crate) fn did_you_mean<'a>(value: &str, words: impl IntoIterator<Item = &'a 
             (distance <= near).then_some((distance, word))
         })
         .min_by_key(|(distance, _)| *distance)
-        .map_or_else(String::new, |(_, word)| format!("; did you mean {word:?}?"))
+        .map(|(_, word)| word)
 }
 
 /// A number in `range`.
