@@ -267,7 +267,7 @@ async fn send(server: Arc<Server>, seed: u64, messages: u64, known: Known) -> BT
         let (path, input) = dice.pick(&rpcs);
         let message = made(&mut dice, &input, &known, 0).encode_to_vec();
         let message = damage(&mut dice, message);
-        let call = wire::call(&channel, path.clone(), Bytes::from(message.clone()));
+        let call = wire::call(&channel, path.clone(), Bytes::from(message.clone()), &[]);
         let Ok(answered) = tokio::time::timeout(Duration::from_secs(60), call).await else {
             panic!("seed {seed}: {path} hangs with {}", message.escape_ascii());
         };
@@ -433,7 +433,7 @@ async fn what_is_nested_too_deep_is_refused_however_deep_it_is() {
         let project = field(PROJECT_ID, b"demo");
         let request = [project, bytes].concat();
         let path = http::uri::PathAndQuery::from_static("/freezer.v2.JobService/CreateJob");
-        let refused = wire::call(&channel, path, request.into())
+        let refused = wire::call(&channel, path, request.into(), &[])
             .await
             .unwrap_err();
         assert_eq!(

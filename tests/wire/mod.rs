@@ -1,4 +1,4 @@
-//! Calls whose messages are bytes, whatever these are.
+//! Calls whose messages are bytes, whatever these are: for tests here, and for those in `src/server/isolation/`.
 
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
@@ -6,6 +6,7 @@ use tonic::{
     Request, Status,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::AsciiMetadataValue,
     transport::Channel,
 };
 
@@ -52,12 +53,18 @@ pub(crate) async fn call(
     channel: &Channel,
     path: PathAndQuery,
     message: Bytes,
+    authorizations: &[&str],
 ) -> Result<Bytes, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready()
         .await
         .map_err(|error| Status::unknown(error.to_string()))?;
-    let answer = grpc.server_streaming(Request::new(message), path, Raw);
+    let mut request = Request::new(message);
+    for authorization in authorizations {
+        let value = AsciiMetadataValue::try_from(*authorization).expect("plain text");
+        request.metadata_mut().append("authorization", value);
+    }
+    let answer = grpc.server_streaming(request, path, Raw);
     let first = answer.await?.into_inner().message().await?;
     Ok(first.unwrap_or_default())
 }

@@ -1,12 +1,12 @@
 //! A server with two projects' worth of things in it, and somebody of each role who asks it.
 
-use bytes::{Buf, BufMut, Bytes};
+#[path = "../../../tests/wire/mod.rs"]
+mod wire;
+
+use bytes::Bytes;
 use prost::Message;
 use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    metadata::AsciiMetadataValue,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -15,44 +15,6 @@ use crate::{
     identity::{Role, sha256_hex},
     proto::{self, Backup, BackupMetadata, Job, JobAction},
 };
-
-/// Messages as they are on the wire.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
-}
 
 pub(super) const OWN: &str = "demo";
 /// Foreign ones: another, one that the own one starts, one that starts it, one that is not allowed to be, and all of them.
@@ -116,17 +78,8 @@ impl House {
         message: Vec<u8>,
         authorizations: &[&str],
     ) -> Result<Bytes, Status> {
-        let mut grpc = Grpc::new(self.channel.clone());
-        grpc.ready().await.unwrap();
-        let mut request = Request::new(message);
-        for authorization in authorizations {
-            let value = AsciiMetadataValue::try_from(*authorization).unwrap();
-            request.metadata_mut().append("authorization", value);
-        }
         let path = http::uri::PathAndQuery::from_static(path);
-        let answer = grpc.server_streaming(request, path, Raw).await?;
-        let first = answer.into_inner().message().await?;
-        Ok(first.unwrap_or_default())
+        wire::call(&self.channel, path, message.into(), authorizations).await
     }
 
     /// A backup and a job of a client in a project.
