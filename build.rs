@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Chunks of a snapshot are passed on, not copied.
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     let mut tonic = tonic_prost_build::configure().codec_path("crate::proto::codec::ExactCodec");
-    // These are written from stored bytes, not from decoded messages: see `proto::Page` and `proto::Single`.
+    // These are written from stored bytes, not from decoded messages: see `proto::Page`, `proto::Single` and `proto::Watched`.
     // The feature `server` brings what clients and servers are made of.
     let serves = env::var_os("CARGO_FEATURE_SERVER").is_some();
     tonic = tonic.build_client(serves).build_server(serves);
@@ -35,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "GetJobResponse",
         "ListBackupsResponse",
         "ListJobsResponse",
+        "WatchBackupsResponse",
+        "WatchJobsResponse",
     ] {
         tonic = tonic.extern_path(
             format!(".freezer.v2.{name}"),

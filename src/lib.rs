@@ -123,7 +123,7 @@ mod server;
 mod service;
 mod store;
 
-pub use calls::{Backups, Calls, Created, Delete, Jobs, List, Listed, Update};
+pub use calls::{Backups, Calls, Created, Delete, Jobs, List, Listed, Update, Watch, Watching};
 pub use catalog::{Change, Changed, Changes, Error, Status};
 pub use icebox::Icebox;
 #[cfg(feature = "server")]

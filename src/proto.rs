@@ -1,10 +1,12 @@
 //! What is said on the wire: the generated messages, clients and servers of `freezer.v2`, their
-//! descriptors, and the hand-written messages that pass on records as they are stored: pages of lists, and answers to gets.
+//! descriptors, and the hand-written messages that pass on records as they are stored: pages of
+//! lists, answers to gets, and what watches say.
 
 #[cfg(feature = "server")]
 pub mod codec;
 mod page;
 mod single;
+mod watched;
 
 use std::sync::LazyLock;
 
@@ -24,6 +26,7 @@ mod generated {
 pub use generated::*;
 pub use page::{ListBackupsResponse, ListJobsResponse, Page, Revisioned, Splice};
 pub use single::{GetBackupResponse, GetJobResponse, Single};
+pub use watched::{WatchBackupsResponse, WatchEvent, WatchJobsResponse, Watched};
 
 /// The encoded `FileDescriptorSet` of `proto/` with its imports and comments.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/freezer.v2.bin"));

@@ -257,6 +257,6 @@ async fn the_command_prints_it_and_a_snapshot_begins_anew() {
     assert_eq!(refused.code(), Code::OutOfRange);
     let details = refused.get_error_details();
     let info = details.error_info().unwrap();
-    assert_eq!(info.reason, "COMPACTED");
+    assert_eq!(info.reason, "REVISION_COMPACTED");
     assert_eq!(info.metadata["oldest_revision"], "4");
 }

@@ -6,9 +6,7 @@ use harness::{
     OTHER_PROJECT, PROJECT, Server, backup, backup_update, backup_with, bad_fields, is_new_id,
     metadata_of, reason_of,
 };
-use icebox::proto::{
-    Backup, BackupFilter, BackupMetadata, CreateBackupRequest, WatchBackupsRequest,
-};
+use icebox::proto::{Backup, BackupFilter, BackupMetadata, CreateBackupRequest};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -614,22 +612,4 @@ async fn every_filter_narrows_the_list_alone_and_with_others() {
             "{filter:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn watching_backups_says_that_it_is_not_there_yet() {
-    let server = Server::start().await;
-    let request = WatchBackupsRequest {
-        project_id: PROJECT.into(),
-        ..WatchBackupsRequest::default()
-    };
-    assert_eq!(
-        server
-            .backups()
-            .watch_backups(request)
-            .await
-            .unwrap_err()
-            .code(),
-        Code::Unimplemented
-    );
 }

@@ -5,9 +5,7 @@ mod harness;
 use harness::{
     OTHER_PROJECT, PROJECT, Server, backup, bad_fields, is_new_id, job, job_update, reason_of,
 };
-use icebox::proto::{
-    CreateJobRequest, FreezerAction, Job, JobFilter, JobSchedule, WatchJobsRequest,
-};
+use icebox::proto::{CreateJobRequest, FreezerAction, Job, JobFilter, JobSchedule};
 use prost_types::Timestamp;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -811,17 +809,4 @@ async fn every_filter_narrows_the_list_alone_and_with_others() {
             "{filter:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn watching_jobs_says_that_it_is_not_there_yet() {
-    let server = Server::start().await;
-    let request = WatchJobsRequest {
-        project_id: PROJECT.into(),
-        ..WatchJobsRequest::default()
-    };
-    assert_eq!(
-        server.jobs().watch_jobs(request).await.unwrap_err().code(),
-        Code::Unimplemented
-    );
 }

@@ -77,10 +77,10 @@ def run(*command, status=0, stdin=None):
     return done.stdout, done.stderr
 
 
-def grpcurl(server, method, request=None, status=0):
+def grpcurl(server, method, request=None, *options, status=0):
     data = [] if request is None else ["-d", request if isinstance(request, str) else json.dumps(request)]
     # grpcurl ends with 64 plus the gRPC code.
-    return run("grpcurl", "-plaintext", *data, server.address, *method.split(), status=64 + status if status else 0)
+    return run("grpcurl", "-plaintext", *options, *data, server.address, *method.split(), status=64 + status if status else 0)
 
 
 def icebox(server, *arguments, **options):
@@ -136,7 +136,10 @@ def freezers_own_document_creates_a_job(server):
     assert "JOB_NOT_RUNNING" in said, said
     _, said = grpcurl(server, "freezer.v2.JobService/GetJob", {**abort, "project_id": "other"}, status=5)
     assert "ResourceInfo" in said, said
-    grpcurl(server, "freezer.v2.JobService/WatchJobs", {"project_id": job["projectId"]}, status=12)
+    # A watch goes on until the caller has had enough.
+    watch = {"project_id": job["projectId"]}
+    said, _ = grpcurl(server, "freezer.v2.JobService/WatchJobs", watch, "-max-time", "2", status=4)
+    assert job["jobId"] in said and '"synced": true' in said, said
 
 
 def an_error_names_every_field_readably(server):

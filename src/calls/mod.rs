@@ -5,6 +5,7 @@
 mod audit;
 mod authority;
 mod list;
+mod watch;
 
 use std::{
     future::{Future, IntoFuture},
@@ -17,6 +18,7 @@ use prost_types::FieldMask;
 pub(crate) use audit::audit;
 pub(crate) use authority::{Authority, Behalf};
 pub use list::{List, Listed};
+pub use watch::{Watch, Watching};
 
 use crate::{
     catalog::{Catalog, Error, not_found},
@@ -130,6 +132,12 @@ impl<'a, R: Resource> Calls<'a, R> {
     /// what it gives, or say first where it starts and what is in it.
     pub fn list(&self, project_id: impl Into<String>) -> List<'a, R> {
         List::new(self.catalog, &self.behalf.authority, project_id.into())
+    }
+
+    /// Follows the resources of a project, or, where `project_id` is `-`, of all projects: what is stored, then each change to it.
+    /// Await what it gives, or say first what is watched, and from where on.
+    pub fn watch(&self, project_id: impl Into<String>) -> Watch<'a, R> {
+        Watch::new(self.catalog, &self.behalf.authority, project_id.into())
     }
 
     /// Changes the resource whose id and project `resource` names. Await what it gives, or say first which fields change.

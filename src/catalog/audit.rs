@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use prost::Message;
+use prost_types::Timestamp;
 
-use super::{Catalog, Error, Scope, keys};
+use super::{
+    Catalog, Error, Scope, keys,
+    plan::Note,
+    touched::{Deed, touched},
+};
 use crate::{
     clock,
     proto::{Backup, ChangeOperation, ChangeRecord, Job, ListChangesResponse},
@@ -22,25 +26,6 @@ pub(crate) struct Author {
     pub(crate) caller: Arc<str>,
     /// The other end of the connection.
     pub(crate) peer: Arc<str>,
-}
-
-/// An author as it is stored.
-#[derive(Clone, PartialEq, Message)]
-struct StoredAuthor {
-    #[prost(string, tag = "1")]
-    caller: String,
-    #[prost(string, tag = "2")]
-    peer: String,
-}
-
-impl Author {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let stored = StoredAuthor {
-            caller: (*self.caller).to_owned(),
-            peer: (*self.peer).to_owned(),
-        };
-        stored.encode_to_vec()
-    }
 }
 
 /// Which changes are asked for.
@@ -93,17 +78,14 @@ impl Catalog {
                 Pulled::Compacted { oldest } => return Err(Error::Compacted { oldest }),
             };
             for change in &group.changes {
-                if page.changes.len() == query.limit {
+                if page.changes.len() >= query.limit {
                     return Ok(page);
                 }
                 page.next_after_revision = change.revision;
-                if let Some(mut record) = record_of(&change.writes)
-                    && query.wants(&record)
-                {
-                    record.revision = change.revision;
-                    record.commit_time = Some(clock::timestamp(group.time_ms));
-                    page.changes.push(record);
-                }
+                let time = clock::timestamp(group.time_ms);
+                let records = records_of(&change.writes, change.revision, time);
+                page.changes
+                    .extend(records.filter(|record| query.wants(record)));
             }
         }
         page.is_last = true;
@@ -111,51 +93,31 @@ impl Catalog {
     }
 }
 
-/// What a change's writes say. A resource is known by its locator, which is written when it is made, named anew, or removed; and by
-/// its record, which is written when it is changed.
-fn record_of(writes: &[Write]) -> Option<ChangeRecord> {
-    let mut record = ChangeRecord::default();
-    let (mut locator_put, mut removed) = (false, false);
-    let mut is_of_resource = false;
-    for Write { key, value } in writes {
-        if *key == keys::AUTHOR[..] {
-            let author = StoredAuthor::decode(value.clone().unwrap_or_default());
-            let author = author.unwrap_or_default();
-            (record.caller, record.peer) = (author.caller, author.peer);
-            continue;
-        }
-        match keys::parse(key)? {
-            keys::Parsed::Locator => match value {
-                Some(_) => locator_put = true,
-                None => record.operation = ChangeOperation::Deleted.into(),
-            },
-            keys::Parsed::Secret => {}
-            keys::Parsed::Record {
-                tag,
-                project,
-                name,
-                id,
-            } => {
-                removed |= value.is_none();
-                // Of two it is the one that stays that counts.
-                if value.is_some() || !is_of_resource {
-                    let kind = AUDITED.iter().find(|kind| kind.tag == tag)?;
-                    record.kind = kind.field.into();
-                    record.project_id = project.into();
-                    record.name = name.into();
-                    record.resource_id = id;
-                    is_of_resource = true;
-                }
-            }
-        }
-    }
-    if record.operation() != ChangeOperation::Deleted {
-        let operation = if locator_put && !removed {
-            ChangeOperation::Created
-        } else {
-            ChangeOperation::Updated
+/// What a commit's writes say: a record for each resource.
+fn records_of(
+    writes: &[Write],
+    revision: u64,
+    time: Timestamp,
+) -> impl Iterator<Item = ChangeRecord> {
+    let note = Note::of(writes);
+    let touched = touched(writes, |_, _| true).into_iter();
+    touched.filter_map(move |touched| {
+        let kind = AUDITED.iter().find(|kind| kind.tag == touched.tag)?;
+        let operation = match touched.deed {
+            Deed::Created => ChangeOperation::Created,
+            Deed::Updated => ChangeOperation::Updated,
+            Deed::Deleted => ChangeOperation::Deleted,
         };
-        record.operation = operation.into();
-    }
-    is_of_resource.then_some(record)
+        Some(ChangeRecord {
+            revision,
+            commit_time: Some(time),
+            operation: operation.into(),
+            kind: kind.field.into(),
+            project_id: touched.project.into(),
+            resource_id: keys::id_of_bytes(touched.id),
+            name: touched.name.into(),
+            caller: note.caller.clone(),
+            peer: note.peer.clone(),
+        })
+    })
 }

@@ -1,10 +1,13 @@
 //! What was committed, resource by resource, in order.
 
-use super::{Error, keys, secret};
+use super::{
+    Error, keys, secret,
+    touched::{Touched, touched},
+};
 use crate::{
     proto::{Backup, Job},
     resource::Resource,
-    store::{self, Found, Pulled, Write},
+    store::{self, Found, Pulled},
 };
 
 /// Follows what is committed after a revision. It is pulled by its reader, at the reader's own pace: a slow one holds nobody up.
@@ -69,15 +72,21 @@ impl Changes {
         };
         let mut changes = Vec::new();
         for change in &group.changes {
-            for write in &change.writes {
+            for touched in touched(&change.writes, |_, _| true) {
                 let revision = change.revision;
-                let all = &change.writes;
-                let backup = || of(write, all, revision, Changed::Backup, backup_deleted);
-                let job = || of(write, all, revision, Changed::Job, job_deleted);
-                let found = backup().transpose().or_else(|| job().transpose());
-                if let Some(changed) = found.transpose()? {
-                    changes.push(Change { revision, changed });
-                }
+                let what = match touched.tag {
+                    tag if tag == Backup::KIND.tag => {
+                        of(&touched, revision, Changed::Backup, backup_deleted)?
+                    }
+                    tag if tag == Job::KIND.tag => {
+                        of(&touched, revision, Changed::Job, job_deleted)?
+                    }
+                    _ => continue,
+                };
+                changes.push(Change {
+                    revision,
+                    changed: what,
+                });
             }
         }
         Ok(changes)
@@ -95,37 +104,23 @@ fn job_deleted(project_id: String, job_id: String) -> Changed {
     Changed::JobDeleted { project_id, job_id }
 }
 
-/// What a write says of a resource of one kind. A record that is removed alone has been renamed: it is put elsewhere. It is
-/// deleted when its locator is.
+/// What a commit did to a resource of one kind.
 fn of<R: Resource>(
-    write: &Write,
-    all: &[Write],
+    touched: &Touched<'_>,
     revision: u64,
     put: fn(R) -> Changed,
     deleted: fn(String, String) -> Changed,
-) -> Result<Option<Changed>, Error> {
-    let Write { key, value } = write;
-    Ok(match value {
-        Some(value) if key.starts_with(&keys::records_of_kind::<R>()) => {
-            let found = Found {
-                key,
-                value,
-                revision,
-                framed: None,
-            };
-            // It is put again with each change of its record.
-            let secret = keys::secret_of(key);
-            let secret = all.iter().rfind(|write| write.key == secret);
-            let secret = secret.and_then(|write| write.value.as_deref());
-            Some(put(secret::decode_whole(found, secret)?))
-        }
-        None if key.starts_with(&keys::locators_of_kind::<R>()) => {
-            let project = keys::project_of_locator(key);
-            let (project, id) = project
-                .zip(keys::id_of_locator(key))
-                .ok_or_else(|| Error::undecodable(key))?;
-            Some(deleted(project.to_owned(), id))
-        }
-        _ => None,
-    })
+) -> Result<Changed, Error> {
+    let Some((key, value)) = touched.record else {
+        let id = keys::id_of_bytes(touched.id);
+        return Ok(deleted(touched.project.to_owned(), id));
+    };
+    let found = Found {
+        key,
+        value,
+        revision,
+        framed: None,
+    };
+    let secret = touched.secret.map(|secret| &**secret);
+    Ok(put(secret::decode_whole(found, secret)?))
 }

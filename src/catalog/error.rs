@@ -78,6 +78,17 @@ pub enum Error {
         /// The oldest revision whose changes are still there.
         oldest: u64,
     },
+    /// Changes were to be followed after one that this store has not seen.
+    #[error(
+        "revision {after} is not reached here, {head} is the last: was an older snapshot restored, or is this another store? Read \
+         all that there is, and follow on from there"
+    )]
+    Ahead {
+        /// The revision to go on after.
+        after: u64,
+        /// The last revision that there is.
+        head: u64,
+    },
 }
 
 impl From<Violations> for Error {

@@ -5,7 +5,7 @@
 //! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
 //! | `s` kind project `00` name `00` id | what of the resource only some may see | lists do not hold it; it sorts as the records do |
-//! | `a` | the last change's author | in the journal each change has its own: that is the audit log |
+//! | `a` | the last change's author, and what it has replaced | in the journal each change has its own: for the audit log, and for watches |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
 //! name hold no `00`, so that a name sorts before its own extensions. The id stands before the project in
@@ -20,8 +20,8 @@ use crate::resource::{Names, ProjectId, Resource, ResourceId};
 const RECORD: u8 = b'r';
 const LOCATOR: u8 = b'i';
 const SECRET: u8 = b's';
-/// Where the author of the last change is stored.
-pub(super) const AUTHOR: [u8; 1] = [b'a'];
+/// Where the note of the last change is stored.
+pub(super) const NOTE: [u8; 1] = [b'a'];
 const SEPARATOR: u8 = 0;
 const ID_BYTES: usize = 16;
 
@@ -33,6 +33,9 @@ pub(crate) enum Scope {
     /// Every project's, sorted by project first.
     AllProjects,
 }
+
+/// The bounds of a range of keys.
+pub(super) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Where a resource is stored.
 pub(super) fn record<R: Resource>(project: &str, name: &str, id: ResourceId) -> Vec<u8> {
@@ -56,9 +59,7 @@ pub(super) fn secrets_of_kind<R: Resource>() -> [u8; 2] {
 }
 
 /// The secrets of the records within bounds.
-pub(super) fn secrets_of(
-    (start, end): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
-) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+pub(super) fn secrets_of((start, end): &Range) -> Range {
     let secret = |bound: &Bound<Vec<u8>>| bound.as_ref().map(|record| secret_of(record));
     (secret(start), secret(end))
 }
@@ -70,6 +71,11 @@ pub(super) fn locator<R: Resource>(project: &str, id: ResourceId) -> Vec<u8> {
     key
 }
 
+/// The key of the locator of what a key is of.
+pub(super) fn locator_of(tag: u8, project: &str, id: &[u8]) -> Vec<u8> {
+    [&[LOCATOR, tag], id, project.as_bytes()].concat()
+}
+
 /// What the locators of one id start with, whatever project it is in.
 pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
     let mut key = vec![LOCATOR, R::KIND.tag];
@@ -78,7 +84,7 @@ pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
 }
 
 /// The locators of ids that start with these hex digits, and a few more where their number is odd.
-pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> Range {
     let mut start = locators_of_kind::<R>().to_vec();
     let digits = prefix.as_bytes().chunks_exact(2);
     start.extend(
@@ -89,43 +95,63 @@ pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> (Bound<Vec<u8>>, 
 
 /// The id in a locator.
 pub(super) fn id_of_locator(key: &[u8]) -> Option<String> {
-    let id = Uuid::from_slice(key.get(2..2 + ID_BYTES)?).ok()?;
-    Some(id.simple().to_string())
+    Some(id_of_bytes(key.get(2..2 + ID_BYTES)?))
+}
+
+/// The hex digits of an id.
+pub(super) fn id_of_bytes(bytes: &[u8]) -> String {
+    let id = Uuid::from_slice(bytes).unwrap_or_default();
+    id.simple().to_string()
 }
 
 /// What a resource's key says.
-pub(super) enum Parsed<'a> {
-    /// That it is a locator.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parsed<'a> {
+    /// The kind's tag.
+    pub(super) tag: u8,
+    pub(super) project: &'a str,
+    /// The bytes of its id.
+    pub(super) id: &'a [u8],
+    pub(super) part: Part<'a>,
+}
+
+/// What of a resource is under a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part<'a> {
+    /// What leads to its record.
     Locator,
-    /// That it is what only some may see.
+    /// What only some may see.
     Secret,
-    /// That it is the record of a resource.
     Record {
-        /// The kind's tag.
-        tag: u8,
-        project: &'a str,
         name: &'a str,
-        id: String,
     },
 }
 
 /// What a key says, if it is a resource's.
 pub(super) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
-    let (&first, rest) = key.split_first()?;
-    match first {
-        LOCATOR => return Some(Parsed::Locator),
-        SECRET => return Some(Parsed::Secret),
-        _ => {}
+    let (&[first, tag], rest) = key.split_first_chunk()?;
+    if first == LOCATOR {
+        return Some(Parsed {
+            tag,
+            project: project_of_locator(key)?,
+            id: rest.get(..ID_BYTES)?,
+            part: Part::Locator,
+        });
     }
-    let (&tag, rest) = rest.split_first().filter(|_| first == RECORD)?;
     let (place, id) = rest.split_at_checked(rest.len().checked_sub(ID_BYTES)?)?;
     let mut parts = place.split(|&byte| byte == SEPARATOR);
     let mut text = || std::str::from_utf8(parts.next()?).ok();
-    Some(Parsed::Record {
+    let (project, name) = (text()?, text()?);
+    let part = match first {
+        RECORD => Part::Record { name },
+        SECRET => Part::Secret,
+        _ => return None,
+    };
+    Some(Parsed {
         tag,
-        project: text()?,
-        name: text()?,
-        id: Uuid::from_slice(id).ok()?.simple().to_string(),
+        project,
+        id,
+        part,
     })
 }
 
@@ -165,11 +191,7 @@ pub(super) fn record_at<R: Resource>(place: &[u8]) -> Vec<u8> {
 }
 
 /// The records of a scope with these names that come after a place, if one is given.
-pub(super) fn records<R: Resource>(
-    scope: &Scope,
-    names: Names<'_>,
-    after: Option<&[u8]>,
-) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+pub(super) fn records<R: Resource>(scope: &Scope, names: Names<'_>, after: Option<&[u8]>) -> Range {
     let mut prefix = vec![RECORD, R::KIND.tag];
     // Names are ordered only within a project, so only there do they narrow the range.
     if let Scope::Project(project) = scope {
@@ -193,7 +215,7 @@ pub(super) fn records<R: Resource>(
 }
 
 /// All keys that start with a prefix.
-pub(super) fn starting_with(prefix: Vec<u8>) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+pub(super) fn starting_with(prefix: Vec<u8>) -> Range {
     let mut end = prefix.clone();
     while end.last() == Some(&u8::MAX) {
         end.pop();

@@ -8,10 +8,13 @@ mod changes;
 mod error;
 mod keys;
 mod page;
+mod plan;
 mod secret;
 mod seen;
 mod token;
+mod touched;
 mod verify;
+mod watch;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -21,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Timestamp;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{self, Mutex, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use audit::{AUDITED, AuditQuery, Author};
 pub use changes::{Change, Changed, Changes};
@@ -29,12 +32,15 @@ pub use error::Error;
 pub(crate) use keys::Scope;
 pub(crate) use page::{After, PAGE_ITEMS_MAX, Query};
 pub(crate) use verify::{for_each, verify};
+pub(crate) use watch::{BOOKMARK_INTERVAL, Watch, WatchQuery};
+
+use plan::Plan;
 
 use crate::{
     clock,
     proto::{Backup, Job, Single},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
-    store::{self, Batch, Entry, Found, Outcome, Reach, Read, Store, View},
+    store::{self, Entry, Found, Outcome, Reach, Read, Store, View},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
@@ -109,18 +115,9 @@ impl Catalog {
         let id = id_of(&resource);
         let project = resource.project_id().to_owned();
         for _ in 0..CHANGE_TRIES_MAX {
-            let now = Some(self.now());
-            resource.set_stamps(Stamps {
-                create_time: now,
-                update_time: now,
-                revision: 0,
-            });
-            let locator = keys::locator::<R>(&project, id);
-            let record = keys::record::<R>(&project, resource.name(), id);
-            let batch = Batch::new()
-                .expect(locator.clone(), None)
-                .put(locator, resource.name().as_bytes().to_vec());
-            let batch = signed(secret::put(batch, record, &mut resource), author);
+            let mut plan = Plan::default();
+            plan.create(&mut resource, self.now());
+            let batch = plan.signed(author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
                 let stored = with_revision(resource, revision);
                 tell("created", &stored);
@@ -195,33 +192,26 @@ impl Catalog {
         change: impl Fn(&R) -> Result<Valid<R>, Error> + Send + Sync + 'static,
     ) -> Result<R, Error> {
         let _changing = self.lock_of(&project, id).lock().await;
-        let change = Arc::new(change);
-        for _ in 0..CHANGE_TRIES_MAX {
-            let (project, change, now) = (project.clone(), change.clone(), self.now());
-            // Patching and checking take a while for a large resource: not on an async thread.
-            let planned = self.store.read(Reach::Far, move |view| {
-                let stored: Stored<R> = expected(view, &project, id, expected_revision)?;
-                let mut changed = change(&stored.resource)?.into_inner();
-                changed.set_stamps(stored.resource.stamps());
-                if changed == stored.resource {
-                    return Ok::<_, Error>((changed, None));
-                }
-                let batch = replace(&stored, &mut changed, now);
-                Ok((changed, Some(batch)))
-            });
-            match planned.await? {
-                (unchanged, None) => return Ok(unchanged),
-                (changed, Some(batch)) => {
-                    let batch = signed(batch, author);
-                    if let Outcome::Committed(revision) = self.store.commit(batch).await? {
-                        let stored = with_revision(changed, revision);
-                        tell("updated", &stored);
-                        return Ok(stored);
-                    }
-                }
+        // Patching and checking take a while for a large resource: not on an async thread.
+        let changed = self.change(author, Reach::Far, move |view, now| {
+            let stored: Stored<R> = expected(view, &project, id, expected_revision)?;
+            let mut changed = change(&stored.resource)?.into_inner();
+            changed.set_stamps(stored.resource.stamps());
+            if changed == stored.resource {
+                return Ok((changed, None));
+            }
+            let mut plan = Plan::default();
+            plan.replace(&stored, &mut changed, now);
+            Ok((changed, Some(plan)))
+        });
+        match changed.await? {
+            (unchanged, None) => Ok(unchanged),
+            (changed, Some(revision)) => {
+                let stored = with_revision(changed, revision);
+                tell("updated", &stored);
+                Ok(stored)
             }
         }
-        Err(store::Error::Busy.into())
     }
 
     /// Removes the resource with that id.
@@ -236,30 +226,38 @@ impl Catalog {
         expected_revision: Option<u64>,
     ) -> Result<(), Error> {
         let _changing = self.lock_of(&project, id).lock().await;
+        let deleted = self.change(author, Reach::Page, move |view, _| {
+            let stored: Stored<R> = expected(view, &project, id, expected_revision)?;
+            let mut plan = Plan::default();
+            plan.delete(&stored);
+            Ok((stored.resource, Some(plan)))
+        });
+        let (deleted, revision) = deleted.await?;
+        tell(
+            "deleted",
+            &with_revision(deleted, revision.unwrap_or_default()),
+        );
+        Ok(())
+    }
+
+    /// Commits what `plan` makes of what is stored, and has it made again where that has changed meanwhile. Says with which
+    /// revision, if there was anything to commit.
+    async fn change<T: Send + 'static>(
+        &self,
+        author: Option<&Author>,
+        reach: Reach,
+        plan: impl Fn(&View, Timestamp) -> Result<(T, Option<Plan>), Error> + Send + Sync + 'static,
+    ) -> Result<(T, Option<u64>), Error> {
+        let plan = Arc::new(plan);
         for _ in 0..CHANGE_TRIES_MAX {
-            let project = project.clone();
-            let Stored {
-                resource,
-                locator,
-                record,
-                has_secret,
-            } = self
-                .store
-                .read(Reach::Page, move |view| {
-                    expected::<R>(view, &project, id, expected_revision)
-                })
-                .await?;
-            let mut batch = Batch::new()
-                .expect(locator.key.clone(), Some(locator.revision))
-                .expect(record.key.clone(), Some(record.revision));
-            if has_secret {
-                batch = batch.delete(keys::secret_of(&record.key));
-            }
-            let batch = batch.delete(record.key).delete(locator.key);
-            let batch = signed(batch, author);
-            if let Outcome::Committed(revision) = self.store.commit(batch).await? {
-                tell("deleted", &with_revision(resource, revision));
-                return Ok(());
+            let (plan, now) = (plan.clone(), self.now());
+            let planned = self.store.read(reach, move |view| plan(view, now));
+            let (planned, plan) = planned.await?;
+            let Some(plan) = plan else {
+                return Ok((planned, None));
+            };
+            if let Outcome::Committed(revision) = self.store.commit(plan.signed(author)).await? {
+                return Ok((planned, Some(revision)));
             }
         }
         Err(store::Error::Busy.into())
@@ -308,7 +306,7 @@ impl Catalog {
     }
 
     /// Follows how the store is.
-    pub(crate) fn condition(&self) -> watch::Receiver<store::Condition> {
+    pub(crate) fn condition(&self) -> sync::watch::Receiver<store::Condition> {
         self.store.condition()
     }
 
@@ -372,49 +370,6 @@ impl Catalog {
 
     fn now(&self) -> Timestamp {
         clock::timestamp(self.store.now_ms())
-    }
-}
-
-/// The batch that puts a changed resource, stamped with the time, in the place of the stored one.
-fn replace<R: Resource>(stored: &Stored<R>, changed: &mut R, now: Timestamp) -> Batch {
-    assert_eq!(changed.id(), stored.resource.id(), "an update keeps the id");
-    assert_eq!(
-        changed.project_id(),
-        stored.resource.project_id(),
-        "an update keeps the project"
-    );
-    changed.set_stamps(Stamps {
-        create_time: stored.resource.stamps().create_time,
-        update_time: Some(now),
-        revision: 0,
-    });
-    let Stored {
-        locator,
-        record,
-        has_secret,
-        ..
-    } = stored;
-    let mut batch = Batch::new()
-        .expect(locator.key.clone(), Some(locator.revision))
-        .expect(record.key.clone(), Some(record.revision));
-    if *has_secret {
-        // Put again, if there still is one.
-        batch = batch.delete(keys::secret_of(&record.key));
-    }
-    if changed.name() != stored.resource.name() {
-        batch = batch
-            .delete(record.key.clone())
-            .put(locator.key.clone(), changed.name().as_bytes().to_vec());
-    }
-    let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
-    secret::put(batch, key, changed)
-}
-
-/// A batch that says as well who has asked for it.
-fn signed(batch: Batch, author: Option<&Author>) -> Batch {
-    match author {
-        Some(author) => batch.put(&keys::AUTHOR[..], author.encode()),
-        None => batch,
     }
 }
 

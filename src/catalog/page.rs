@@ -56,7 +56,7 @@ pub(crate) enum After {
 struct Scan<R: Resource> {
     query: Query<R>,
     /// The bounds of what is still to be looked at.
-    range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    range: keys::Range,
     records: Splice<R>,
     /// The place of the last item looked at. Empty before the first.
     place: Vec<u8>,
@@ -198,7 +198,7 @@ impl<R: Resource> Scan<R> {
 fn secrets<R: Resource>(
     view: &View,
     query: &Query<R>,
-    range: &(Bound<Vec<u8>>, Bound<Vec<u8>>),
+    range: &keys::Range,
 ) -> Result<HashMap<Vec<u8>, Bytes>, Error> {
     let mut secrets = HashMap::new();
     if view.count(keys::secrets_of_kind::<R>()) == 0 {

@@ -38,6 +38,22 @@ impl<T: Revisioned> Single<T> {
         }
     }
 
+    /// Writes the resource as the field of a message.
+    pub(super) fn encode_as(&self, tag: u32, buf: &mut impl BufMut) {
+        encoding::encode_key(tag, WireType::LengthDelimited, buf);
+        encoding::encode_varint(self.record_len() as u64, buf);
+        buf.put_slice(&self.record);
+        if self.revision != 0 {
+            encoding::uint64::encode(T::REVISION_TAG, &self.revision, buf);
+        }
+    }
+
+    /// What [`Single::encode_as`] writes, in bytes.
+    pub(super) fn encoded_len_as(&self, tag: u32) -> usize {
+        let len = self.record_len();
+        encoding::key_len(tag) + encoding::encoded_len_varint(len as u64) + len
+    }
+
     fn record_len(&self) -> usize {
         match self.revision {
             0 => self.record.len(),
@@ -72,12 +88,7 @@ impl<T: Revisioned> Default for Single<T> {
 
 impl<T: Revisioned> Message for Single<T> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
-        encoding::encode_key(RECORD_TAG, WireType::LengthDelimited, buf);
-        encoding::encode_varint(self.record_len() as u64, buf);
-        buf.put_slice(&self.record);
-        if self.revision != 0 {
-            encoding::uint64::encode(T::REVISION_TAG, &self.revision, buf);
-        }
+        self.encode_as(RECORD_TAG, buf);
     }
 
     fn merge_field(
@@ -95,8 +106,7 @@ impl<T: Revisioned> Message for Single<T> {
     }
 
     fn encoded_len(&self) -> usize {
-        let len = self.record_len();
-        encoding::key_len(RECORD_TAG) + encoding::encoded_len_varint(len as u64) + len
+        self.encoded_len_as(RECORD_TAG)
     }
 
     fn clear(&mut self) {

@@ -215,6 +215,26 @@ impl Resource for Backup {
         }
     }
 
+    fn facets(&self) -> Self {
+        let metadata = self.backup_metadata.as_ref();
+        Backup {
+            client_id: self.client_id.clone(),
+            job_id: self.job_id.clone(),
+            status: self.status.clone(),
+            backup_metadata: metadata.map(|metadata| BackupMetadata {
+                backup_name: metadata.backup_name.clone(),
+                container: metadata.container.clone(),
+                hostname: metadata.hostname.clone(),
+                time_stamp: metadata.time_stamp,
+                curr_backup_level: metadata.curr_backup_level,
+                mode: metadata.mode.clone(),
+                storage: metadata.storage.clone(),
+                ..BackupMetadata::default()
+            }),
+            ..Backup::default()
+        }
+    }
+
     fn check(&self, violations: &mut Violations) {
         check_backup(self, Self::KIND.field, violations);
     }

@@ -36,7 +36,7 @@ pub trait Resource:
     /// Whether there may be anything in it that only some may see.
     const HAS_SECRETS: bool = false;
     /// What a list of it can be filtered by.
-    type Filter: Filter;
+    type Filter: Filter + std::fmt::Debug;
 
     /// The id, unique within the project. 32 lowercase hex digits once it is valid.
     fn id(&self) -> &str;
@@ -54,6 +54,9 @@ pub trait Resource:
     fn set_client_id(&mut self, client_id: &str);
     /// Names the user wherever it names one, but for what it has in common with what is stored.
     fn set_user(&mut self, user: &User, stored: Option<&Self>);
+    /// What of it [`Resource::Filter`] tests, and nothing else.
+    #[must_use]
+    fn facets(&self) -> Self;
     /// What the catalog says about the stored resource.
     fn stamps(&self) -> Stamps;
     /// Replaces what the catalog says about it.

@@ -25,7 +25,7 @@ use super::{
     connection::Peer,
     metrics::{Metrics, OneOf},
     outcome::mend,
-    waiting::{Turn, Waiting},
+    waiting::{Patience, Turn, Waiting},
 };
 use crate::{
     identity::{Caller, Rpc, Shape, Share},
@@ -162,10 +162,16 @@ impl Room {
             mend(&mut response, self.limits.request_bytes);
             let says = response.extensions().get::<AnswerBytes>();
             let bytes = says.map_or(ANSWER_BYTES, |says| says.0);
-            let turn = Some(self.waiting.begin(&peer, bytes));
+            let patience = if is_stream {
+                Patience::Endless
+            } else {
+                Patience::Little
+            };
+            let turn = Some(self.waiting.begin(&peer, bytes, patience));
             response.map(|body| {
                 Body::new(Outgoing {
                     turn,
+                    patience,
                     body,
                     waiting: self.waiting.clone(),
                     peer,
@@ -187,7 +193,9 @@ impl Room {
         if let Ok(page) = peer.pages.clone().try_acquire_owned() {
             return Some(page);
         }
-        let _turn = self.waiting.begin(peer, REQUEST_BYTES + request_bytes);
+        let _turn = self
+            .waiting
+            .begin(peer, REQUEST_BYTES + request_bytes, Patience::Little);
         peer.pages.clone().acquire_owned().await.ok()
     }
 
@@ -205,7 +213,10 @@ impl Room {
             let frame = if let Some(frame) = (&mut next).now_or_never() {
                 frame
             } else {
-                turn.get_or_insert_with(|| self.waiting.begin(peer, REQUEST_BYTES + read.bytes()));
+                turn.get_or_insert_with(|| {
+                    let bytes = REQUEST_BYTES + read.bytes();
+                    self.waiting.begin(peer, bytes, Patience::Little)
+                });
                 next.await
             };
             let Some(frame) = frame else {
@@ -323,6 +334,7 @@ struct Outgoing {
     body: Body,
     /// While it waits for the transport to ask for more, which it does when the caller has room for it.
     turn: Option<Turn>,
+    patience: Patience,
     waiting: Arc<Waiting>,
     peer: Arc<Peer>,
     _place: Option<Place>,
@@ -343,7 +355,8 @@ impl HttpBody for Outgoing {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            outgoing.turn = Some(outgoing.waiting.begin(&outgoing.peer, data.len()));
+            let (peer, patience) = (&outgoing.peer, outgoing.patience);
+            outgoing.turn = Some(outgoing.waiting.begin(peer, data.len(), patience));
         }
         polled
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::catalog::BOOKMARK_INTERVAL;
+
 /// The limits of a server, for [`Listener::with_limits`](crate::Listener::with_limits). Each has a default that fits a server of
 /// a fleet; a program that embeds one changes what it must.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +31,13 @@ pub struct Limits {
     pub greeting_timeout: Duration,
     /// How long a call may take until its answer begins, whatever its caller says. A shorter time of the caller's counts.
     pub request_timeout: Duration,
-    /// How long an answer may wait for its caller to read on. Then its connection is ended.
+    /// How long an answer may wait for its caller to read on. Then its connection is ended. What a stream says may wait for as long
+    /// as there is room.
     pub stall_timeout: Duration,
     /// The bytes of answers that may wait for their callers to read on. Then the connection of the longest waiting is ended.
     pub stalled_bytes: usize,
+    /// How often a watch says where it is, so that its caller knows that it lives.
+    pub bookmark_interval: Duration,
     /// How often a quiet connection is asked whether it still lives.
     pub keepalive_interval: Duration,
     /// How long it may take to answer that.
@@ -54,6 +59,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
             stalled_bytes: 32 << 20,
+            bookmark_interval: BOOKMARK_INTERVAL,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(20),
         }

@@ -55,7 +55,7 @@ use crate::{
         backup_service_server::BackupServiceServer, job_service_server::JobServiceServer,
         maintenance_service_server::MaintenanceServiceServer,
     },
-    service::{Audit, Backups, Jobs, Maintenance},
+    service::{Audit, Backups, Jobs, Maintenance, Watches},
 };
 
 /// How long requests under way may take to finish when the server ends; tonic's own drain has no end.
@@ -139,7 +139,14 @@ async fn serve(
     ends: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let (cuts, cut) = watch::channel(false);
-    let router = router(catalog, access, metrics.clone(), &listener.limits).await;
+    let router = router(
+        catalog,
+        access,
+        metrics.clone(),
+        &listener.limits,
+        ends.clone(),
+    )
+    .await;
     let connections = listener::connections(listener, metrics, cut);
     let mut serving =
         std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
@@ -172,14 +179,19 @@ async fn router(
     access: Access,
     metrics: Metrics,
     limits: &Limits,
+    ends: watch::Receiver<bool>,
 ) -> Router<Layers> {
+    let watches = Watches {
+        bookmark_interval: limits.bookmark_interval,
+        ends,
+    };
     let mut condition = catalog.condition();
     let maintained = catalog.clone();
     let audit = AuditServiceServer::new(Audit::new(catalog.clone()));
-    let backups = BackupServiceServer::new(Backups::new(catalog.clone()))
+    let backups = BackupServiceServer::new(Backups::new(catalog.clone(), watches.clone()))
         .max_decoding_message_size(limits.request_bytes);
-    let jobs =
-        JobServiceServer::new(Jobs::new(catalog)).max_decoding_message_size(limits.request_bytes);
+    let jobs = JobServiceServer::new(Jobs::new(catalog, watches))
+        .max_decoding_message_size(limits.request_bytes);
     let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<BackupServiceServer<Backups>>().await;

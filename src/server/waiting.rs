@@ -29,8 +29,10 @@ pub(super) struct Waiting {
 
 #[derive(Debug, Default)]
 struct Waits {
-    /// By a number that grows, so that the longest waiting comes first.
-    all: BTreeMap<u64, Wait>,
+    /// What may wait for so long only. By a number that grows, so that the longest waiting comes first, as do those that follow.
+    hurried: BTreeMap<u64, Wait>,
+    /// What may wait for as long as there is room.
+    patient: BTreeMap<u64, Wait>,
     next: u64,
     bytes: usize,
 }
@@ -40,6 +42,43 @@ struct Wait {
     since: Instant,
     bytes: usize,
     peer: Arc<Peer>,
+}
+
+/// How long something may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Patience {
+    /// Until the timeout of stalled callers.
+    Little,
+    /// For as long as there is room: a stream's reader may have other things to do.
+    Endless,
+}
+
+impl Waits {
+    fn of(&mut self, patience: Patience) -> &mut BTreeMap<u64, Wait> {
+        match patience {
+            Patience::Little => &mut self.hurried,
+            Patience::Endless => &mut self.patient,
+        }
+    }
+
+    /// The longest waiting that is to be cut off, if one is.
+    fn due(&self, waiting: &Waiting) -> Option<(Patience, u64)> {
+        let first = |patience, waits: &BTreeMap<u64, Wait>| {
+            let (&number, wait) = waits.first_key_value()?;
+            Some((number, patience, wait.since.elapsed()))
+        };
+        let hurried = first(Patience::Little, &self.hurried);
+        let patient = first(Patience::Endless, &self.patient);
+        if let Some((number, patience, waited)) = hurried
+            && waited > waiting.stall_timeout
+        {
+            return Some((patience, number));
+        }
+        let longest = hurried.into_iter().chain(patient).min();
+        let (number, patience, waited) = longest?;
+        let is_due = self.bytes >= waiting.bytes_max && waited > PATIENCE_MIN;
+        is_due.then_some((patience, number))
+    }
 }
 
 impl Waiting {
@@ -57,7 +96,12 @@ impl Waiting {
     }
 
     /// From now on, until what is returned is dropped, something of that size waits for a caller.
-    pub(super) fn begin(self: &Arc<Self>, peer: &Arc<Peer>, bytes: usize) -> Turn {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        bytes: usize,
+        patience: Patience,
+    ) -> Turn {
         let mut waits = self.lock();
         let number = waits.next;
         waits.next += 1;
@@ -67,11 +111,12 @@ impl Waiting {
             bytes,
             peer: peer.clone(),
         };
-        waits.all.insert(number, wait);
+        waits.of(patience).insert(number, wait);
         self.cut_off(&mut waits);
         Turn {
             waiting: self.clone(),
             number,
+            patience,
         }
     }
 
@@ -89,8 +134,8 @@ impl Waiting {
         }
     }
 
-    fn end(&self, waits: &mut Waits, number: u64) -> Option<Wait> {
-        let wait = waits.all.remove(&number)?;
+    fn end(&self, waits: &mut Waits, patience: Patience, number: u64) -> Option<Wait> {
+        let wait = waits.of(patience).remove(&number)?;
         let was_full = waits.bytes >= self.bytes_max;
         waits.bytes -= wait.bytes;
         if was_full && waits.bytes < self.bytes_max {
@@ -101,17 +146,13 @@ impl Waiting {
 
     /// Cuts off who keeps things waiting for too long, or, while too much waits, for longest.
     fn cut_off(&self, waits: &mut Waits) {
-        while let Some((&number, longest)) = waits.all.first_key_value() {
-            let waited = longest.since.elapsed();
-            let is_too_much = waits.bytes >= self.bytes_max && waited > PATIENCE_MIN;
-            if waited <= self.stall_timeout && !is_too_much {
-                return;
-            }
-            let wait = self.end(waits, number).expect("it was just seen");
+        while let Some((patience, number)) = waits.due(self) {
+            let wait = self.end(waits, patience, number);
+            let wait = wait.expect("it was just seen");
             if !wait.peer.cut.send_replace(true) {
                 self.disconnected.because("stalled");
                 tracing::warn!(
-                    waited_ms = waited.as_millis(),
+                    waited_ms = wait.since.elapsed().as_millis(),
                     bytes = wait.bytes,
                     "a connection is ended: its caller does not read on, or send on"
                 );
@@ -139,6 +180,7 @@ async fn look_after(waiting: Weak<Waiting>) {
 pub(super) struct Turn {
     waiting: Arc<Waiting>,
     number: u64,
+    patience: Patience,
 }
 
 impl Turn {
@@ -146,7 +188,7 @@ impl Turn {
     pub(super) fn add(&self, bytes: usize) {
         let mut waits = self.waiting.lock();
         // It is not there any more if its connection was cut.
-        if let Some(wait) = waits.all.get_mut(&self.number) {
+        if let Some(wait) = waits.of(self.patience).get_mut(&self.number) {
             wait.bytes += bytes;
             waits.bytes += bytes;
             self.waiting.cut_off(&mut waits);
@@ -158,7 +200,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut waits = self.waiting.lock();
         // It is not there any more if its connection was cut.
-        let _ = self.waiting.end(&mut waits, self.number);
+        let _ = self.waiting.end(&mut waits, self.patience, self.number);
     }
 }
 
@@ -192,8 +234,9 @@ mod tests {
     async fn who_waits_too_long_is_cut_off_and_who_goes_on_is_not() {
         let waiting = waiting(Duration::from_millis(10), 1 << 20);
         let ((slow, slow_is_cut), (quick, quick_is_cut)) = (peer(), peer());
-        let slow = waiting.begin(&slow, 100);
-        drop(waiting.begin(&quick, 100));
+        let slow = waiting.begin(&slow, 100, Patience::Little);
+        drop(waiting.begin(&quick, 100, Patience::Little));
+        let streaming = waiting.begin(&quick, 100, Patience::Endless);
         // It is looked after without any other call.
         let mut cut = slow_is_cut.clone();
         let cut = cut.wait_for(|cut| *cut);
@@ -202,6 +245,8 @@ mod tests {
             .expect("it is cut off")
             .unwrap();
         assert!(!*quick_is_cut.borrow());
+        assert_eq!(waiting.lock().bytes, 100);
+        drop(streaming);
         assert_eq!(waiting.lock().bytes, 0);
         drop(slow);
         assert_eq!(waiting.lock().bytes, 0);
@@ -213,7 +258,8 @@ mod tests {
         let peers: Vec<_> = (0..3).map(|_| peer()).collect();
         let turns: Vec<_> = peers
             .iter()
-            .map(|(peer, _)| waiting.begin(peer, 300))
+            .zip([Patience::Endless, Patience::Little, Patience::Little])
+            .map(|((peer, _), patience)| waiting.begin(peer, 300, patience))
             .collect();
         let is_cut = || -> Vec<bool> { peers.iter().map(|(_, cut)| *cut.borrow()).collect() };
         tokio::time::sleep(PATIENCE_MIN + Duration::from_millis(50)).await;
@@ -239,7 +285,7 @@ mod tests {
     async fn what_there_is_no_room_for_waits_until_others_have_read() {
         let waiting = waiting(Duration::from_secs(3600), 1000);
         let (peer, is_cut) = peer();
-        let turn = waiting.begin(&peer, 1000);
+        let turn = waiting.begin(&peer, 1000, Patience::Little);
         let waits = tokio::time::timeout(Duration::from_millis(10), waiting.room());
         assert!(waits.await.is_err());
         drop(turn);

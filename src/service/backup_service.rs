@@ -1,9 +1,8 @@
 //! `freezer.v2.BackupService`: the catalog of backups.
 
-use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{behalf_of, created};
+use super::{WatchStream, Watches, behalf_of, created};
 use crate::{
     calls::{Behalf, Calls, Created},
     catalog::Catalog,
@@ -11,7 +10,7 @@ use crate::{
         Backup, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
         DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsRequest,
         ListBackupsResponse, UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest,
-        WatchBackupsResponse, backup_service_server::BackupService,
+        backup_service_server::BackupService,
     },
 };
 
@@ -19,13 +18,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Backups {
     catalog: Catalog,
+    watches: Watches,
 }
 
 impl Backups {
     /// The backups in `catalog`.
     #[must_use]
-    pub(crate) fn new(catalog: Catalog) -> Self {
-        Backups { catalog }
+    pub(crate) fn new(catalog: Catalog, watches: Watches) -> Self {
+        Backups { catalog, watches }
     }
 
     fn calls<'a>(&'a self, behalf: &'a Behalf) -> Calls<'a, Backup> {
@@ -121,14 +121,24 @@ impl BackupService for Backups {
         Ok(Response::new(DeleteBackupResponse {}))
     }
 
-    type WatchBackupsStream = Empty<Result<WatchBackupsResponse, Status>>;
+    type WatchBackupsStream = WatchStream<Backup>;
 
     async fn watch_backups(
         &self,
-        _request: Request<WatchBackupsRequest>,
+        request: Request<WatchBackupsRequest>,
     ) -> Result<Response<Self::WatchBackupsStream>, Status> {
-        Err(Status::unimplemented(
-            "this version of Icebox has no watches: list instead",
-        ))
+        let behalf = behalf_of(&request);
+        let WatchBackupsRequest {
+            project_id,
+            after_revision,
+            filter,
+        } = request.into_inner();
+        let watch = self
+            .calls(&behalf)
+            .watch(project_id)
+            .after(after_revision)
+            .filter(filter)
+            .bookmark_interval(self.watches.bookmark_interval);
+        Ok(Response::new(self.watches.stream(watch.await?)))
     }
 }

@@ -1,9 +1,8 @@
 //! `freezer.v2.JobService`: the registry of jobs.
 
-use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{behalf_of, created};
+use super::{WatchStream, Watches, behalf_of, created};
 use crate::{
     calls::{Behalf, Calls, Created},
     catalog::Catalog,
@@ -11,7 +10,7 @@ use crate::{
         AbortJobRequest, AbortJobResponse, CreateJobRequest, CreateJobResponse, DeleteJobRequest,
         DeleteJobResponse, GetJobRequest, GetJobResponse, Job, ListJobsRequest, ListJobsResponse,
         StartJobRequest, StartJobResponse, StopJobRequest, StopJobResponse, UpdateJobRequest,
-        UpdateJobResponse, WatchJobsRequest, WatchJobsResponse, job_service_server::JobService,
+        UpdateJobResponse, WatchJobsRequest, job_service_server::JobService,
     },
 };
 
@@ -19,13 +18,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Jobs {
     catalog: Catalog,
+    watches: Watches,
 }
 
 impl Jobs {
     /// The jobs in `catalog`.
     #[must_use]
-    pub(crate) fn new(catalog: Catalog) -> Self {
-        Jobs { catalog }
+    pub(crate) fn new(catalog: Catalog, watches: Watches) -> Self {
+        Jobs { catalog, watches }
     }
 
     fn calls<'a>(&'a self, behalf: &'a Behalf) -> Calls<'a, Job> {
@@ -146,14 +146,24 @@ impl JobService for Jobs {
         Ok(Response::new(AbortJobResponse { job: Some(job) }))
     }
 
-    type WatchJobsStream = Empty<Result<WatchJobsResponse, Status>>;
+    type WatchJobsStream = WatchStream<Job>;
 
     async fn watch_jobs(
         &self,
-        _request: Request<WatchJobsRequest>,
+        request: Request<WatchJobsRequest>,
     ) -> Result<Response<Self::WatchJobsStream>, Status> {
-        Err(Status::unimplemented(
-            "this version of Icebox has no watches: list instead",
-        ))
+        let behalf = behalf_of(&request);
+        let WatchJobsRequest {
+            project_id,
+            after_revision,
+            filter,
+        } = request.into_inner();
+        let watch = self
+            .calls(&behalf)
+            .watch(project_id)
+            .after(after_revision)
+            .filter(filter)
+            .bookmark_interval(self.watches.bookmark_interval);
+        Ok(Response::new(self.watches.stream(watch.await?)))
     }
 }

@@ -5,11 +5,13 @@ mod backup_service;
 mod job_service;
 mod maintenance_service;
 mod status;
+mod watch;
 
 pub(crate) use audit_service::Audit;
 pub(crate) use backup_service::Backups;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
+pub(crate) use watch::{WatchStream, Watches};
 
 use prost::Message;
 use tonic::{Request, Response, metadata::MetadataValue};

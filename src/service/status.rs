@@ -42,9 +42,14 @@ impl From<Error> for Status {
                 Status::with_error_details(Code::PermissionDenied, message, details)
             }
             Error::SnapshotInProgress => unavailable("BUSY", message),
+            Error::Ahead { head, .. } => {
+                let metadata = HashMap::from([("revision".into(), head.to_string())]);
+                let details = ErrorDetails::with_error_info("REVISION_AHEAD", DOMAIN, metadata);
+                Status::with_error_details(Code::OutOfRange, message, details)
+            }
             Error::Compacted { oldest } => {
                 let metadata = HashMap::from([("oldest_revision".into(), oldest.to_string())]);
-                let details = ErrorDetails::with_error_info("COMPACTED", DOMAIN, metadata);
+                let details = ErrorDetails::with_error_info("REVISION_COMPACTED", DOMAIN, metadata);
                 Status::with_error_details(Code::OutOfRange, message, details)
             }
         }

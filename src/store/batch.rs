@@ -70,12 +70,6 @@ pub(crate) enum Outcome {
 }
 
 impl Batch {
-    /// One that expects nothing and writes nothing.
-    #[must_use]
-    pub(crate) fn new() -> Self {
-        Batch::default()
-    }
-
     /// Expects that a key's last write has this revision, or that it holds nothing.
     #[must_use]
     pub(crate) fn expect(mut self, key: impl Into<Bytes>, revision: Option<u64>) -> Self {

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub(crate) use batch::{Batch, Entry, Found, Outcome};
-pub(crate) use change::Write;
+pub(crate) use change::{Group, Write};
 pub use error::{Error, OpenError};
 pub(crate) use local::{
     Changes, Examined, Finding, Local, Pulled, Until, examine, has_view, restore, verify_file,

@@ -110,6 +110,7 @@ impl Args {
             request_timeout: Duration::from_millis(own.request_timeout_ms),
             stall_timeout: Duration::from_millis(own.stall_timeout_ms),
             stalled_bytes: own.stalled_mib_max << 20,
+            bookmark_interval: Duration::from_millis(own.bookmark_interval_ms),
             keepalive_interval: Duration::from_millis(own.keepalive_interval_ms),
             keepalive_timeout: Duration::from_millis(own.keepalive_timeout_ms),
         }
@@ -150,12 +151,15 @@ struct LimitArgs {
     /// How long a call may take until its answer begins
     #[arg(long, env = "ICEBOX_REQUEST_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
     request_timeout_ms: u64,
-    /// How long an answer may wait to be read
+    /// How long an answer may wait to be read, but for what a stream says
     #[arg(long, env = "ICEBOX_STALL_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
     stall_timeout_ms: u64,
     /// What may wait to be read, in MiB: then the connection of the longest waiting is ended
     #[arg(long, env = "ICEBOX_STALLED_MIB_MAX", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
     stalled_mib_max: usize,
+    /// How often a watch says where it is
+    #[arg(long, env = "ICEBOX_BOOKMARK_INTERVAL_MS", default_value_t = 15_000, value_parser = milliseconds())]
+    bookmark_interval_ms: u64,
     /// How often a quiet connection is asked whether it lives
     #[arg(long, env = "ICEBOX_KEEPALIVE_INTERVAL_MS", default_value_t = 20_000, value_parser = milliseconds())]
     keepalive_interval_ms: u64,

@@ -9,7 +9,7 @@ mod tests;
 pub(crate) use self::event::Event;
 use self::rules::check_job;
 use super::{Kind, Resource, ResourceId, Stamps, User, Violations};
-use crate::proto::{Job, JobAction, JobFilter};
+use crate::proto::{Job, JobAction, JobFilter, JobSchedule};
 
 impl Resource for Job {
     const KIND: Kind = Kind {
@@ -89,6 +89,22 @@ impl Resource for Job {
             user_credentials: Some(credentials),
             ..Job::default()
         })
+    }
+
+    fn facets(&self) -> Self {
+        let schedule = self.job_schedule.as_ref();
+        Job {
+            client_id: self.client_id.clone(),
+            description: self.description.clone(),
+            session_id: self.session_id.clone(),
+            job_schedule: schedule.map(|schedule| JobSchedule {
+                event: schedule.event.clone(),
+                status: schedule.status.clone(),
+                result: schedule.result.clone(),
+                ..JobSchedule::default()
+            }),
+            ..Job::default()
+        }
     }
 
     fn check(&self, violations: &mut Violations) {

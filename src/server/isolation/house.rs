@@ -138,6 +138,11 @@ pub(super) fn message(path: &str, project: &str, client: &str, (b, j): &(Backup,
             backup_id: backup_id(),
         }
         .encode_to_vec(),
+        "WatchBackups" | "WatchJobs" => proto::WatchJobsRequest {
+            project_id: project_id(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
         "ListBackups" => proto::ListBackupsRequest {
             project_id: project_id(),
             ..Default::default()

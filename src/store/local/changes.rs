@@ -109,6 +109,18 @@ impl Changes {
         self.after
     }
 
+    /// Whether what was pulled last is in memory that others share, so that keeping a part of it costs nothing.
+    #[must_use]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.follower.is_none()
+    }
+
+    /// Goes back to a revision: what comes after it is pulled again.
+    pub(crate) fn rewind(&mut self, after: u64) {
+        self.after = after;
+        self.follower = None;
+    }
+
     /// Waits until there is more, and pulls it. What was pulled can be read from the view as well.
     ///
     /// If the future is dropped nothing is lost.
@@ -175,7 +187,7 @@ mod tests {
     }
 
     async fn put(store: &Store, n: u64, bytes: usize) {
-        let batch = Batch::new().put(format!("k{n}"), vec![b'v'; bytes]);
+        let batch = Batch::default().put(format!("k{n}"), vec![b'v'; bytes]);
         let committed = store.commit(batch).await;
         assert!(
             matches!(committed, Ok(Outcome::Committed(_))),

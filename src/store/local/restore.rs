@@ -288,7 +288,10 @@ mod tests {
     use crate::store::{Batch, Entry, Options, Store};
 
     async fn put(store: &Store, key: String, value: &'static str) {
-        store.commit(Batch::new().put(key, value)).await.unwrap();
+        store
+            .commit(Batch::default().put(key, value))
+            .await
+            .unwrap();
     }
 
     fn content(store: &Store) -> Vec<Entry> {

@@ -44,7 +44,7 @@ fn snapshot() -> Vec<u8> {
     let (local, mut workers) =
         Local::open_stepped(Arc::default(), disk, paths, &Options::default()).unwrap();
     let batch = |n: u32| {
-        Batch::new()
+        Batch::default()
             .put(format!("k{n}"), "value")
             .put("changing", format!("{n}"))
             .delete(format!("k{}", n.wrapping_sub(2)))
@@ -152,7 +152,10 @@ proptest! {
 async fn written(path: &Path) -> Vec<u8> {
     let store = Store::open(path, &Options::default()).unwrap();
     for value in ["one", "two", "three"] {
-        store.commit(Batch::new().put("k", value)).await.unwrap();
+        store
+            .commit(Batch::default().put("k", value))
+            .await
+            .unwrap();
     }
     store.abandon();
     let mut bytes = std::fs::read(path).unwrap();
@@ -191,7 +194,7 @@ async fn a_tail_torn_at_any_byte_is_cut_and_written_over() {
         );
     }
     let store = Store::open(&path, &Options::default()).unwrap();
-    store.commit(Batch::new().put("k", "3")).await.unwrap();
+    store.commit(Batch::default().put("k", "3")).await.unwrap();
     store.abandon();
     assert_eq!(reopened(&path), 3);
 }

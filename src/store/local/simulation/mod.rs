@@ -403,7 +403,7 @@ impl Simulation {
 async fn commit(store: &Store, writes: Writes) -> Result<(), Error> {
     let batch = writes
         .into_iter()
-        .fold(Batch::new(), |batch, (key, value)| match value {
+        .fold(Batch::default(), |batch, (key, value)| match value {
             Some(value) => batch.put(key, value),
             None => batch.delete(key),
         });

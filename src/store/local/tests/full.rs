@@ -42,7 +42,7 @@ async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
     let deletes = (0..200).map(|_| {
         let value = vec![7; 70 << 10];
         store.commit(
-            Batch::new()
+            Batch::default()
                 .expect("k", Some(1))
                 .delete("k")
                 .put("big", value),
@@ -55,7 +55,7 @@ async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
     assert_eq!(content(&store), pairs(&[("k", "v")]));
     disk.set_full(false);
     // Nothing of them is left for those that come behind.
-    let batch = Batch::new()
+    let batch = Batch::default()
         .expect("k", Some(1))
         .expect("big", None)
         .put("k", "w");
@@ -69,7 +69,7 @@ async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_a
     let path = dir.path().join("store");
     let disk = Arc::new(disk::full::FullDisk::new(dir.path()));
     let store = open_on(&disk, &path, &Options::default());
-    let create = |key: &'static str| store.commit(Batch::new().expect(key, None).put(key, "v"));
+    let create = |key: &'static str| store.commit(Batch::default().expect(key, None).put(key, "v"));
     assert_eq!(create("k").await, Ok(Outcome::Committed(1)));
     disk.set_room(16 << 20);
     assert_eq!(create("l").await, Ok(Outcome::Committed(2)));
@@ -81,9 +81,9 @@ async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_a
         !path.with_extension("reserve").exists(),
         "the reserve is given up"
     );
-    let delete = Batch::new().expect("k", Some(1)).delete("k");
+    let delete = Batch::default().expect("k", Some(1)).delete("k");
     assert_eq!(store.commit(delete).await, Ok(Outcome::Committed(3)));
-    let update = Batch::new().expect("l", Some(2)).put("l", "w");
+    let update = Batch::default().expect("l", Some(2)).put("l", "w");
     assert_eq!(store.commit(update).await, Ok(Outcome::Committed(4)));
     store.close().unwrap();
 
@@ -97,7 +97,7 @@ async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_a
         .await
         .unwrap()
         .unwrap();
-    let create = Batch::new().expect("m", None).put("m", "v");
+    let create = Batch::default().expect("m", None).put("m", "v");
     assert_eq!(store.commit(create).await, Ok(Outcome::Committed(5)));
     assert!(path.with_extension("reserve").exists());
 }

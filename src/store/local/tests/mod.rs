@@ -45,7 +45,7 @@ fn only_view(path: &Path) -> PathBuf {
 }
 
 async fn put(store: &Store, key: &'static str, value: &'static str) -> u64 {
-    match store.commit(Batch::new().put(key, value)).await {
+    match store.commit(Batch::default().put(key, value)).await {
         Ok(Outcome::Committed(revision)) => revision,
         other => panic!("{other:?}"),
     }
@@ -110,11 +110,11 @@ async fn a_batch_whose_expectations_do_not_hold_leaves_nothing_and_takes_no_revi
     let dir = tempfile::tempdir().unwrap();
     let store = opened(&dir.path().join("store"));
     let commit = async |batch| store.commit(batch).await.unwrap();
-    let create = || Batch::new().expect("k", None).put("k", "v");
+    let create = || Batch::default().expect("k", None).put("k", "v");
     assert_eq!(commit(create()).await, Outcome::Committed(1));
     assert_eq!(commit(create()).await, Outcome::Changed);
     let at = |revision| {
-        Batch::new()
+        Batch::default()
             .expect("k", Some(revision))
             .put("k", "w")
             .put("l", "w")
@@ -126,7 +126,7 @@ async fn a_batch_whose_expectations_do_not_hold_leaves_nothing_and_takes_no_revi
     );
     assert_eq!(commit(at(1)).await, Outcome::Committed(2));
     assert_eq!(store.view.get(b"k").unwrap().unwrap().revision, 2);
-    let delete = Batch::new().expect("k", Some(2)).delete("k");
+    let delete = Batch::default().expect("k", Some(2)).delete("k");
     assert_eq!(commit(delete).await, Outcome::Committed(3));
     assert_eq!(commit(create()).await, Outcome::Committed(4));
 }
@@ -136,7 +136,7 @@ async fn of_many_that_expect_the_same_one_is_committed() {
     let dir = tempfile::tempdir().unwrap();
     let store = opened(&dir.path().join("store"));
     let creates =
-        (0..100).map(|n| store.commit(Batch::new().expect("k", None).put("k", format!("{n}"))));
+        (0..100).map(|n| store.commit(Batch::default().expect("k", None).put("k", format!("{n}"))));
     let outcomes = futures_util::future::join_all(creates).await;
     let committed = outcomes
         .iter()
@@ -149,7 +149,10 @@ async fn fill(store: &Store, n: u32) {
     for key in 0..n {
         let key = format!("k{key:04}");
         let value = vec![7; 64 << 10];
-        store.commit(Batch::new().put(key, value)).await.unwrap();
+        store
+            .commit(Batch::default().put(key, value))
+            .await
+            .unwrap();
     }
 }
 
@@ -285,7 +288,7 @@ async fn a_snapshot_is_whole_though_the_file_is_written_anew_meanwhile() {
     };
     let store = Store::open(&dir.path().join("store"), &options).unwrap();
     let write = async |n: u32| {
-        let batch = Batch::new().put(format!("k{n}"), vec![b'v'; 4000]);
+        let batch = Batch::default().put(format!("k{n}"), vec![b'v'; 4000]);
         store.commit(batch).await.unwrap();
     };
     for n in 0..600 {

@@ -1,0 +1,160 @@
+//! One commit in the making: what it does to resources, and what the journal keeps beside it.
+
+use bytes::Bytes;
+use prost::Message;
+use prost_types::Timestamp;
+
+use super::{Author, Stored, id_of, keys, secret};
+use crate::{
+    resource::{Resource, Stamps},
+    store::{Batch, Write},
+};
+
+/// What one commit does. Of each resource it says one thing only.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    batch: Batch,
+    note: Note,
+}
+
+/// What is kept of a commit beside what it writes: who has asked for it, and what it has replaced.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Note {
+    #[prost(string, tag = "1")]
+    pub(super) caller: String,
+    #[prost(string, tag = "2")]
+    pub(super) peer: String,
+    #[prost(message, repeated, tag = "3")]
+    replaced: Vec<Replaced>,
+}
+
+/// What a resource was before: the fields that filters test, so that whoever follows those that match is told of one that no longer
+/// does.
+#[derive(Clone, PartialEq, Message)]
+struct Replaced {
+    /// The key of its locator.
+    #[prost(bytes = "bytes", tag = "1")]
+    locator: Bytes,
+    /// An encoded resource that has nothing else.
+    #[prost(bytes = "bytes", tag = "2")]
+    facets: Bytes,
+}
+
+impl Plan {
+    /// Stores a resource that must not be there yet, stamped with the time.
+    pub(super) fn create<R: Resource>(&mut self, resource: &mut R, now: Timestamp) {
+        resource.set_stamps(Stamps {
+            create_time: Some(now),
+            update_time: Some(now),
+            revision: 0,
+        });
+        let id = id_of(resource);
+        let locator = keys::locator::<R>(resource.project_id(), id);
+        let record = keys::record::<R>(resource.project_id(), resource.name(), id);
+        let batch = self.take().expect(locator.clone(), None);
+        let batch = batch.put(locator, resource.name().as_bytes().to_vec());
+        self.batch = secret::put(batch, record, resource);
+    }
+
+    /// Puts a changed resource, stamped with the time, in the place of the stored one, which must still be as it was read.
+    pub(super) fn replace<R: Resource>(
+        &mut self,
+        stored: &Stored<R>,
+        changed: &mut R,
+        now: Timestamp,
+    ) {
+        assert_eq!(changed.id(), stored.resource.id(), "an update keeps the id");
+        assert_eq!(
+            changed.project_id(),
+            stored.resource.project_id(),
+            "an update keeps the project"
+        );
+        changed.set_stamps(Stamps {
+            create_time: stored.resource.stamps().create_time,
+            update_time: Some(now),
+            revision: 0,
+        });
+        self.expect(stored);
+        self.note_replaced(stored);
+        let Stored {
+            locator,
+            record,
+            has_secret,
+            ..
+        } = stored;
+        let mut batch = self.take();
+        if *has_secret {
+            // Put again, if there still is one.
+            batch = batch.delete(keys::secret_of(&record.key));
+        }
+        if changed.name() != stored.resource.name() {
+            batch = batch
+                .delete(record.key.clone())
+                .put(locator.key.clone(), changed.name().as_bytes().to_vec());
+        }
+        let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
+        self.batch = secret::put(batch, key, changed);
+    }
+
+    /// Removes a resource, which must still be as it was read.
+    pub(super) fn delete<R: Resource>(&mut self, stored: &Stored<R>) {
+        self.expect(stored);
+        self.note_replaced(stored);
+        let mut batch = self.take();
+        if stored.has_secret {
+            batch = batch.delete(keys::secret_of(&stored.record.key));
+        }
+        let batch = batch.delete(stored.record.key.clone());
+        self.batch = batch.delete(stored.locator.key.clone());
+    }
+
+    /// Commits only if a resource is still as it was read.
+    pub(super) fn expect<R: Resource>(&mut self, stored: &Stored<R>) {
+        let Stored {
+            locator, record, ..
+        } = stored;
+        self.batch = self
+            .take()
+            .expect(locator.key.clone(), Some(locator.revision))
+            .expect(record.key.clone(), Some(record.revision));
+    }
+
+    /// The commit, with who has asked for it.
+    pub(super) fn signed(mut self, author: Option<&Author>) -> Batch {
+        if let Some(author) = author {
+            (*author.caller).clone_into(&mut self.note.caller);
+            (*author.peer).clone_into(&mut self.note.peer);
+        }
+        if self.note == Note::default() {
+            return self.batch;
+        }
+        self.batch.put(&keys::NOTE[..], self.note.encode_to_vec())
+    }
+
+    fn note_replaced<R: Resource>(&mut self, stored: &Stored<R>) {
+        self.note.replaced.push(Replaced {
+            locator: stored.locator.key.clone(),
+            facets: stored.resource.facets().encode_to_vec().into(),
+        });
+    }
+
+    fn take(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+}
+
+impl Note {
+    /// The note of a commit.
+    pub(super) fn of(writes: &[Write]) -> Note {
+        let note = writes.iter().rfind(|write| write.key == keys::NOTE[..]);
+        let value = note.and_then(|note| note.value.clone());
+        Note::decode(value.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// The facets of what a resource was before, by the key of its locator.
+    pub(super) fn replaced(&self, locator: &[u8]) -> Option<&[u8]> {
+        let replaced = self.replaced.iter();
+        let mut replaced = replaced.filter(|replaced| replaced.locator == locator);
+        replaced.next().map(|replaced| &*replaced.facets)
+    }
+}
