@@ -5,7 +5,7 @@
 //! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
 //! | `s` kind project `00` name `00` id | what of the resource only some may see | lists do not hold it; it sorts as the records do |
-//! | `a` | the last change's author, and what it has replaced | in the journal each change has its own: for the audit log, and for watches |
+//! | `a` | the last change's author, and what it replaced | in the journal each change has one: for audit and watches |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
 //! name hold no `00`, so that a name sorts before its own extensions. The id stands before the project in

@@ -14,12 +14,13 @@ use super::{
     ids,
     output::{Format, Listing, Row, Singles, print_one, time},
     paging::{Paging, Place, for_each, print_pages},
+    watch::{Beginning, print_watch},
 };
 use crate::{
     freezer_json::{self, Form},
     proto::{
         Backup, BackupFilter, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest,
-        ListBackupsRequest, ListBackupsResponse, UpdateBackupRequest,
+        ListBackupsRequest, ListBackupsResponse, UpdateBackupRequest, WatchBackupsRequest,
         backup_service_client::BackupServiceClient,
     },
 };
@@ -41,6 +42,7 @@ pub(super) struct Args {
 #[derive(Subcommand)]
 enum Command {
     List(List),
+    Watch(Watch),
     Get(Get),
     Create(Create),
     Update(Update),
@@ -54,6 +56,27 @@ struct List {
     connection: Connection,
     #[command(flatten)]
     paging: Paging,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    listing: Listing,
+    /// Go on printing whatever changes
+    #[arg(long, short, conflicts_with_all = ["limit", "marker"])]
+    watch: bool,
+}
+
+/// Print a project's backups, then whatever changes, until it is ended
+///
+/// A watch that breaks off is taken up again, and misses nothing.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox backups watch --project demo --client node1
+  icebox backups watch --project demo --output jsonl --after-revision 120000")]
+struct Watch {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    from: Beginning,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -178,6 +201,7 @@ struct Delete {
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     match args.command {
         Command::List(args) => list(args).await,
+        Command::Watch(args) => watch(args).await,
         Command::Get(args) => get(args).await,
         Command::Create(args) => create(args).await,
         Command::Update(args) => update(args).await,
@@ -231,14 +255,43 @@ impl Backups {
             .await?
             .into_inner())
     }
+
+    async fn watch(
+        &self,
+        from: Beginning,
+        filter: BackupFilter,
+        listing: &Listing,
+    ) -> Result<(), Error> {
+        let open = async |after_revision| {
+            let request = WatchBackupsRequest {
+                project_id: self.project_id.clone(),
+                after_revision,
+                filter: Some(filter.clone()),
+            };
+            let watch = self.client.clone().watch_backups(request).await?;
+            Ok(watch.into_inner())
+        };
+        print_watch::<Backup>(from, listing, self.project_id == "-", open).await
+    }
 }
 
 async fn list(args: List) -> Result<(), Error> {
     let backups = Backups::connect(&args.connection).await?;
     let filter = BackupFilter::from(args.filter);
     let all_projects = backups.project_id == "-";
+    if args.watch {
+        return backups
+            .watch(Beginning::stored(), filter, &args.listing)
+            .await;
+    }
     let page = async |place| backups.page(place, &filter).await;
     print_pages::<Backup>(args.paging, &args.listing, all_projects, "backup", page).await
+}
+
+async fn watch(args: Watch) -> Result<(), Error> {
+    let backups = Backups::connect(&args.connection).await?;
+    let filter = args.filter.into();
+    backups.watch(args.from, filter, &args.listing).await
 }
 
 async fn get(args: Get) -> Result<(), Error> {

@@ -13,13 +13,14 @@ use super::{
     ids,
     output::{Format, Listing, Row, Singles, print_one},
     paging::{Paging, Place, for_each, print_pages},
+    watch::{Beginning, print_watch},
 };
 use crate::{
     freezer_json::{self, Form},
     proto::{
         AbortJobRequest, CreateJobRequest, DeleteJobRequest, GetJobRequest, Job, JobFilter,
         JobSchedule, ListJobsRequest, ListJobsResponse, StartJobRequest, StopJobRequest,
-        UpdateJobRequest, job_service_client::JobServiceClient,
+        UpdateJobRequest, WatchJobsRequest, job_service_client::JobServiceClient,
     },
 };
 
@@ -40,6 +41,7 @@ pub(super) struct Args {
 #[derive(Subcommand)]
 enum Command {
     List(List),
+    Watch(Watch),
     Get(Get),
     Create(Create),
     Update(Update),
@@ -59,6 +61,27 @@ struct List {
     connection: Connection,
     #[command(flatten)]
     paging: Paging,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    listing: Listing,
+    /// Go on printing whatever changes
+    #[arg(long, short, conflicts_with_all = ["limit", "marker"])]
+    watch: bool,
+}
+
+/// Print a project's jobs, then whatever changes, until it is ended
+///
+/// A watch that breaks off is taken up again, and misses nothing.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  icebox jobs watch --project demo --client node1
+  icebox jobs watch --project demo --output jsonl --after-revision 120000")]
+struct Watch {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    from: Beginning,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -175,6 +198,7 @@ struct Delete {
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     match args.command {
         Command::List(args) => list(args).await,
+        Command::Watch(args) => watch(args).await,
         Command::Get(args) => get(args).await,
         Command::Create(args) => create(args).await,
         Command::Update(args) => update(args).await,
@@ -246,14 +270,41 @@ impl Jobs {
         };
         Ok(self.client.clone().list_jobs(request).await?.into_inner())
     }
+
+    async fn watch(
+        &self,
+        from: Beginning,
+        filter: JobFilter,
+        listing: &Listing,
+    ) -> Result<(), Error> {
+        let open = async |after_revision| {
+            let request = WatchJobsRequest {
+                project_id: self.project_id.clone(),
+                after_revision,
+                filter: Some(filter.clone()),
+            };
+            let watch = self.client.clone().watch_jobs(request).await?;
+            Ok(watch.into_inner())
+        };
+        print_watch::<Job>(from, listing, self.project_id == "-", open).await
+    }
 }
 
 async fn list(args: List) -> Result<(), Error> {
     let jobs = Jobs::connect(&args.connection).await?;
     let filter = JobFilter::from(args.filter);
     let all_projects = jobs.project_id == "-";
+    if args.watch {
+        return jobs.watch(Beginning::stored(), filter, &args.listing).await;
+    }
     let page = async |place| jobs.page(place, &filter).await;
     print_pages::<Job>(args.paging, &args.listing, all_projects, "job", page).await
+}
+
+async fn watch(args: Watch) -> Result<(), Error> {
+    let jobs = Jobs::connect(&args.connection).await?;
+    let filter = args.filter.into();
+    jobs.watch(args.from, filter, &args.listing).await
 }
 
 async fn get(args: Get) -> Result<(), Error> {

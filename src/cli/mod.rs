@@ -21,8 +21,10 @@ mod restore;
 mod serve;
 mod snapshot;
 mod status;
+mod stream;
 mod token;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -39,7 +39,7 @@ impl Format {
     }
 }
 
-fn yaml(document: &Value) -> Result<String, Error> {
+pub(super) fn yaml(document: &Value) -> Result<String, Error> {
     let text = serde_saphyr::to_string(document);
     let text =
         text.map_err(|error| Error::Failed(format!("cannot be written as YAML: {error}")))?;
@@ -51,7 +51,7 @@ const TABLE_ROWS_MAX: usize = 1000;
 /// What a column keeps before others are left out to make room.
 const COLUMN_CHARS_MIN: usize = 12;
 /// What lies between two columns.
-const GAP_CHARS: usize = 2;
+pub(super) const GAP_CHARS: usize = 2;
 
 /// A resource, as it is printed.
 pub(super) trait Row {
@@ -91,12 +91,27 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         if self.quiet {
             Format::Name
         } else {
             self.output
         }
+    }
+
+    pub(super) fn is_sorted(&self) -> bool {
+        self.sort.is_some()
+    }
+
+    pub(super) fn has_header(&self) -> bool {
+        !self.no_headers
+    }
+
+    /// The terminal's width, where a table must fit into it.
+    pub(super) fn width(&self) -> Option<usize> {
+        let is_narrow = !self.wide && io::stdout().is_terminal();
+        let size = is_narrow.then(terminal_size::terminal_size).flatten();
+        size.map(|(width, _)| usize::from(width.0))
     }
 }
 
@@ -130,20 +145,13 @@ impl<R: Row> Printer<R> {
             .as_ref()
             .map(|sort| sort_column(sort, &columns))
             .transpose()?;
-        let width = io::stdout()
-            .is_terminal()
-            .then(terminal_size::terminal_size)
-            .flatten();
-        let width = width
-            .filter(|_| !listing.wide)
-            .map(|(width, _)| usize::from(width.0));
         Ok(Printer {
             format: listing.format(),
             with_project,
             columns,
             chosen: None,
-            has_header: !listing.no_headers,
-            width,
+            has_header: listing.has_header(),
+            width: listing.width(),
             sort,
             unsorted: Vec::new(),
             table: Vec::new(),
@@ -287,7 +295,7 @@ fn in_order(a: &str, b: &str) -> std::cmp::Ordering {
 
 /// Which columns a table of this width shows, and how many characters of each. Ids are shown whole: they are there to be
 /// copied.
-fn fit<R: Row>(
+pub(super) fn fit<R: Row>(
     columns: &[&str],
     rows: &[Vec<String>],
     width: usize,
@@ -336,7 +344,7 @@ fn fit<R: Row>(
 }
 
 /// As much of a cell as fits.
-fn cut(cell: &str, chars_max: usize) -> String {
+pub(super) fn cut(cell: &str, chars_max: usize) -> String {
     if cell.width() <= chars_max {
         return cell.to_owned();
     }
