@@ -14,7 +14,7 @@ use std::{
 
 use harness::{OTHER_PROJECT, PROJECT, backup, backup_with, job, job_update, reason_of};
 use icebox::{
-    Error, Icebox, Limits, Listener, Options,
+    Access, Error, Icebox, Limits, Listener, Options, Tokens,
     proto::{
         Backup, BackupFilter, Job, JobFilter, JobSchedule, WatchBackupsRequest, WatchEvent,
         WatchJobsRequest, WatchJobsResponse, backup_service_client::BackupServiceClient,
@@ -23,7 +23,7 @@ use icebox::{
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 struct Server {
     icebox: Icebox,
@@ -33,6 +33,10 @@ struct Server {
 
 impl Server {
     async fn start(options: Options, bookmark_interval: Duration) -> Server {
+        Server::start_for(options, bookmark_interval, Access::default()).await
+    }
+
+    async fn start_for(options: Options, bookmark_interval: Duration, access: Access) -> Server {
         let dir = tempfile::tempdir().expect("a directory");
         let icebox = Icebox::open(dir.path().join("icebox.db"), options).await;
         let icebox = icebox.expect("a store");
@@ -40,7 +44,7 @@ impl Server {
         let address = listener.local_addr().expect("it is bound");
         let mut limits = Limits::default();
         limits.bookmark_interval = bookmark_interval;
-        drop(icebox.serve(Listener::from(listener).with_limits(limits)));
+        drop(icebox.serve_those(Listener::from(listener).with_limits(limits), access));
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
         Server {
             icebox,
@@ -358,6 +362,44 @@ async fn what_the_history_has_let_go_of_is_told() {
         }
     }
     assert_eq!(stored, 21);
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_token_is_gone_or_has_expired() {
+    // The token `test`.
+    const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let tokens = |rest: &str| {
+        let entry = format!("[[token]]\nsha256 = \"{HASH}\"\nuser_id = \"me\"\n{rest}");
+        Tokens::parse(&entry).expect("tokens")
+    };
+    let member = || tokens("role = \"member\"\nprojects = [\"demo\"]\n");
+    let access = Access::with_tokens(member());
+    let server = Server::start_for(small(), Duration::from_secs(3600), access.clone()).await;
+    let watch = async || {
+        let mut request = Request::new(of(PROJECT));
+        let bearer = "Bearer test".parse().expect("it is ASCII");
+        request.metadata_mut().insert("authorization", bearer);
+        let mut jobs = JobServiceClient::new(server.channel.clone());
+        Watch(jobs.watch_jobs(request).await.unwrap().into_inner())
+    };
+    let ends = async |mut watch: Watch| {
+        let status = watch.try_next().await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        assert_eq!(reason_of(&status), "BAD_TOKEN");
+    };
+    let mut gone = watch().await;
+    gone.is(0, WatchEvent::Synced).await;
+    // What is as it was goes on.
+    access.replace_tokens(member());
+    gone.says_nothing().await;
+    access.replace_tokens(tokens("role = \"member\"\nprojects = [\"other\"]\n"));
+    ends(gone).await;
+    let soon = std::time::SystemTime::now() + Duration::from_secs(2);
+    let soon = jiff::Timestamp::try_from(soon).expect("a time");
+    access.replace_tokens(tokens(&format!("role = \"admin\"\nexpires = {soon}\n")));
+    let mut expires = watch().await;
+    expires.is(0, WatchEvent::Synced).await;
+    ends(expires).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,15 @@
 mod policy;
 mod tokens;
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::sync::watch;
 
 use crate::{
     calls::{Authority, Behalf},
@@ -23,6 +28,9 @@ pub(crate) use tokens::sha256_hex;
 #[cfg(feature = "cli")]
 pub(crate) use tokens::wrong_in_toml;
 pub use tokens::{BadTokens, Tokens};
+
+/// How often the clock is looked at while a stream waits for its token to expire.
+const CLOCK_LOOK: Duration = Duration::from_secs(60);
 
 /// What somebody may do. [`policy`] has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -41,6 +49,8 @@ pub(crate) enum Role {
 /// Who calls.
 #[derive(Debug)]
 pub(crate) struct Caller {
+    /// What they are known by, where they were asked.
+    key: Option<tokens::Key>,
     /// What to call them where it is logged.
     pub(crate) name: Arc<str>,
     pub(crate) role: Role,
@@ -109,6 +119,7 @@ impl Caller {
     /// Whoever can reach a server that asks nobody who they are.
     fn local() -> Arc<Caller> {
         Arc::new(Caller {
+            key: None,
             name: "local".into(),
             role: Role::Admin,
             authority: Arc::default(),
@@ -128,7 +139,7 @@ enum Asks {
     /// Nobody is asked: whoever can connect is this one.
     Nobody(Arc<Caller>),
     /// Everybody is asked for a token.
-    Everybody(RwLock<Arc<Tokens>>),
+    Everybody(watch::Sender<Arc<Tokens>>),
 }
 
 impl Default for Access {
@@ -152,14 +163,16 @@ impl Access {
     /// Whoever brings one of these tokens, as `authorization: Bearer …`, may do what is said of it.
     #[must_use]
     pub fn with_tokens(tokens: Tokens) -> Access {
-        Access(Arc::new(Asks::Everybody(RwLock::new(Arc::new(tokens)))))
+        Access(Arc::new(Asks::Everybody(watch::Sender::new(Arc::new(
+            tokens,
+        )))))
     }
 
-    /// From now on these tokens count, for servers that are at work as well. Calls that are under way go on. Where nobody is
-    /// asked, nobody is.
+    /// From now on these tokens count, for servers that are at work as well. Calls that are under way go on, but for streams of those
+    /// who are no longer known. Where nobody is asked, nobody is.
     pub fn replace_tokens(&self, tokens: Tokens) {
         if let Asks::Everybody(place) = &*self.0 {
-            *place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+            place.send_replace(Arc::new(tokens));
         }
     }
 
@@ -175,10 +188,7 @@ impl Access {
     ) -> Result<Arc<Caller>, Unknown> {
         let tokens = match &*self.0 {
             Asks::Nobody(local) => return Ok(local.clone()),
-            Asks::Everybody(tokens) => {
-                let tokens = tokens.read().unwrap_or_else(PoisonError::into_inner);
-                tokens.clone()
-            }
+            Asks::Everybody(tokens) => tokens.borrow().clone(),
         };
         let mut authorizations = authorizations.peekable();
         let known = if authorizations.peek().is_some() {
@@ -192,6 +202,37 @@ impl Access {
         let now_ms = clock::now_ms();
         let valid = known.filter(|caller| caller.expires_ms.is_none_or(|expires| expires > now_ms));
         valid.cloned().ok_or(Unknown::BadToken)
+    }
+
+    /// Waits until somebody is no longer who they were: their token has expired, is gone, or is good for something else.
+    pub(crate) async fn lost(self, caller: Arc<Caller>) {
+        let Asks::Everybody(tokens) = &*self.0 else {
+            return std::future::pending().await;
+        };
+        let mut tokens = tokens.subscribe();
+        let replaced = async {
+            // It is never closed while this has it.
+            let _ = tokens.wait_for(|tokens| !tokens.know(&caller)).await;
+        };
+        let expired = async {
+            loop {
+                match caller
+                    .expires_ms
+                    .map(|expires| expires.checked_sub(clock::now_ms()))
+                {
+                    None => return std::future::pending().await,
+                    Some(None | Some(0)) => return,
+                    // The clock may be set meanwhile.
+                    Some(Some(left_ms)) => {
+                        tokio::time::sleep(Duration::from_millis(left_ms).min(CLOCK_LOOK)).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = replaced => {}
+            () = expired => {}
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Tokens(HashMap<Key, Arc<Caller>>);
 
 /// What somebody is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
+pub(super) enum Key {
     /// The hash of a token.
     Token(Hash),
     /// A name in a certificate: of DNS, or a URI.
@@ -123,6 +123,13 @@ impl Tokens {
         self.0.get(&Key::Token(Sha256::digest(token).into()))
     }
 
+    /// Whether somebody is still known, and may still do the same.
+    pub(super) fn know(&self, caller: &Caller) -> bool {
+        let known = caller.key.as_ref().and_then(|key| self.0.get(key));
+        known
+            .is_some_and(|known| (known.role, &known.authority) == (caller.role, &caller.authority))
+    }
+
     /// Who has a certificate with that name.
     pub(super) fn certified(&self, name: &str) -> Option<&Arc<Caller>> {
         self.0.get(&Key::Certificate(name.to_ascii_lowercase()))
@@ -189,6 +196,7 @@ impl Entry {
             user: user_of(self.role, self.user_id.clone(), self.user_name),
         };
         let caller = Caller {
+            key: Some(key.clone()),
             name: self.user_id.into(),
             role: self.role,
             authority: Arc::new(authority),

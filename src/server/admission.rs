@@ -23,12 +23,13 @@ use tower::{Layer, Service};
 use super::{
     Limits,
     connection::Peer,
+    guard::bad_token,
     metrics::{Metrics, OneOf},
     outcome::mend,
     waiting::{Patience, Turn, Waiting},
 };
 use crate::{
-    identity::{Caller, Rpc, Shape, Share},
+    identity::{Access, Caller, Rpc, Shape, Share},
     service::AnswerBytes,
 };
 
@@ -52,6 +53,7 @@ pub(super) struct Admission(Arc<Room>);
 
 #[derive(Debug)]
 struct Room {
+    access: Access,
     limits: Limits,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -61,8 +63,9 @@ struct Room {
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits, metrics: Metrics) -> Admission {
+    pub(super) fn new(limits: &Limits, metrics: Metrics, access: Access) -> Admission {
         Admission(Arc::new(Room {
+            access,
             calls: Arc::new(Semaphore::new(limits.calls)),
             streams: Arc::new(Semaphore::new(limits.streams)),
             pages: Semaphore::new(PAGES_MADE_MAX),
@@ -158,6 +161,9 @@ impl Room {
         let answered = inner.call(request).await;
         // A call's place is free now; a stream has one until it ends.
         let place = is_stream.then_some(place);
+        // Who may no longer call is told nothing more.
+        let lost = caller.filter(|_| is_stream);
+        let lost = lost.map(|caller| Box::pin(self.access.clone().lost(caller)) as Lost);
         let answered = answered.map(|mut response| {
             mend(&mut response, self.limits.request_bytes);
             let says = response.extensions().get::<AnswerBytes>();
@@ -171,6 +177,7 @@ impl Room {
             response.map(|body| {
                 Body::new(Outgoing {
                     turn,
+                    lost,
                     patience,
                     body,
                     waiting: self.waiting.clone(),
@@ -329,11 +336,16 @@ impl Read {
     }
 }
 
+/// What ends a stream.
+type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// An answer on its way.
 struct Outgoing {
     body: Body,
     /// While it waits for the transport to ask for more, which it does when the caller has room for it.
     turn: Option<Turn>,
+    /// Done when the caller of a stream is no longer known.
+    lost: Option<Lost>,
     patience: Patience,
     waiting: Arc<Waiting>,
     peer: Arc<Peer>,
@@ -351,6 +363,15 @@ impl HttpBody for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let outgoing = self.get_mut();
         outgoing.turn = None;
+        if let Some(lost) = &mut outgoing.lost
+            && lost.as_mut().poll(cx).is_ready()
+        {
+            outgoing.lost = None;
+            outgoing.body = Body::empty();
+            let mut trailers = HeaderMap::new();
+            bad_token().add_header(&mut trailers)?;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         let polled = Pin::new(&mut outgoing.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()

@@ -85,18 +85,12 @@ fn admit(
             authorizations.map(http::HeaderValue::as_bytes),
             &peer.certified,
         )
-        .map_err(|unknown| {
-            let (reason, message) = match unknown {
-                Unknown::NoToken => (
-                    "NO_TOKEN",
-                    "who are you? Send a token, as `authorization: Bearer TOKEN`",
-                ),
-                Unknown::BadToken => (
-                    "BAD_TOKEN",
-                    "the token or certificate is not known here, or no longer: ask for another",
-                ),
-            };
-            refusal(Code::Unauthenticated, reason, message.into())
+        .map_err(|unknown| match unknown {
+            Unknown::NoToken => {
+                let message = "who are you? Send a token, as `authorization: Bearer TOKEN`";
+                refusal(Code::Unauthenticated, "NO_TOKEN", message.into())
+            }
+            Unknown::BadToken => bad_token(),
         })?;
     tracing::Span::current().record("caller", &*caller.name);
     match row {
@@ -112,6 +106,12 @@ fn admit(
             Err(refusal(Code::PermissionDenied, "DENIED", message))
         }
     }
+}
+
+/// What who is not known is refused with, though they have brought something.
+pub(super) fn bad_token() -> Status {
+    let message = "the token or certificate is not known here, or no longer: ask for another";
+    refusal(Code::Unauthenticated, "BAD_TOKEN", message.into())
 }
 
 fn refusal(code: Code, reason: &str, message: String) -> Status {

@@ -227,8 +227,8 @@ async fn router(
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
         .layer(MapResponseLayer::new(date as Date))
         .layer(RequestLog(metrics.clone()))
-        .layer(Guard(access))
-        .layer(Admission::new(limits, metrics))
+        .layer(Guard(access.clone()))
+        .layer(Admission::new(limits, metrics, access))
         .add_service(health)
         .add_service(
             reflection()
