@@ -8,10 +8,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
     compiler.open_files([
+        "freezer/v2/action_service.proto",
         "freezer/v2/audit_service.proto",
         "freezer/v2/backup_service.proto",
+        "freezer/v2/client_service.proto",
         "freezer/v2/job_service.proto",
         "freezer/v2/maintenance_service.proto",
+        "freezer/v2/session_service.proto",
     ])?;
 
     // `compile_fds` does not write the set, whatever `file_descriptor_set_path` says.
@@ -23,6 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names();
+    // The same session is the same bytes.
+    prost.btree_map([".freezer.v2.Session.jobs"]);
     // Chunks of a snapshot are passed on, not copied.
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     let mut tonic = tonic_prost_build::configure().codec_path("crate::proto::codec::ExactCodec");
@@ -31,12 +36,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let serves = env::var_os("CARGO_FEATURE_SERVER").is_some();
     tonic = tonic.build_client(serves).build_server(serves);
     for name in [
+        "GetActionResponse",
         "GetBackupResponse",
+        "GetClientResponse",
         "GetJobResponse",
+        "GetSessionResponse",
+        "ListActionsResponse",
         "ListBackupsResponse",
+        "ListClientsResponse",
         "ListJobsResponse",
+        "ListSessionsResponse",
         "WatchBackupsResponse",
+        "WatchClientsResponse",
         "WatchJobsResponse",
+        "WatchSessionsResponse",
     ] {
         tonic = tonic.extern_path(
             format!(".freezer.v2.{name}"),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    calls::{Backups, Calls, Jobs},
+    calls::{Actions, Backups, Calls, Clients, Jobs, Sessions},
     catalog::{Catalog, Changes, Error, Status},
     store::{self, OpenError, Options, Snapshot, Store, blocking},
 };
@@ -81,6 +81,24 @@ impl Icebox {
     /// What may be asked about jobs.
     #[must_use]
     pub fn jobs(&self) -> Jobs<'_> {
+        Calls::new(&self.catalog)
+    }
+
+    /// What may be asked about clients.
+    #[must_use]
+    pub fn clients(&self) -> Clients<'_> {
+        Calls::new(&self.catalog)
+    }
+
+    /// What may be asked about stored actions.
+    #[must_use]
+    pub fn actions(&self) -> Actions<'_> {
+        Calls::new(&self.catalog)
+    }
+
+    /// What may be asked about sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions<'_> {
         Calls::new(&self.catalog)
     }
 

@@ -123,7 +123,10 @@ mod server;
 mod service;
 mod store;
 
-pub use calls::{Backups, Calls, Created, Delete, Jobs, List, Listed, Update, Watch, Watching};
+pub use calls::{
+    Actions, Answered, Backups, Calls, Clients, Created, Delete, Jobs, List, Listed, Sessions,
+    Update, Watch, Watching,
+};
 pub use catalog::{Change, Changed, Changes, Error, Status};
 pub use icebox::Icebox;
 #[cfg(feature = "server")]

@@ -24,9 +24,18 @@ mod generated {
 }
 
 pub use generated::*;
-pub use page::{ListBackupsResponse, ListJobsResponse, Page, Revisioned, Splice};
-pub use single::{GetBackupResponse, GetJobResponse, Single};
-pub use watched::{WatchBackupsResponse, WatchEvent, WatchJobsResponse, Watched};
+pub use page::{
+    ListActionsResponse, ListBackupsResponse, ListClientsResponse, ListJobsResponse,
+    ListSessionsResponse, Page, Revisioned, Splice,
+};
+pub use single::{
+    GetActionResponse, GetBackupResponse, GetClientResponse, GetJobResponse, GetSessionResponse,
+    Single,
+};
+pub use watched::{
+    WatchBackupsResponse, WatchClientsResponse, WatchEvent, WatchJobsResponse,
+    WatchSessionsResponse, Watched,
+};
 
 /// The encoded `FileDescriptorSet` of `proto/` with its imports and comments.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/freezer.v2.bin"));

@@ -12,11 +12,14 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 10] = [
+    "freezer.v2.ActionService",
     "freezer.v2.AuditService",
     "freezer.v2.BackupService",
+    "freezer.v2.ClientService",
     "freezer.v2.JobService",
     "freezer.v2.MaintenanceService",
+    "freezer.v2.SessionService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

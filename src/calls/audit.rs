@@ -35,9 +35,13 @@ fn query(request: ListChangesRequest) -> Result<AuditQuery, Violations> {
     let limit = list::limit(limit, &mut violations);
     let kind = AUDITED.into_iter().find(|kind| kind.field == wanted);
     if kind.is_none() && !wanted.is_empty() {
-        violations.add("kind", "must be backup or job, or left out");
+        violations.add(
+            "kind",
+            "must be backup, job, client, action or session, or left out",
+        );
     }
-    if !resource_id.is_empty() {
+    let is_named = kind.is_some_and(|kind| kind.is_named_by_id);
+    if !resource_id.is_empty() && !is_named {
         violations.collect(ResourceId::parse("resource_id", &resource_id));
     }
     match scope {

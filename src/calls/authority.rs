@@ -156,7 +156,11 @@ impl Authority {
         let Some(client_id) = &self.client_id else {
             return Ok(());
         };
-        let wanted = filter.client_id();
+        let Some(wanted) = filter.client_id() else {
+            return Err(Error::Denied {
+                what: "what is no client's is not yours".into(),
+            });
+        };
         if wanted.is_empty() || *wanted == *client_id {
             client_id.clone_into(wanted);
             return Ok(());

@@ -110,7 +110,7 @@ impl<'a, R: Resource> List<'a, R> {
         let after = match (self.marker.as_str(), self.page_token.as_str()) {
             ("", "") => Some(After::Nothing),
             (marker, "") => violations
-                .collect(ResourceId::parse("marker", marker))
+                .collect(ResourceId::of(R::KIND, "marker", marker))
                 .map(After::Marker),
             ("", _) => Some(After::Token(self.page_token)),
             _ => {

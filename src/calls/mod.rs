@@ -4,6 +4,7 @@
 
 mod audit;
 mod authority;
+mod fleet;
 mod list;
 mod watch;
 
@@ -17,12 +18,13 @@ use prost_types::FieldMask;
 
 pub(crate) use audit::audit;
 pub(crate) use authority::{Authority, Behalf};
+pub use fleet::Answered;
 pub use list::{List, Listed};
 pub use watch::{Watch, Watching};
 
 use crate::{
     catalog::{Catalog, Error, not_found},
-    proto::{Backup, Job, Single},
+    proto::{Action, Backup, Client, Job, Session, Single},
     resource::{
         Event, Patch, ProjectId, Resource, ResourceId, Valid, Violations, agreed_project,
         record_size,
@@ -39,6 +41,13 @@ type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 pub type Backups<'a> = Calls<'a, Backup>;
 /// What may be asked about jobs.
 pub type Jobs<'a> = Calls<'a, Job>;
+
+/// What may be asked about clients.
+pub type Clients<'a> = Calls<'a, Client>;
+/// What may be asked about stored actions.
+pub type Actions<'a> = Calls<'a, Action>;
+/// What may be asked about sessions.
+pub type Sessions<'a> = Calls<'a, Session>;
 
 /// What may be asked about one kind of resource.
 ///
@@ -117,12 +126,12 @@ impl<'a, R: Resource> Calls<'a, R> {
         let (project, id) = one::<R>(&self.behalf.authority, project_id, id)?;
         let stored = self
             .catalog
-            .get(project, id, self.behalf.authority.sees_secrets())
+            .get(project, id.clone(), self.behalf.authority.sees_secrets())
             .await?;
         if self.behalf.authority.client_id.is_some() {
             let resource: R = stored.decoded().map_err(|_| undecodable::<R>())?;
             if !self.behalf.authority.concerns(&resource) {
-                return Err(not_found::<R>(id));
+                return Err(not_found::<R>(&id));
             }
         }
         Ok(stored)
@@ -214,10 +223,11 @@ impl Calls<'_, Job> {
 
     async fn ask(&self, event: Event, project_id: &str, job_id: &str) -> Result<Job, Error> {
         let (project, id) = one::<Job>(&self.behalf.authority, project_id, job_id)?;
+        let asked = id.clone();
         let authority = self.behalf.authority.clone();
         let change = move |stored: &Job| {
             if !authority.concerns(stored) {
-                return Err(not_found::<Job>(id));
+                return Err(not_found::<Job>(&id));
             }
             let changed = event.apply(stored).map_err(|message| Error::Precondition {
                 kind: Job::KIND,
@@ -225,10 +235,10 @@ impl Calls<'_, Job> {
                 reason: event.refusal(),
                 message,
             })?;
-            Ok(Valid::changed(changed)?)
+            Ok(changed)
         };
         let author = self.behalf.author.as_ref();
-        let updated = self.catalog.update(author, project, id, None, change);
+        let updated = self.catalog.update(author, project, asked, None, change);
         Ok(self.behalf.authority.shown(updated.await?))
     }
 }
@@ -279,18 +289,21 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
             let (project, id, patch) =
                 patch(&self.project_id, self.resource.as_ref(), self.mask.as_ref())?;
             let project = self.behalf.authority.enter(project)?;
+            let named = id.clone();
             let authority = self.behalf.authority.clone();
             let change = move |stored: &R| {
                 if !authority.concerns(stored) {
-                    return Err(not_found::<R>(id));
+                    return Err(not_found::<R>(&id));
                 }
                 let mut changed = patch.apply(stored)?;
                 authority.countersign(&mut changed, stored)?;
-                Ok(Valid::changed(changed)?)
+                Ok(changed)
             };
             let author = self.behalf.author.as_ref();
             let expected = self.expected_revision;
-            let updated = self.catalog.update(author, project, id, expected, change);
+            let updated = self
+                .catalog
+                .update(author, project, named, expected, change);
             Ok(self.behalf.authority.shown(updated.await?))
         })
     }
@@ -351,7 +364,7 @@ fn one<R: Resource>(
 ) -> Result<(ProjectId, ResourceId), Error> {
     let mut violations = Violations::new();
     let project = violations.collect(ProjectId::parse("project_id", project_id));
-    let id = violations.collect(ResourceId::parse(R::KIND.id_field, id));
+    let id = violations.collect(ResourceId::of(R::KIND, R::KIND.id_field, id));
     let (project, id) = project.zip(id).ok_or(violations)?;
     Ok((authority.enter(project)?, id))
 }
@@ -374,7 +387,7 @@ fn patch<R: Resource>(
     let mut violations = Violations::new();
     let project = violations.collect(agreed_project(project_id, resource));
     let id_field = format!("{}.{}", kind.field, kind.id_field);
-    let id = violations.collect(ResourceId::parse(id_field, resource.id()));
+    let id = violations.collect(ResourceId::of(kind, id_field, resource.id()));
     let patch = violations.collect(Patch::new(resource, mask));
     match (project, id, patch) {
         (Some(project), Some(id), Some(patch)) => Ok((project, id, patch)),

@@ -5,19 +5,27 @@ use std::sync::Arc;
 use prost_types::Timestamp;
 
 use super::{
-    Catalog, Error, Scope, keys,
+    Catalog, Error, Scope,
     plan::Note,
     touched::{Deed, touched},
 };
 use crate::{
     clock,
-    proto::{Backup, ChangeOperation, ChangeRecord, Job, ListChangesResponse},
+    proto::{
+        Action, Backup, ChangeOperation, ChangeRecord, Client, Job, ListChangesResponse, Session,
+    },
     resource::{Kind, Resource},
     store::{Pulled, Write},
 };
 
 /// What may be audited.
-pub(crate) const AUDITED: [Kind; 2] = [Backup::KIND, Job::KIND];
+pub(crate) const AUDITED: [Kind; 5] = [
+    Backup::KIND,
+    Job::KIND,
+    Client::KIND,
+    Action::KIND,
+    Session::KIND,
+];
 
 /// Who changes something, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +122,7 @@ fn records_of(
             operation: operation.into(),
             kind: kind.field.into(),
             project_id: touched.project.into(),
-            resource_id: keys::id_of_bytes(touched.id),
+            resource_id: touched.id_of(*kind),
             name: touched.name.into(),
             caller: note.caller.clone(),
             peer: note.peer.clone(),

@@ -1,7 +1,7 @@
 //! Why the catalog refused, in our words; `service/status.rs` turns them into gRPC's.
 
 use crate::{
-    resource::{Kind, Violations},
+    resource::{Kind, Refusal, Violations},
     store,
 };
 
@@ -94,6 +94,23 @@ pub enum Error {
 impl From<Violations> for Error {
     fn from(violations: Violations) -> Self {
         Error::Invalid(violations)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal {
+            kind,
+            id,
+            reason,
+            message,
+        } = refusal;
+        Error::Precondition {
+            kind,
+            id,
+            reason,
+            message,
+        }
     }
 }
 

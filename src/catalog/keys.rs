@@ -5,6 +5,7 @@
 //! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
 //! | `s` kind project `00` name `00` id | what of the resource only some may see | lists do not hold it; it sorts as the records do |
+//! | `u` kind id project `00` user's kind user's id | nothing | finds those that refer to a resource |
 //! | `a` | the last change's author, and what it replaced | in the journal each change has one: for audit and watches |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
@@ -22,6 +23,7 @@ const LOCATOR: u8 = b'i';
 const SECRET: u8 = b's';
 /// Where the note of the last change is stored.
 pub(super) const NOTE: [u8; 1] = [b'a'];
+const USER: u8 = b'u';
 const SEPARATOR: u8 = 0;
 const ID_BYTES: usize = 16;
 
@@ -38,7 +40,7 @@ pub(crate) enum Scope {
 pub(super) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Where a resource is stored.
-pub(super) fn record<R: Resource>(project: &str, name: &str, id: ResourceId) -> Vec<u8> {
+pub(super) fn record<R: Resource>(project: &str, name: &str, id: &ResourceId) -> Vec<u8> {
     let mut key = vec![RECORD, R::KIND.tag];
     key.extend_from_slice(project.as_bytes());
     key.push(SEPARATOR);
@@ -65,10 +67,33 @@ pub(super) fn secrets_of((start, end): &Range) -> Range {
 }
 
 /// Where a resource's name is stored.
-pub(super) fn locator<R: Resource>(project: &str, id: ResourceId) -> Vec<u8> {
+pub(super) fn locator<R: Resource>(project: &str, id: &ResourceId) -> Vec<u8> {
     let mut key = locators_of_id::<R>(id);
     key.extend_from_slice(project.as_bytes());
     key
+}
+
+/// What the keys of those resources of kind `R` start with that refer to another one, by its tag and the key of its id.
+pub(super) fn users_of<R: Resource>((tag, id): (u8, [u8; ID_BYTES]), project: &str) -> Vec<u8> {
+    let separated = [SEPARATOR, R::KIND.tag];
+    [&[USER, tag], &id[..], project.as_bytes(), &separated].concat()
+}
+
+/// The key that says that a resource refers to another one.
+pub(super) fn user<R: Resource>(
+    of: (u8, [u8; ID_BYTES]),
+    project: &str,
+    id: &ResourceId,
+) -> Vec<u8> {
+    let mut key = users_of::<R>(of, project);
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// The id of who refers to another resource.
+pub(super) fn id_of_user(key: &[u8]) -> Option<ResourceId> {
+    let id = key.get(key.len().checked_sub(ID_BYTES)?..)?;
+    ResourceId::parse("id", &id_of_bytes(id)).ok()
 }
 
 /// The key of the locator of what a key is of.
@@ -77,7 +102,7 @@ pub(super) fn locator_of(tag: u8, project: &str, id: &[u8]) -> Vec<u8> {
 }
 
 /// What the locators of one id start with, whatever project it is in.
-pub(super) fn locators_of_id<R: Resource>(id: ResourceId) -> Vec<u8> {
+pub(super) fn locators_of_id<R: Resource>(id: &ResourceId) -> Vec<u8> {
     let mut key = vec![LOCATOR, R::KIND.tag];
     key.extend_from_slice(id.as_bytes());
     key
@@ -246,7 +271,7 @@ mod tests {
             b in ("[a-c]{1,3}", "[ -~é€]{1,4}", "[0-9a-f]"),
         ) {
             let key = |(project, name, digit): &(String, String, String)| {
-                record::<Job>(project, name, id(digit.chars().next().unwrap()))
+                record::<Job>(project, name, &id(digit.chars().next().unwrap()))
             };
             prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
         }
@@ -256,7 +281,7 @@ mod tests {
             let scope = Scope::Project(ProjectId::parse("project_id", "p").unwrap());
             let names = if exactly { Names::Exactly(&wanted) } else { Names::StartingWith(&wanted) };
             let (start, end) = records::<Job>(&scope, names, None);
-            let key = record::<Job>("p", &name, id('f'));
+            let key = record::<Job>("p", &name, &id('f'));
             let inside = std::ops::RangeBounds::contains(&(start, end), &key);
             prop_assert_eq!(inside, if exactly { name == wanted } else { name.starts_with(&wanted) });
         }
@@ -268,20 +293,20 @@ mod tests {
         let range = records::<Job>(&scope, Names::StartingWith(""), None);
         assert!(std::ops::RangeBounds::contains(
             &range,
-            &record::<Job>("p", "n", id('0'))
+            &record::<Job>("p", "n", &id('0'))
         ));
         assert!(!std::ops::RangeBounds::contains(
             &range,
-            &record::<Job>("p2", "n", id('0'))
+            &record::<Job>("p2", "n", &id('0'))
         ));
     }
 
     #[test]
     fn a_place_leads_to_its_locator() {
-        let record = record::<Job>("p", "name", id('7'));
+        let record = record::<Job>("p", "name", &id('7'));
         assert_eq!(
             locator_at::<Job>(place(&record)),
-            locator::<Job>("p", id('7'))
+            locator::<Job>("p", &id('7'))
         );
     }
 

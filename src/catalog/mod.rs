@@ -13,6 +13,7 @@ mod secret;
 mod seen;
 mod token;
 mod touched;
+mod transaction;
 mod verify;
 mod watch;
 
@@ -35,11 +36,12 @@ pub(crate) use verify::{for_each, verify};
 pub(crate) use watch::{BOOKMARK_INTERVAL, Watch, WatchQuery};
 
 use plan::Plan;
+pub(crate) use transaction::Transaction;
 
 use crate::{
     clock,
     proto::{Backup, Job, Single},
-    resource::{ProjectId, Resource, ResourceId, Stamps, Valid},
+    resource::{ProjectId, Resource, ResourceId, Stamps, Valid, Violations},
     store::{self, Entry, Found, Outcome, Reach, Read, Store, View},
 };
 
@@ -47,6 +49,8 @@ use crate::{
 const GET_TRIES_MAX: usize = 16;
 /// How often a change that keeps losing a race with others is tried again.
 const CHANGE_TRIES_MAX: usize = 16;
+/// What one change may write: what a store commits at a time.
+const COMMIT_BYTES_MAX: usize = 4 << 20;
 /// Locks that the changes of one resource queue at. Two resources that share one only wait for each other.
 const LOCKS: usize = 1024;
 
@@ -80,9 +84,9 @@ pub struct Status {
 }
 
 /// A stored resource with the entries that it was read from.
-struct Stored<R> {
+pub(crate) struct Stored<R> {
     /// With what only some may see.
-    resource: R,
+    pub(crate) resource: R,
     locator: Entry,
     record: Entry,
     has_secret: bool,
@@ -111,32 +115,43 @@ impl Catalog {
         author: Option<&Author>,
         resource: Valid<R>,
     ) -> Result<(R, bool), Error> {
-        let mut resource = resource.into_inner();
+        let resource = resource.into_inner();
         let id = id_of(&resource);
-        let project = resource.project_id().to_owned();
+        let project = project_of(&resource);
         for _ in 0..CHANGE_TRIES_MAX {
-            let mut plan = Plan::default();
-            plan.create(&mut resource, self.now());
-            let batch = plan.signed(author);
+            let (new, plan) = if R::HAS_NEIGHBOURS {
+                let (new, owner, now) = (resource.clone(), project.clone(), self.now());
+                let planned = self.store.read(Reach::Page, move |view| {
+                    let mut transaction = Transaction::new(view, &owner, now);
+                    let new = transaction.create(new)?;
+                    Ok::<_, Error>((new, transaction.into_plan()))
+                });
+                planned.await?
+            } else {
+                let (mut new, mut plan) = (resource.clone(), Plan::default());
+                plan.create(&mut new, self.now());
+                (new, Some(plan))
+            };
+            let batch = plan.unwrap_or_default().signed(author);
             if let Outcome::Committed(revision) = self.store.commit(batch).await? {
-                let stored = with_revision(resource, revision);
+                let stored = with_revision(new, revision);
                 tell("created", &stored);
                 return Ok((stored, true));
             }
-            let (owner, found) = (project.clone(), id);
+            let (owner, found) = (project.clone(), id.clone());
             let found: Option<Stored<R>> = self
                 .store
-                .read(Reach::Page, move |view| find(view, &owner, found))
+                .read(Reach::Page, move |view| find(view, owner.as_str(), &found))
                 .await?;
             // It may have been deleted in between: then it can be created after all.
             if let Some(Stored {
                 resource: stored, ..
             }) = found
             {
-                let mut unstamped = stored.clone();
+                let (mut unstamped, mut new) = (stored.clone(), new);
                 unstamped.set_stamps(Stamps::default());
-                resource.set_stamps(Stamps::default());
-                return if unstamped == resource {
+                new.set_stamps(Stamps::default());
+                return if unstamped == new {
                     Ok((stored, false))
                 } else {
                     Err(Error::AlreadyExists {
@@ -161,8 +176,8 @@ impl Catalog {
     ) -> Result<Single<R>, Error> {
         self.store
             .read(Reach::Page, move |view| {
-                let found = find_record::<R>(view, project.as_str(), id)?;
-                let (_, record) = found.ok_or_else(|| not_found::<R>(id))?;
+                let found = find_record::<R>(view, project.as_str(), &id)?;
+                let (_, record) = found.ok_or_else(|| not_found::<R>(&id))?;
                 let secret = if with_secret {
                     secret::in_view::<R>(view, &record.key)?
                 } else {
@@ -189,29 +204,21 @@ impl Catalog {
         project: ProjectId,
         id: ResourceId,
         expected_revision: Option<u64>,
-        change: impl Fn(&R) -> Result<Valid<R>, Error> + Send + Sync + 'static,
+        change: impl Fn(&R) -> Result<R, Error> + Send + Sync + 'static,
     ) -> Result<R, Error> {
-        let _changing = self.lock_of(&project, id).lock().await;
-        // Patching and checking take a while for a large resource: not on an async thread.
-        let changed = self.change(author, Reach::Far, move |view, now| {
-            let stored: Stored<R> = expected(view, &project, id, expected_revision)?;
-            let mut changed = change(&stored.resource)?.into_inner();
-            changed.set_stamps(stored.resource.stamps());
-            if changed == stored.resource {
-                return Ok((changed, None));
-            }
-            let mut plan = Plan::default();
-            plan.replace(&stored, &mut changed, now);
-            Ok((changed, Some(plan)))
+        let updated = self.transact(author, project, id.clone(), move |transaction| {
+            let stored = transaction.expected::<R>(&id, expected_revision)?;
+            let changed = change(&stored.resource)?;
+            transaction.replace(&stored, changed)
         });
-        match changed.await? {
-            (unchanged, None) => Ok(unchanged),
+        Ok(match updated.await? {
+            (unchanged, None) => unchanged,
             (changed, Some(revision)) => {
                 let stored = with_revision(changed, revision);
                 tell("updated", &stored);
-                Ok(stored)
+                stored
             }
-        }
+        })
     }
 
     /// Removes the resource with that id.
@@ -225,12 +232,10 @@ impl Catalog {
         id: ResourceId,
         expected_revision: Option<u64>,
     ) -> Result<(), Error> {
-        let _changing = self.lock_of(&project, id).lock().await;
-        let deleted = self.change(author, Reach::Page, move |view, _| {
-            let stored: Stored<R> = expected(view, &project, id, expected_revision)?;
-            let mut plan = Plan::default();
-            plan.delete(&stored);
-            Ok((stored.resource, Some(plan)))
+        let deleted = self.transact(author, project, id.clone(), move |transaction| {
+            let stored = transaction.expected::<R>(&id, expected_revision)?;
+            transaction.delete(&stored)?;
+            Ok(stored.resource)
         });
         let (deleted, revision) = deleted.await?;
         tell(
@@ -240,24 +245,38 @@ impl Catalog {
         Ok(())
     }
 
-    /// Commits what `plan` makes of what is stored, and has it made again where that has changed meanwhile. Says with which
-    /// revision, if there was anything to commit.
-    async fn change<T: Send + 'static>(
+    /// Commits what a transaction makes of what is stored, and has it made again where that has changed meanwhile. Says with which
+    /// revision, if there was anything to commit. Changes about the same id come one after another.
+    ///
+    /// # Errors
+    /// What it refuses with.
+    pub(crate) async fn transact<T: Send + 'static>(
         &self,
         author: Option<&Author>,
-        reach: Reach,
-        plan: impl Fn(&View, Timestamp) -> Result<(T, Option<Plan>), Error> + Send + Sync + 'static,
+        project: ProjectId,
+        about: ResourceId,
+        transaction: impl Fn(&mut Transaction<'_>) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<(T, Option<u64>), Error> {
-        let plan = Arc::new(plan);
+        let _changing = self.lock_of(&project, &about).lock().await;
+        let transaction = Arc::new(transaction);
         for _ in 0..CHANGE_TRIES_MAX {
-            let (plan, now) = (plan.clone(), self.now());
-            let planned = self.store.read(reach, move |view| plan(view, now));
-            let (planned, plan) = planned.await?;
+            let (make, project, now) = (transaction.clone(), project.clone(), self.now());
+            // Patching and checking take a while for a large resource: not on an async thread.
+            let planned = self.store.read(Reach::Far, move |view| {
+                let mut begun = Transaction::new(view, &project, now);
+                let done = make(&mut begun)?;
+                let plan = begun.into_plan();
+                match plan.as_ref().map_or(0, Plan::bytes) {
+                    bytes if bytes > COMMIT_BYTES_MAX => Err(too_much(bytes)),
+                    _ => Ok((done, plan)),
+                }
+            });
+            let (done, plan) = planned.await?;
             let Some(plan) = plan else {
-                return Ok((planned, None));
+                return Ok((done, None));
             };
             if let Outcome::Committed(revision) = self.store.commit(plan.signed(author)).await? {
-                return Ok((planned, Some(revision)));
+                return Ok((done, Some(revision)));
             }
         }
         Err(store::Error::Busy.into())
@@ -362,7 +381,7 @@ impl Catalog {
         Ok(self.store.local().snapshot(put)?)
     }
 
-    fn lock_of(&self, project: &ProjectId, id: ResourceId) -> &Mutex<()> {
+    fn lock_of(&self, project: &ProjectId, id: &ResourceId) -> &Mutex<()> {
         let hash = self.hasher.hash_one((project.as_str(), id.as_bytes()));
         let lock = usize::try_from(hash % LOCKS as u64).expect("below LOCKS");
         &self.changing[lock]
@@ -371,6 +390,16 @@ impl Catalog {
     fn now(&self) -> Timestamp {
         clock::timestamp(self.store.now_ms())
     }
+}
+
+/// What a change is refused with that would write too much at once.
+fn too_much(bytes: usize) -> Error {
+    Error::Invalid(Violations::one(
+        "request",
+        format!(
+            "would change {bytes} bytes in one commit, with all that it has to do with: {COMMIT_BYTES_MAX} are the most"
+        ),
+    ))
 }
 
 /// One line for each change: the request's span says who asked for it.
@@ -390,30 +419,11 @@ fn with_revision<R: Resource>(mut resource: R, revision: u64) -> R {
     resource
 }
 
-fn expected<R: Resource>(
-    view: &View,
-    project: &ProjectId,
-    id: ResourceId,
-    expected_revision: Option<u64>,
-) -> Result<Stored<R>, Error> {
-    let stored = find(view, project.as_str(), id)?.ok_or_else(|| not_found::<R>(id))?;
-    let current = stored.record.revision;
-    match expected_revision {
-        Some(expected) if expected != current => Err(Error::Stale {
-            kind: R::KIND,
-            id: id.to_string(),
-            expected,
-            current,
-        }),
-        _ => Ok(stored),
-    }
-}
-
 /// The resource with that id.
 fn find<R: Resource>(
     view: &View,
     project: &str,
-    id: ResourceId,
+    id: &ResourceId,
 ) -> Result<Option<Stored<R>>, Error> {
     let Some((locator, record)) = find_record::<R>(view, project, id)? else {
         return Ok(None);
@@ -431,7 +441,7 @@ fn find<R: Resource>(
 fn find_record<R: Resource>(
     view: &View,
     project: &str,
-    id: ResourceId,
+    id: &ResourceId,
 ) -> Result<Option<(Entry, Entry)>, Error> {
     let key = keys::locator::<R>(project, id);
     // A rename may come between the two reads: then the locator has changed, too.
@@ -455,13 +465,18 @@ fn decode<R: Resource>(record: Found<'_>) -> Result<R, Error> {
 }
 
 /// What is not there, or as good as that.
-pub(crate) fn not_found<R: Resource>(id: ResourceId) -> Error {
+pub(crate) fn not_found<R: Resource>(id: &ResourceId) -> Error {
     Error::NotFound {
         kind: R::KIND,
         id: id.to_string(),
     }
 }
 
+fn project_of<R: Resource>(resource: &R) -> ProjectId {
+    let project = ProjectId::parse("project_id", resource.project_id());
+    project.expect("a valid resource has a project")
+}
+
 fn id_of<R: Resource>(resource: &R) -> ResourceId {
-    ResourceId::parse(R::KIND.id_field, resource.id()).expect("a valid resource has an id")
+    ResourceId::of(R::KIND, R::KIND.id_field, resource.id()).expect("a valid resource has an id")
 }

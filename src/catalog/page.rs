@@ -119,7 +119,7 @@ impl<R: Resource> Scan<R> {
     fn start(view: &View, store: Uuid, seen: &Seen, query: Query<R>) -> Result<Self, Error> {
         let place = match &query.after {
             After::Nothing => None,
-            After::Marker(id) => Some(place_of_marker::<R>(view, seen, &query.scope, *id)?),
+            After::Marker(id) => Some(place_of_marker::<R>(view, seen, &query.scope, id)?),
             After::Token(text) => Some(token::read::<R>(store, &query.scope, &query.filter, text)?),
         };
         let range = keys::records::<R>(&query.scope, query.filter.names(), place.as_deref());
@@ -246,7 +246,7 @@ fn place_of_marker<R: Resource>(
     view: &View,
     seen: &Seen,
     scope: &Scope,
-    id: ResourceId,
+    id: &ResourceId,
 ) -> Result<Vec<u8>, Error> {
     let refuse = |reason: String| Error::Invalid(Violations::one("marker", reason));
     let unknown = || {

@@ -49,11 +49,12 @@ impl Plan {
             revision: 0,
         });
         let id = id_of(resource);
-        let locator = keys::locator::<R>(resource.project_id(), id);
-        let record = keys::record::<R>(resource.project_id(), resource.name(), id);
+        let locator = keys::locator::<R>(resource.project_id(), &id);
+        let record = keys::record::<R>(resource.project_id(), resource.name(), &id);
         let batch = self.take().expect(locator.clone(), None);
         let batch = batch.put(locator, resource.name().as_bytes().to_vec());
         self.batch = secret::put(batch, record, resource);
+        self.refer(resource, &resource.references(), &[]);
     }
 
     /// Puts a changed resource, stamped with the time, in the place of the stored one, which must still be as it was read.
@@ -92,8 +93,13 @@ impl Plan {
                 .delete(record.key.clone())
                 .put(locator.key.clone(), changed.name().as_bytes().to_vec());
         }
-        let key = keys::record::<R>(changed.project_id(), changed.name(), id_of(changed));
+        let key = keys::record::<R>(changed.project_id(), changed.name(), &id_of(changed));
         self.batch = secret::put(batch, key, changed);
+        self.refer(
+            changed,
+            &changed.references(),
+            &stored.resource.references(),
+        );
     }
 
     /// Removes a resource, which must still be as it was read.
@@ -106,6 +112,36 @@ impl Plan {
         }
         let batch = batch.delete(stored.record.key.clone());
         self.batch = batch.delete(stored.locator.key.clone());
+        let resource = &stored.resource;
+        self.refer(resource, &[], &resource.references());
+    }
+
+    /// Keeps those findable that refer to others.
+    fn refer<R: Resource>(
+        &mut self,
+        resource: &R,
+        now: &[(u8, [u8; 16])],
+        before: &[(u8, [u8; 16])],
+    ) {
+        let (project, id) = (resource.project_id(), id_of(resource));
+        let mut batch = self.take();
+        for of in before.iter().filter(|of| !now.contains(of)) {
+            batch = batch.delete(keys::user::<R>(*of, project, &id));
+        }
+        for of in now.iter().filter(|of| !before.contains(of)) {
+            batch = batch.put(keys::user::<R>(*of, project, &id), Bytes::new());
+        }
+        self.batch = batch;
+    }
+
+    /// What it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+
+    /// Whether it does anything.
+    pub(super) fn writes(&self) -> bool {
+        self.batch.writes()
     }
 
     /// Commits only if a resource is still as it was read.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::keys::{self, Parsed};
-use crate::store::Write;
+use crate::{resource::Kind, store::Write};
 
 /// What a commit did to one resource.
 #[derive(Clone, Debug)]
@@ -20,6 +20,17 @@ pub(super) struct Touched<'a> {
     pub(super) record: Option<(&'a Bytes, &'a Bytes)>,
     /// What of it only some may see, if it has anything: it is put again with each change of its record.
     pub(super) secret: Option<&'a Bytes>,
+}
+
+impl Touched<'_> {
+    /// Its id, of this kind.
+    pub(super) fn id_of(&self, kind: Kind) -> String {
+        if kind.is_named_by_id {
+            self.name.to_owned()
+        } else {
+            keys::id_of_bytes(self.id)
+        }
+    }
 }
 
 /// What was done to a resource.

@@ -40,12 +40,12 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
     let all = keys::starting_with(keys::records_of_kind::<R>().to_vec());
     store.for_each::<Error>(all, |Found { key, value, .. }| {
         let resource = R::decode(value).map_err(|_| wrong(key, "cannot be read"))?;
-        let id = ResourceId::parse(R::KIND.id_field, resource.id())
+        let id = ResourceId::of(R::KIND, R::KIND.id_field, resource.id())
             .map_err(|_| wrong(key, "has no id"))?;
-        if keys::record::<R>(resource.project_id(), resource.name(), id) != key {
+        if keys::record::<R>(resource.project_id(), resource.name(), &id) != key {
             return Err(wrong(key, "stands under another's name"));
         }
-        let name = store.get(&keys::locator::<R>(resource.project_id(), id))?;
+        let name = store.get(&keys::locator::<R>(resource.project_id(), &id))?;
         if name.is_none_or(|name| name.value != resource.name().as_bytes()) {
             return Err(wrong(key, "is not found by its id"));
         }

@@ -211,7 +211,7 @@ impl<R: Resource> Watch<R> {
                 // Written by a version that kept none of this.
                 None => true,
             };
-        Ok(has_matched.then(|| Watched::removed(seen, keys::id_of_bytes(id))))
+        Ok(has_matched.then(|| Watched::removed(seen, touched.id_of(R::KIND))))
     }
 
     fn matches(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {

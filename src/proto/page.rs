@@ -11,7 +11,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{Backup, Job};
+use super::{Action, Backup, Client, Job, Session};
 
 const RECORDS_TAG: u32 = 1;
 const NEXT_PAGE_TOKEN_TAG: u32 = 2;
@@ -27,12 +27,30 @@ impl Revisioned for Backup {
     const REVISION_TAG: u32 = 12;
 }
 
+impl Revisioned for Action {
+    const REVISION_TAG: u32 = 10;
+}
+
+impl Revisioned for Client {
+    const REVISION_TAG: u32 = 15;
+}
+
+impl Revisioned for Session {
+    const REVISION_TAG: u32 = 15;
+}
+
 impl Revisioned for Job {
     const REVISION_TAG: u32 = 14;
 }
 
 /// A page of backups.
 pub type ListBackupsResponse = Page<Backup>;
+/// A page of stored actions.
+pub type ListActionsResponse = Page<Action>;
+/// A page of clients.
+pub type ListClientsResponse = Page<Client>;
+/// A page of sessions.
+pub type ListSessionsResponse = Page<Session>;
 /// A page of jobs.
 pub type ListJobsResponse = Page<Job>;
 

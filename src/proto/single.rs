@@ -8,12 +8,18 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{Backup, Job, Revisioned};
+use super::{Action, Backup, Client, Job, Revisioned, Session};
 
 const RECORD_TAG: u32 = 1;
 
 /// One backup.
 pub type GetBackupResponse = Single<Backup>;
+/// One stored action.
+pub type GetActionResponse = Single<Action>;
+/// One client.
+pub type GetClientResponse = Single<Client>;
+/// One session.
+pub type GetSessionResponse = Single<Session>;
 /// One job.
 pub type GetJobResponse = Single<Job>;
 

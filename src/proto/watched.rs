@@ -8,7 +8,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{Backup, Job, Revisioned, Single};
+use super::{Backup, Client, Job, Revisioned, Session, Single};
 
 const REVISION_TAG: u32 = 1;
 const PUT_TAG: u32 = 2;
@@ -17,6 +17,10 @@ const SYNCED_TAG: u32 = 4;
 
 /// What a watch of backups says.
 pub type WatchBackupsResponse = Watched<Backup>;
+/// What a watch of clients says.
+pub type WatchClientsResponse = Watched<Client>;
+/// What a watch of sessions says.
+pub type WatchSessionsResponse = Watched<Session>;
 /// What a watch of jobs says.
 pub type WatchJobsResponse = Watched<Job>;
 

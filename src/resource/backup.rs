@@ -4,6 +4,7 @@ use prost::{DecodeError, Message};
 
 use super::{
     Filter, Kind, Names, Resource, ResourceId, Stamps, User, Violations,
+    identity::identity,
     limits::{CONTAINER_BYTES_MAX, NAME_BYTES_MAX},
     rules, wants,
 };
@@ -141,6 +142,7 @@ impl Resource for Backup {
         tag: b'b',
         field: "backup",
         id_field: "backup_id",
+        is_named_by_id: false,
     };
     const OUTPUT_ONLY: &'static [&'static str] = &[
         "user_id",
@@ -161,42 +163,12 @@ impl Resource for Backup {
     const MERGED: &'static [&'static str] = &["backup_metadata"];
     type Filter = BackupFilter;
 
-    fn id(&self) -> &str {
-        &self.backup_id
-    }
-
-    fn set_id(&mut self, id: ResourceId) {
-        self.backup_id = id.to_string();
-    }
-
-    fn project_id(&self) -> &str {
-        &self.project_id
-    }
-
-    fn set_project_id(&mut self, project: &str) {
-        project.clone_into(&mut self.project_id);
-    }
+    identity!(backup_id);
 
     fn name(&self) -> &str {
         self.backup_metadata
             .as_ref()
             .map_or("", |metadata| &metadata.backup_name)
-    }
-
-    fn stamps(&self) -> Stamps {
-        Stamps {
-            create_time: self.create_time,
-            update_time: self.update_time,
-            revision: self.revision,
-        }
-    }
-
-    fn set_stamps(&mut self, stamps: Stamps) {
-        Stamps {
-            create_time: self.create_time,
-            update_time: self.update_time,
-            revision: self.revision,
-        } = stamps;
     }
 
     fn client_id(&self) -> &str {
@@ -281,8 +253,8 @@ impl Filter for BackupFilter {
         );
     }
 
-    fn client_id(&mut self) -> &mut String {
-        &mut self.client_id
+    fn client_id(&mut self) -> Option<&mut String> {
+        Some(&mut self.client_id)
     }
 
     fn names(&self) -> Names<'_> {

@@ -1,14 +1,20 @@
 //! What resources are called by: their project and their id, each known to be well-formed.
 
-use std::{fmt, sync::Mutex};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use uuid::{ContextV7, Timestamp, Uuid};
 
-use super::{Violations, rules};
+use super::{Kind, Violations, rules};
 use crate::clock;
 
 /// Keeps new ids in order within a millisecond, and when the clock goes back.
 static NEW_IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
+
+/// What the keys of ids that are names are made from, by `UUIDv5`. Stores depend on it.
+const NAMED: Uuid = uuid::uuid!("6f1c1b0e-6a0c-4d55-9a44-7d1f6d4f0c11");
 
 /// A project, OpenStack's unit of tenancy: 1 to 128 of `A–Z a–z 0–9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +43,13 @@ impl ProjectId {
     }
 }
 
-/// A resource's id, written as 32 lowercase hex digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ResourceId(Uuid);
+/// A resource's id: 32 lowercase hex digits, or, for kinds that are named by their ids, that name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResourceId {
+    /// As it stands in keys.
+    key: Uuid,
+    name: Option<Arc<str>>,
+}
 
 impl ResourceId {
     /// A new one, greater than those that this process made before.
@@ -48,10 +58,38 @@ impl ResourceId {
         let now = clock::now_since_epoch();
         // `Uuid::now_v7` panics before 1970.
         let time = Timestamp::from_unix(&NEW_IDS, now.as_secs(), now.subsec_nanos());
-        ResourceId(Uuid::new_v7(time))
+        ResourceId {
+            key: Uuid::new_v7(time),
+            name: None,
+        }
     }
 
-    /// Reads an id.
+    /// Reads the id of a resource of some kind.
+    ///
+    /// # Errors
+    /// A violation of `field`.
+    pub(crate) fn of(
+        kind: Kind,
+        field: impl Into<String>,
+        value: &str,
+    ) -> Result<ResourceId, Violations> {
+        if !kind.is_named_by_id {
+            return ResourceId::parse(field, value);
+        }
+        let field = field.into();
+        let mut violations = Violations::new();
+        rules::client_id(format_args!("{field}"), value, &mut violations);
+        if value.is_empty() {
+            violations.add(field, "is required");
+        }
+        violations.or(())?;
+        Ok(ResourceId {
+            key: Uuid::new_v5(&NAMED, value.as_bytes()),
+            name: Some(value.into()),
+        })
+    }
+
+    /// Reads an id of 32 hex digits.
     ///
     /// # Errors
     /// A violation of `field`.
@@ -63,15 +101,16 @@ impl ResourceId {
             violations.add(field, "is required");
         }
         violations.or(())?;
-        Ok(ResourceId(
-            Uuid::try_parse(value).expect("32 hex digits are a UUID"),
-        ))
+        Ok(ResourceId {
+            key: Uuid::try_parse(value).expect("32 hex digits are a UUID"),
+            name: None,
+        })
     }
 
-    /// The id as it stands in keys, which sorts as its text does.
+    /// The id as it stands in keys. Those of hex digits sort as their text does.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
+        self.key.as_bytes()
     }
 }
 
@@ -83,6 +122,9 @@ impl Default for ResourceId {
 
 impl fmt::Display for ResourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_simple().fmt(f)
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => self.key.as_simple().fmt(f),
+        }
     }
 }

@@ -18,3 +18,9 @@ pub(crate) const EXTRA_LEVELS_MAX: usize = 8;
 pub(crate) const RECORD_BYTES_MAX: usize = 64 << 10;
 /// Actions in one job.
 pub(crate) const JOB_ACTIONS_MAX: usize = 64;
+/// Jobs that one stored action may serve: all of them are written anew in one commit when it changes.
+pub(crate) const JOBS_PER_ACTION_MAX: usize = 100;
+/// Members of one session, for the same reason.
+pub(crate) const SESSION_JOBS_MAX: usize = 256;
+/// Actions, modes, storages or engines that a client supports.
+pub(crate) const CLIENT_SUPPORTS_MAX: usize = 64;

@@ -6,9 +6,14 @@ pub(crate) mod patch;
 pub(crate) mod schedule;
 pub(crate) mod violations;
 
+mod action;
 mod backup;
+mod client;
+mod identity;
 mod job;
+mod neighbours;
 mod rules;
+mod session;
 
 use prost_types::Timestamp;
 
@@ -16,8 +21,10 @@ use crate::proto;
 
 pub(crate) use id::{ProjectId, ResourceId};
 pub(crate) use job::Event;
+pub(crate) use neighbours::{Neighbours, Refusal};
 pub(crate) use patch::Patch;
 pub(crate) use rules::{is_steering, nearest};
+pub(crate) use session::{Answer, release};
 pub use violations::{Violation, Violations};
 
 /// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait
@@ -35,6 +42,8 @@ pub trait Resource:
     const MERGED: &'static [&'static str];
     /// Whether there may be anything in it that only some may see.
     const HAS_SECRETS: bool = false;
+    /// Whether it has anything to do with other resources, so that these are asked when it is stored.
+    const HAS_NEIGHBOURS: bool = false;
     /// What a list of it can be filtered by.
     type Filter: Filter + std::fmt::Debug;
 
@@ -61,6 +70,29 @@ pub trait Resource:
     fn stamps(&self) -> Stamps;
     /// Replaces what the catalog says about it.
     fn set_stamps(&mut self, stamps: Stamps);
+    /// Which others it refers to, by the tags of their kinds and the keys of their ids: these find it by that.
+    fn references(&self) -> Vec<(u8, [u8; 16])> {
+        Vec::new()
+    }
+    /// Takes from others what it has in common with them, and gives it to them, before it is stored in the place of `stored`, if
+    /// there is that.
+    ///
+    /// # Errors
+    /// What it is refused with.
+    fn settle<N: Neighbours>(
+        &mut self,
+        _stored: Option<&Self>,
+        _neighbours: &mut N,
+    ) -> Result<(), N::Error> {
+        Ok(())
+    }
+    /// Takes itself out of others, before it is removed.
+    ///
+    /// # Errors
+    /// What it is refused with.
+    fn depart<N: Neighbours>(&self, _neighbours: &mut N) -> Result<(), N::Error> {
+        Ok(())
+    }
     /// What of it only some may see, taken out, as a resource that has nothing else: it is stored apart, so that pages of lists,
     /// which are made of what is stored, do not hold it.
     fn take_secret(&mut self) -> Option<Self> {
@@ -88,6 +120,8 @@ pub struct Kind {
     pub field: &'static str,
     /// The field of its id, in itself and in requests.
     pub id_field: &'static str,
+    /// Whether its id is its name, instead of 32 hex digits.
+    pub is_named_by_id: bool,
 }
 
 /// What the catalog says about a stored resource. Empty until it is stored.
@@ -105,8 +139,8 @@ pub struct Stamps {
 pub trait Filter: prost::Message + Default + Clone + PartialEq + 'static {
     /// Adds what can never match to `violations`, under paths that start with `filter`.
     fn check(&self, violations: &mut Violations);
-    /// The client whose resources match; empty is every one.
-    fn client_id(&mut self) -> &mut String;
+    /// The client whose resources match; empty is every one. None where they are nobody's.
+    fn client_id(&mut self) -> Option<&mut String>;
     /// Which names can match: what the range scan is narrowed to.
     fn names(&self) -> Names<'_>;
     /// What is left to be compared where only what [`Filter::names`] lets through is looked at.
@@ -155,7 +189,7 @@ impl<R: Resource> Valid<R> {
             Some(project) => resource.set_project_id(project.as_str()),
             None => resource.set_project_id(""),
         }
-        if resource.id().is_empty() {
+        if resource.id().is_empty() && !R::KIND.is_named_by_id {
             resource.set_id(ResourceId::new());
         }
         resource.set_stamps(Stamps::default());

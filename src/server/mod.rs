@@ -32,7 +32,10 @@ use tonic::{
     server::NamedService,
     transport::{Server, server::Router},
 };
-use tonic_health::ServingStatus;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+};
 use tower::{
     layer::util::{Identity, Stack},
     util::MapResponseLayer,
@@ -51,11 +54,14 @@ use crate::{
     clock,
     identity::Access,
     proto::{
-        DESCRIPTOR_SET, audit_service_server::AuditServiceServer,
-        backup_service_server::BackupServiceServer, job_service_server::JobServiceServer,
+        DESCRIPTOR_SET, action_service_server::ActionServiceServer,
+        audit_service_server::AuditServiceServer, backup_service_server::BackupServiceServer,
+        client_service_server::ClientServiceServer, job_service_server::JobServiceServer,
         maintenance_service_server::MaintenanceServiceServer,
+        session_service_server::SessionServiceServer,
     },
-    service::{Audit, Backups, Jobs, Maintenance, Watches},
+    service::{Actions, Audit, Backups, Clients, Jobs, Maintenance, Sessions, Watches},
+    store::Condition,
 };
 
 /// How long requests under way may take to finish when the server ends; tonic's own drain has no end.
@@ -185,39 +191,21 @@ async fn router(
         bookmark_interval: limits.bookmark_interval,
         ends,
     };
-    let mut condition = catalog.condition();
+    let condition = catalog.condition();
     let maintained = catalog.clone();
     let audit = AuditServiceServer::new(Audit::new(catalog.clone()));
     let backups = BackupServiceServer::new(Backups::new(catalog.clone(), watches.clone()))
         .max_decoding_message_size(limits.request_bytes);
+    let clients = ClientServiceServer::new(Clients::new(catalog.clone(), watches.clone()))
+        .max_decoding_message_size(limits.request_bytes);
+    let actions = ActionServiceServer::new(Actions::new(catalog.clone()))
+        .max_decoding_message_size(limits.request_bytes);
+    let sessions = SessionServiceServer::new(Sessions::new(catalog.clone(), watches.clone()))
+        .max_decoding_message_size(limits.request_bytes);
     let jobs = JobServiceServer::new(Jobs::new(catalog, watches))
         .max_decoding_message_size(limits.request_bytes);
     let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained));
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<BackupServiceServer<Backups>>().await;
-    reporter.set_serving::<JobServiceServer<Jobs>>().await;
-    // These only read, and go on when the store has stopped writing: that is when a snapshot is wanted most.
-    reporter
-        .set_serving::<MaintenanceServiceServer<Maintenance>>()
-        .await;
-    reporter.set_serving::<AuditServiceServer<Audit>>().await;
-    tokio::spawn(async move {
-        // Ends with the store; until then, a store that takes no writes is not serving.
-        while condition.changed().await.is_ok() {
-            let status = if condition.borrow_and_update().is_well() {
-                ServingStatus::Serving
-            } else {
-                ServingStatus::NotServing
-            };
-            for service in [
-                "",
-                BackupServiceServer::<Backups>::NAME,
-                JobServiceServer::<Jobs>::NAME,
-            ] {
-                reporter.set_service_status(service, status).await;
-            }
-        }
-    });
+    let health = health(condition).await;
     Server::builder()
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -238,8 +226,49 @@ async fn router(
         .add_service(reflection().build_v1alpha().expect("as above"))
         .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+        .add_service(clients.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+        .add_service(actions.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+        .add_service(sessions.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
         .add_service(maintenance)
         .add_service(audit)
+}
+
+/// Says of each service whether it is served: those that write are not while the store takes no writes.
+async fn health(mut condition: watch::Receiver<Condition>) -> HealthServer<impl Health> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<BackupServiceServer<Backups>>().await;
+    reporter.set_serving::<JobServiceServer<Jobs>>().await;
+    reporter.set_serving::<ClientServiceServer<Clients>>().await;
+    reporter.set_serving::<ActionServiceServer<Actions>>().await;
+    reporter
+        .set_serving::<SessionServiceServer<Sessions>>()
+        .await;
+    // These only read, and go on when the store has stopped writing: that is when a snapshot is wanted most.
+    reporter
+        .set_serving::<MaintenanceServiceServer<Maintenance>>()
+        .await;
+    reporter.set_serving::<AuditServiceServer<Audit>>().await;
+    tokio::spawn(async move {
+        // Ends with the store; until then, a store that takes no writes is not serving.
+        while condition.changed().await.is_ok() {
+            let status = if condition.borrow_and_update().is_well() {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
+            for service in [
+                "",
+                BackupServiceServer::<Backups>::NAME,
+                JobServiceServer::<Jobs>::NAME,
+                ClientServiceServer::<Clients>::NAME,
+                ActionServiceServer::<Actions>::NAME,
+                SessionServiceServer::<Sessions>::NAME,
+            ] {
+                reporter.set_service_status(service, status).await;
+            }
+        }
+    });
+    health
 }
 
 type Date = fn(http::Response<Body>) -> http::Response<Body>;

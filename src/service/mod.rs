@@ -1,16 +1,22 @@
 //! The gRPC services: one file each. A method takes its request apart, makes one call, and replies.
 
+mod action_service;
 mod audit_service;
 mod backup_service;
+mod client_service;
 mod job_service;
 mod maintenance_service;
+mod session_service;
 mod status;
 mod watch;
 
+pub(crate) use action_service::Actions;
 pub(crate) use audit_service::Audit;
 pub(crate) use backup_service::Backups;
+pub(crate) use client_service::Clients;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
+pub(crate) use session_service::Sessions;
 pub(crate) use watch::{WatchStream, Watches};
 
 use prost::Message;

@@ -97,8 +97,14 @@ impl Batch {
         self
     }
 
+    /// Whether it writes anything.
+    #[must_use]
+    pub(crate) fn writes(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
     /// What it takes of the memory while it waits.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let expected: usize = self.expect.iter().map(|(key, _)| key.len()).sum();
         let written: usize = self
             .writes

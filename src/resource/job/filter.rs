@@ -52,8 +52,8 @@ impl Filter for JobFilter {
         );
     }
 
-    fn client_id(&mut self) -> &mut String {
-        &mut self.client_id
+    fn client_id(&mut self) -> Option<&mut String> {
+        Some(&mut self.client_id)
     }
 
     fn names(&self) -> Names<'_> {

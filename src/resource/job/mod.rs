@@ -2,13 +2,15 @@
 
 mod event;
 mod filter;
+mod neighbours;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::event::Event;
 use self::rules::check_job;
-use super::{Kind, Resource, ResourceId, Stamps, User, Violations};
+pub(super) use self::rules::{ACTIONS, MODES, check_freezer_action};
+use super::{Kind, Neighbours, Resource, ResourceId, Stamps, User, Violations, identity::identity};
 use crate::proto::{Job, JobAction, JobFilter, JobSchedule};
 
 impl Resource for Job {
@@ -16,48 +18,20 @@ impl Resource for Job {
         tag: b'j',
         field: "job",
         id_field: "job_id",
+        is_named_by_id: false,
     };
     const OUTPUT_ONLY: &'static [&'static str] =
         &["user_id", "create_time", "update_time", "revision"];
     const IMMUTABLE: &'static [&'static str] = &["job_id", "project_id"];
     const MERGED: &'static [&'static str] = &[];
     const HAS_SECRETS: bool = true;
+    const HAS_NEIGHBOURS: bool = true;
     type Filter = JobFilter;
 
-    fn id(&self) -> &str {
-        &self.job_id
-    }
-
-    fn set_id(&mut self, id: ResourceId) {
-        self.job_id = id.to_string();
-    }
-
-    fn project_id(&self) -> &str {
-        &self.project_id
-    }
-
-    fn set_project_id(&mut self, project: &str) {
-        project.clone_into(&mut self.project_id);
-    }
+    identity!(job_id);
 
     fn name(&self) -> &str {
         &self.description
-    }
-
-    fn stamps(&self) -> Stamps {
-        Stamps {
-            create_time: self.create_time,
-            update_time: self.update_time,
-            revision: self.revision,
-        }
-    }
-
-    fn set_stamps(&mut self, stamps: Stamps) {
-        Stamps {
-            create_time: self.create_time,
-            update_time: self.update_time,
-            revision: self.revision,
-        } = stamps;
     }
 
     fn client_id(&self) -> &str {
@@ -81,6 +55,22 @@ impl Resource for Job {
             let id = known.map_or(&user.id, |known| &known.user_id);
             id.clone_into(&mut action.user_id);
         }
+    }
+
+    fn references(&self) -> Vec<(u8, [u8; 16])> {
+        neighbours::references(self)
+    }
+
+    fn settle<N: Neighbours>(
+        &mut self,
+        stored: Option<&Self>,
+        others: &mut N,
+    ) -> Result<(), N::Error> {
+        neighbours::settle(self, stored, others)
+    }
+
+    fn depart<N: Neighbours>(&self, others: &mut N) -> Result<(), N::Error> {
+        neighbours::depart(self, others)
     }
 
     fn take_secret(&mut self) -> Option<Self> {

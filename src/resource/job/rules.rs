@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// Freezer API v2: what an agent can be asked to do.
-pub(super) const ACTIONS: &[&str] = &["backup", "restore", "info", "admin", "exec"];
+pub(crate) const ACTIONS: &[&str] = &["backup", "restore", "info", "admin", "exec"];
 /// Freezer API v2: what an action can work on.
-pub(super) const MODES: &[&str] = &[
+pub(crate) const MODES: &[&str] = &[
     "fs",
     "mongo",
     "mysql",
@@ -96,7 +96,7 @@ fn check_actions(job: &Job, path: &str, violations: &mut Violations) {
     if let Some(defaults) = defaults {
         check_freezer_action(
             defaults,
-            job,
+            &job.project_id,
             format_args!("{path}.action_defaults"),
             violations,
         );
@@ -145,9 +145,12 @@ fn check_action(
                 ),
             );
         }
-        check_freezer_action(freezer_action, job, path, violations);
-    } else {
-        violations.add(format!("{path}.freezer_action"), "is required");
+        check_freezer_action(freezer_action, &job.project_id, path, violations);
+    } else if action.action_id.is_empty() {
+        violations.add(
+            format!("{path}.freezer_action"),
+            "is required, or action_id, which names a stored action",
+        );
     }
     rules::not_negative(
         format_args!("{path}.max_retries"),
@@ -162,9 +165,9 @@ fn check_action(
 }
 
 /// Freezer API v2 closes the sets of actions and modes; storages and engines can be added to an agent.
-fn check_freezer_action(
+pub(crate) fn check_freezer_action(
     action: &FreezerAction,
-    job: &Job,
+    owner: &str,
     path: rules::Path<'_>,
     violations: &mut Violations,
 ) {
@@ -210,7 +213,7 @@ fn check_freezer_action(
     }
     check_project(
         &action.project_id,
-        &job.project_id,
+        owner,
         format_args!("{path}.project_id"),
         violations,
     );
@@ -221,7 +224,7 @@ fn check_freezer_action(
     );
 }
 
-/// An action works for its job's project: with another, its backups would be recorded where the job's owner may not look.
+/// An action works for its owner's project: with another, its backups would be recorded where the job's owner may not look.
 fn check_project(
     project_id: &str,
     of_job: &str,

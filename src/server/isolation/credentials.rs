@@ -5,7 +5,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::house::{CLIENT, House, OWN, code, job, message};
-use crate::proto::{self, Backup, Job};
+use crate::proto::{self, Action, Backup, Job, Session};
 
 /// The credentials in each job that a role is shown, by what it calls.
 async fn credentials_shown(house: &House, role: &str, job: &Job) -> [Vec<String>; 3] {
@@ -17,7 +17,12 @@ async fn credentials_shown(house: &House, role: &str, job: &Job) -> [Vec<String>
             .collect()
     };
     let call = async |path, message| house.call(path, message, &[&bearer]).await;
-    let stored = (Backup::default(), job.clone());
+    let stored = (
+        Backup::default(),
+        job.clone(),
+        Action::default(),
+        Session::default(),
+    );
     let path = "/freezer.v2.JobService/GetJob";
     let got = call(path, message(path, OWN, CLIENT, &stored))
         .await
@@ -146,6 +151,16 @@ async fn credentials_stay_with_their_job_until_they_are_taken_away() {
     assert_eq!(shown, [vec![], two.clone(), two]);
     // Deleted with their job.
     let path = "/freezer.v2.JobService/DeleteJob";
-    let sent = message(path, OWN, CLIENT, &(Backup::default(), mine));
+    let sent = message(
+        path,
+        OWN,
+        CLIENT,
+        &(
+            Backup::default(),
+            mine,
+            Action::default(),
+            Session::default(),
+        ),
+    );
     house.call(path, sent, member).await.unwrap();
 }

@@ -13,7 +13,7 @@ use tonic::{
 use crate::{
     Access, Icebox, Options, Tokens,
     identity::{Role, sha256_hex},
-    proto::{self, Backup, BackupMetadata, Job, JobAction},
+    proto::{self, Action, Backup, BackupMetadata, Client, Job, JobAction, Session},
 };
 
 pub(super) const OWN: &str = "demo";
@@ -83,10 +83,48 @@ impl House {
     }
 
     /// A backup and a job of a client in a project.
-    pub(super) async fn stored(&self, project: &str, client: &str) -> (Backup, Job) {
+    pub(super) async fn stored(&self, project: &str, client: &str) -> Stored {
         let backup = self.icebox.backups().create(project, backup(client)).await;
         let job = self.icebox.jobs().create(project, job(client)).await;
-        (backup.unwrap().resource, job.unwrap().resource)
+        let (backup, job) = (backup.unwrap().resource, job.unwrap().resource);
+        let registered = self.icebox.clients().register(project, agent(client)).await;
+        registered.unwrap();
+        let action = self.icebox.actions().create(project, action()).await;
+        let session = self.icebox.sessions().create(project, session()).await;
+        let session = session.unwrap().resource;
+        let joined = self.icebox.sessions();
+        let joined = joined.add_job(project, &session.session_id, &job.job_id);
+        let session = joined.await.unwrap();
+        let job = self.icebox.jobs().get(project, &job.job_id).await.unwrap();
+        (backup, job, action.unwrap().resource, session)
+    }
+}
+
+/// A backup, a job, a stored action, and the session that the job is in.
+pub(super) type Stored = (Backup, Job, Action, Session);
+
+fn agent(client: &str) -> Client {
+    Client {
+        client_id: client.into(),
+        hostname: "h".into(),
+        ..Client::default()
+    }
+}
+
+fn action() -> Action {
+    Action {
+        freezer_action: Some(proto::FreezerAction {
+            action: "backup".into(),
+            ..proto::FreezerAction::default()
+        }),
+        ..Action::default()
+    }
+}
+
+fn session() -> Session {
+    Session {
+        description: "s".into(),
+        ..Session::default()
     }
 }
 
@@ -124,7 +162,7 @@ pub(super) fn job(client: &str) -> Job {
 
 /// The message of a call to an RPC about a project, in which it is about this backup or job.
 #[expect(clippy::too_many_lines, reason = "a table of messages")]
-pub(super) fn message(path: &str, project: &str, client: &str, (b, j): &(Backup, Job)) -> Vec<u8> {
+pub(super) fn message(path: &str, project: &str, client: &str, (b, j, a, s): &Stored) -> Vec<u8> {
     let project_id = || project.to_owned();
     let (backup_id, job_id) = (|| b.backup_id.clone(), || j.job_id.clone());
     match path.rsplit('/').next().unwrap() {
@@ -138,11 +176,13 @@ pub(super) fn message(path: &str, project: &str, client: &str, (b, j): &(Backup,
             backup_id: backup_id(),
         }
         .encode_to_vec(),
-        "WatchBackups" | "WatchJobs" => proto::WatchJobsRequest {
-            project_id: project_id(),
-            ..Default::default()
+        "WatchBackups" | "WatchJobs" | "WatchClients" | "WatchSessions" => {
+            proto::WatchJobsRequest {
+                project_id: project_id(),
+                ..Default::default()
+            }
+            .encode_to_vec()
         }
-        .encode_to_vec(),
         "ListBackups" => proto::ListBackupsRequest {
             project_id: project_id(),
             ..Default::default()
@@ -174,7 +214,7 @@ pub(super) fn message(path: &str, project: &str, client: &str, (b, j): &(Backup,
             job_id: job_id(),
         }
         .encode_to_vec(),
-        "ListJobs" => proto::ListJobsRequest {
+        "ListJobs" | "ListClients" | "ListActions" | "ListSessions" => proto::ListJobsRequest {
             project_id: project_id(),
             ..Default::default()
         }
@@ -193,6 +233,91 @@ pub(super) fn message(path: &str, project: &str, client: &str, (b, j): &(Backup,
             project_id: project_id(),
             job_id: job_id(),
             ..Default::default()
+        }
+        .encode_to_vec(),
+        "CreateAction" => proto::CreateActionRequest {
+            project_id: project_id(),
+            action: Some(action()),
+        }
+        .encode_to_vec(),
+        "GetAction" => proto::GetActionRequest {
+            project_id: project_id(),
+            action_id: a.action_id.clone(),
+        }
+        .encode_to_vec(),
+        "UpdateAction" => proto::UpdateActionRequest {
+            project_id: project_id(),
+            action: Some(Action {
+                action_id: a.action_id.clone(),
+                max_retries: Some(1),
+                ..Action::default()
+            }),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "DeleteAction" => proto::DeleteActionRequest {
+            project_id: project_id(),
+            action_id: a.action_id.clone(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "CreateSession" => proto::CreateSessionRequest {
+            project_id: project_id(),
+            session: Some(session()),
+        }
+        .encode_to_vec(),
+        "GetSession" => proto::GetSessionRequest {
+            project_id: project_id(),
+            session_id: s.session_id.clone(),
+        }
+        .encode_to_vec(),
+        "UpdateSession" => proto::UpdateSessionRequest {
+            project_id: project_id(),
+            session: Some(Session {
+                session_id: s.session_id.clone(),
+                hold_off: Some(1),
+                ..Session::default()
+            }),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "DeleteSession" => proto::DeleteSessionRequest {
+            project_id: project_id(),
+            session_id: s.session_id.clone(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "RegisterClient" => proto::RegisterClientRequest {
+            project_id: project_id(),
+            client: Some(agent(client)),
+        }
+        .encode_to_vec(),
+        "GetClient" | "DeleteClient" => proto::GetClientRequest {
+            project_id: project_id(),
+            client_id: client.into(),
+        }
+        .encode_to_vec(),
+        "UpdateClient" => proto::UpdateClientRequest {
+            project_id: project_id(),
+            client: Some(Client {
+                description: "d".into(),
+                ..agent(client)
+            }),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "AddJob" | "RemoveJob" | "StartSession" => proto::AddJobRequest {
+            project_id: project_id(),
+            session_id: s.session_id.clone(),
+            job_id: job_id(),
+        }
+        .encode_to_vec(),
+        "EndSession" => proto::EndSessionRequest {
+            project_id: project_id(),
+            session_id: s.session_id.clone(),
+            job_id: job_id(),
+            current_tag: 0,
+            result: "success".into(),
         }
         .encode_to_vec(),
         "ListChanges" => proto::ListChangesRequest {

@@ -6,16 +6,17 @@ mod house;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
-use tonic::{Code, transport::Endpoint};
+use tonic::{Code, Status, transport::Endpoint};
 
 use crate::{
     Access, Icebox, Options, Tokens,
     identity::{POLICY, Role, Row, Rpc},
-    proto::{self, Backup, Job},
+    proto::{self, Job},
 };
 
-use house::{CLIENT, FOREIGN, House, OWN, ROLES, code, job, message, name, tokens};
+use house::{CLIENT, FOREIGN, House, OWN, ROLES, Stored, code, job, message, name, tokens};
 
 /// What an RPC answers whoever may call it.
 fn answer(path: &str) -> Code {
@@ -27,10 +28,9 @@ fn answer(path: &str) -> Code {
 }
 
 fn is_of_a_project(path: &str) -> bool {
-    path.contains("BackupService")
-        || path.contains("JobService")
-        || path.contains("AuditService")
-        || path.ends_with("ResolveId")
+    let services = ["Action", "Audit", "Backup", "Client", "Job", "Session"];
+    let services = services.map(|name| format!("/freezer.v2.{name}Service/"));
+    services.iter().any(|service| path.starts_with(service)) || path.ends_with("ResolveId")
 }
 
 #[tokio::test]
@@ -42,19 +42,18 @@ async fn every_rpc_answers_every_role_and_credential_what_the_table_says() {
         foreign.insert(*project, house.stored(project, CLIENT).await);
     }
     let mut cells = 0;
-    let mut expect =
-        async |path, about: (&str, &(Backup, Job)), authorizations: &[&str], expected| {
-            let before = house.icebox.revision();
-            let (project, stored) = about;
-            let sent = message(path, project, CLIENT, stored);
-            let answered = house.call(path, sent, authorizations).await;
-            let what = format!("{path} in {project} with {authorizations:?}: {answered:?}");
-            assert_eq!(code(&answered), expected, "{what}");
-            if expected != Code::Ok {
-                assert_eq!(house.icebox.revision(), before, "{what}");
-            }
-            cells += 1;
-        };
+    let mut expect = async |path, about: (&str, &Stored), authorizations: &[&str], expected| {
+        let before = house.icebox.revision();
+        let (project, stored) = about;
+        let sent = message(path, project, CLIENT, stored);
+        let answered = house.call(path, sent, authorizations).await;
+        let what = format!("{path} in {project} with {authorizations:?}: {answered:?}");
+        assert_eq!(code(&answered), expected, "{what}");
+        if expected != Code::Ok {
+            assert_eq!(house.icebox.revision(), before, "{what}");
+        }
+        cells += 1;
+    };
     for Rpc { path, row, .. } in POLICY {
         let Row::Roles(roles) = row else {
             for authorizations in [&[][..], &["Bearer nobody's"]] {
@@ -106,6 +105,46 @@ async fn every_rpc_answers_every_role_and_credential_what_the_table_says() {
     assert!(cells > 300, "{cells}");
 }
 
+/// That an agent is told of its own only, whatever it has asked for.
+fn shows_only(mine: &Stored, path: &str, answered: Result<Bytes, Status>) {
+    match path.rsplit('/').next().unwrap() {
+        "CreateBackup" | "RegisterClient" => {
+            assert_eq!(code(&answered), Code::PermissionDenied, "{path}");
+        }
+        "ListClients" => {
+            let list = proto::ListClientsResponse::decode(answered.unwrap()).unwrap();
+            let list = list.decoded().unwrap();
+            assert!(list.len() == 1 && list[0].client_id == CLIENT);
+        }
+        "WatchClients" => {
+            let said = proto::WatchClientsResponse::decode(answered.unwrap()).unwrap();
+            let said = said.decoded().unwrap();
+            let is_mine =
+                matches!(&said, Some(proto::WatchEvent::Put(it)) if it.client_id == CLIENT);
+            assert!(is_mine, "{said:?}");
+        }
+        "ListBackups" => {
+            let list = proto::ListBackupsResponse::decode(answered.unwrap()).unwrap();
+            assert_eq!(list.decoded().unwrap(), std::slice::from_ref(&mine.0));
+        }
+        "ListJobs" => {
+            let list = proto::ListJobsResponse::decode(answered.unwrap()).unwrap();
+            assert_eq!(list.decoded().unwrap(), std::slice::from_ref(&mine.1));
+        }
+        "WatchBackups" => {
+            let said = proto::WatchBackupsResponse::decode(answered.unwrap()).unwrap();
+            let mine = proto::WatchEvent::Put(mine.0.clone());
+            assert_eq!(said.decoded().unwrap(), Some(mine));
+        }
+        "WatchJobs" => {
+            let said = proto::WatchJobsResponse::decode(answered.unwrap()).unwrap();
+            let mine = proto::WatchEvent::Put(mine.1.clone());
+            assert_eq!(said.decoded().unwrap(), Some(mine));
+        }
+        _ => assert_eq!(code(&answered), Code::NotFound, "{path}"),
+    }
+}
+
 #[tokio::test]
 async fn an_agent_sees_and_reports_on_its_own_client_only() {
     let house = House::new().await;
@@ -120,28 +159,7 @@ async fn an_agent_sees_and_reports_on_its_own_client_only() {
         }
         let sent = message(path, OWN, "node2", &others);
         let answered = house.call(path, sent, agent).await;
-        match path.rsplit('/').next().unwrap() {
-            "CreateBackup" => assert_eq!(code(&answered), Code::PermissionDenied, "{path}"),
-            "ListBackups" => {
-                let list = proto::ListBackupsResponse::decode(answered.unwrap()).unwrap();
-                assert_eq!(list.decoded().unwrap(), std::slice::from_ref(&mine.0));
-            }
-            "ListJobs" => {
-                let list = proto::ListJobsResponse::decode(answered.unwrap()).unwrap();
-                assert_eq!(list.decoded().unwrap(), std::slice::from_ref(&mine.1));
-            }
-            "WatchBackups" => {
-                let said = proto::WatchBackupsResponse::decode(answered.unwrap()).unwrap();
-                let mine = proto::WatchEvent::Put(mine.0.clone());
-                assert_eq!(said.decoded().unwrap(), Some(mine));
-            }
-            "WatchJobs" => {
-                let said = proto::WatchJobsResponse::decode(answered.unwrap()).unwrap();
-                let mine = proto::WatchEvent::Put(mine.1.clone());
-                assert_eq!(said.decoded().unwrap(), Some(mine));
-            }
-            _ => assert_eq!(code(&answered), Code::NotFound, "{path}"),
-        }
+        shows_only(&mine, path, answered);
     }
     // Nor does it give its own to others, or ask for theirs.
     let given = proto::UpdateJobRequest {

@@ -1,0 +1,274 @@
+//! What may be asked about clients, stored actions and sessions beyond what may be asked about every resource.
+
+use super::{Calls, Created, Delete, one};
+use crate::{
+    catalog::{Error, not_found},
+    proto::{Action, Client, Job, Session},
+    resource::{Answer, Neighbours, Resource, ResourceId, Valid, Violations, release},
+};
+
+/// Results that a member of a session may report.
+const RESULTS: [&str; 3] = ["success", "fail", "aborted"];
+
+/// What a member of a session is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// `success`, `hold-off` or `out-of-sync`, in Freezer's words.
+    pub result: &'static str,
+    /// The session's tag now.
+    pub session_tag: i64,
+}
+
+impl Calls<'_, Client> {
+    /// Registers a client. One that is registered already takes what the request says of it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every bad field.
+    pub async fn register(
+        &self,
+        project_id: &str,
+        client: impl Into<Option<Client>>,
+    ) -> Result<Created<Client>, Error> {
+        let mut client = client.into();
+        let authority = &self.behalf.authority;
+        if let Some(client) = &mut client {
+            authority.sign(client)?;
+        }
+        let client = Valid::new(project_id, client)?.into_inner();
+        authority.check_project(&client.project_id)?;
+        let (project, id) = one::<Client>(authority, &client.project_id, &client.client_id)?;
+        let author = self.behalf.author.as_ref();
+        let registered = self
+            .catalog
+            .transact(author, project, id.clone(), move |made| {
+                let now = made.now();
+                let mut client = client.clone();
+                if let Some(stored) = made.get::<Client>(&id)? {
+                    let client = client.registered_over(&stored.resource, now);
+                    let resource = made.replace(&stored, client)?;
+                    return Ok(Created {
+                        resource,
+                        is_new: false,
+                    });
+                }
+                client.seen(now);
+                let resource = made.create(client)?;
+                Ok(Created {
+                    resource,
+                    is_new: true,
+                })
+            });
+        let (mut registered, revision) = registered.await?;
+        if let Some(revision) = revision {
+            registered.resource.revision = revision;
+        }
+        Ok(registered)
+    }
+}
+
+impl Calls<'_, Action> {
+    /// Removes a stored action after it was taken out of all jobs that use it, in one commit.
+    ///
+    /// # Errors
+    /// As of [`Calls::delete`]; [`Error::Precondition`] if a job would be left with no action.
+    pub async fn detach_and_delete(&self, delete: Delete<'_, Action>) -> Result<(), Error> {
+        let authority = &self.behalf.authority;
+        let (project, id) = one::<Action>(authority, &delete.project_id, &delete.id)?;
+        let expected = delete.expected_revision;
+        let author = self.behalf.author.as_ref();
+        let about = id.clone();
+        let removed = self.catalog.transact(author, project, about, move |made| {
+            let stored = made.expected::<Action>(&id, expected)?;
+            let mut left = Vec::new();
+            for user in made.users::<Job, Action>(&id)? {
+                let Some(mut job) = made.read::<Job>(&user)? else {
+                    continue;
+                };
+                let action_id = &stored.resource.action_id;
+                job.job_actions
+                    .retain(|action| action.action_id != *action_id);
+                if job.job_actions.is_empty() {
+                    left.push(job.job_id);
+                } else {
+                    made.write(job)?;
+                }
+            }
+            if left.is_empty() {
+                made.remove(&stored);
+                return Ok(());
+            }
+            Err(Error::Precondition {
+                kind: Action::KIND,
+                id: id.to_string(),
+                reason: "ACTION_IS_ALL_THAT_JOBS_HAVE",
+                message: format!(
+                    "these jobs would be left with no action: {}",
+                    left.join(", ")
+                ),
+            })
+        });
+        removed.await.map(drop)
+    }
+}
+
+impl Calls<'_, Session> {
+    /// Makes a job a member of a session: it takes the session's schedule, id and tag. One that is a member already stays so.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if it is in another session.
+    pub async fn add_job(
+        &self,
+        project_id: &str,
+        session_id: &str,
+        job_id: &str,
+    ) -> Result<Session, Error> {
+        self.with_job(project_id, session_id, job_id, |session, job| {
+            if !job.session_id.is_empty() && job.session_id != session.session_id {
+                return Err(Error::Precondition {
+                    kind: Job::KIND,
+                    id: job.job_id.clone(),
+                    reason: "JOB_IN_ANOTHER_SESSION",
+                    message: format!(
+                        "the job is in session {}: remove it there first",
+                        job.session_id
+                    ),
+                });
+            }
+            Ok(session.join(job)?)
+        })
+        .await
+    }
+
+    /// Takes a job out of a session, and asks its client to end its schedule.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::NotFound`] if it is no member.
+    pub async fn remove_job(
+        &self,
+        project_id: &str,
+        session_id: &str,
+        job_id: &str,
+    ) -> Result<Session, Error> {
+        self.with_job(project_id, session_id, job_id, |session, job| {
+            if !session.leave(&job.job_id) {
+                return Err(Error::NotFound {
+                    kind: Job::KIND,
+                    id: job.job_id.clone(),
+                });
+            }
+            release(job);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Asks, as a member that is about to run, whether it may.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is no member, or its tag is too high; [`Error::NotFound`].
+    pub async fn start(
+        &self,
+        project_id: &str,
+        session_id: &str,
+        job_id: &str,
+        current_tag: i64,
+    ) -> Result<Answered, Error> {
+        self.ask_as(
+            project_id,
+            session_id,
+            job_id,
+            move |session, job_id, now_s| session.start(job_id, current_tag, now_s),
+        )
+        .await
+    }
+
+    /// Reports, as a member, how its run has ended: `success`, `fail` or `aborted`.
+    ///
+    /// # Errors
+    /// As of [`Calls::start`].
+    pub async fn end(
+        &self,
+        project_id: &str,
+        session_id: &str,
+        job_id: &str,
+        current_tag: i64,
+        result: &str,
+    ) -> Result<Answered, Error> {
+        let mut violations = Violations::new();
+        if !RESULTS.contains(&result) {
+            violations.add("result", "must be one of success, fail or aborted");
+        }
+        violations.or(())?;
+        let result = result.to_owned();
+        self.ask_as(
+            project_id,
+            session_id,
+            job_id,
+            move |session, job_id, now_s| session.end(job_id, current_tag, &result, now_s),
+        )
+        .await
+    }
+
+    /// Changes a session and a job of the same project as one.
+    async fn with_job(
+        &self,
+        project_id: &str,
+        session_id: &str,
+        job_id: &str,
+        change: impl Fn(&mut Session, &mut Job) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Result<Session, Error> {
+        let (project, id) = one::<Session>(&self.behalf.authority, project_id, session_id)?;
+        let job_id = ResourceId::parse("job_id", job_id)?;
+        let author = self.behalf.author.as_ref();
+        let changed = self
+            .catalog
+            .transact(author, project, id.clone(), move |made| {
+                let stored = made.expected::<Session>(&id, None)?;
+                let mut job = made
+                    .read::<Job>(&job_id)?
+                    .ok_or_else(|| not_found::<Job>(&job_id))?;
+                let mut session = stored.resource.clone();
+                change(&mut session, &mut job)?;
+                made.write(job)?;
+                made.replace(&stored, session)
+            });
+        let (mut session, revision) = changed.await?;
+        if let Some(revision) = revision {
+            session.revision = revision;
+        }
+        Ok(session)
+    }
+
+    /// Answers a member, and keeps what that has changed.
+    async fn ask_as(
+        &self,
+        project_id: &str,
+        session_id: &str,
+        job_id: &str,
+        ask: impl Fn(&mut Session, &str, i64) -> Result<Answer, Violations> + Send + Sync + 'static,
+    ) -> Result<Answered, Error> {
+        let authority = self.behalf.authority.clone();
+        let (project, id) = one::<Session>(&authority, project_id, session_id)?;
+        let job_id = ResourceId::parse("job_id", job_id)?;
+        let author = self.behalf.author.as_ref();
+        let answered = self
+            .catalog
+            .transact(author, project, id.clone(), move |made| {
+                let stored = made.expected::<Session>(&id, None)?;
+                // An agent speaks for its own jobs only: of others it learns nothing.
+                if authority.client_id.is_some() {
+                    let job = made.read::<Job>(&job_id)?;
+                    job.filter(|job| authority.concerns(job))
+                        .ok_or_else(|| not_found::<Job>(&job_id))?;
+                }
+                let mut session = stored.resource.clone();
+                let answer = ask(&mut session, &job_id.to_string(), made.now().seconds)?;
+                let session = made.replace(&stored, session)?;
+                Ok(Answered {
+                    result: answer.word(),
+                    session_tag: session.session_tag,
+                })
+            });
+        Ok(answered.await?.0)
+    }
+}
