@@ -127,7 +127,7 @@ pub use calls::{
     Actions, Answered, Backups, Calls, Clients, Created, Delete, Jobs, List, Listed, Sessions,
     Update, Watch, Watching,
 };
-pub use catalog::{Change, Changed, Changes, Error, Status};
+pub use catalog::{Change, Changed, Changes, Counts, Error, Status};
 pub use icebox::Icebox;
 #[cfg(feature = "server")]
 pub use identity::{Access, BadTokens, Tokens};

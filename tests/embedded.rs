@@ -91,7 +91,7 @@ async fn the_calls_are_those_of_the_services() {
         format!("the project has no job with job_id {}", stored.job_id)
     );
     let status = icebox.status().await.unwrap();
-    assert_eq!((status.backups, status.jobs), (3, 0));
+    assert_eq!((status.counts.backups, status.counts.jobs), (3, 0));
     assert_eq!(status.revision, icebox.revision());
     icebox.close().await.unwrap();
 }
@@ -114,7 +114,7 @@ async fn a_store_that_is_let_go_opens_at_once_with_all_that_was_acknowledged() {
             Icebox::open(&path, options()).await,
             Err(OpenError::Locked { .. })
         ));
-        assert_eq!(icebox.status().await.unwrap().backups, round);
+        assert_eq!(icebox.status().await.unwrap().counts.backups, round);
         icebox.backups().create(PROJECT, backup("b")).await.unwrap();
         if round % 2 == 0 {
             drop(icebox);

@@ -1,8 +1,10 @@
 //! What may be asked about clients, stored actions and sessions beyond what may be asked about every resource.
 
-use super::{Calls, Created, Delete, one};
+use tokio::runtime::Handle;
+
+use super::{Behalf, Calls, Created, Delete, one};
 use crate::{
-    catalog::{Error, not_found},
+    catalog::{Catalog, Error, not_found},
     proto::{Action, Client, Job, Session},
     resource::{Answer, Neighbours, Resource, ResourceId, Valid, Violations, release},
 };
@@ -17,6 +19,37 @@ pub struct Answered {
     pub result: &'static str,
     /// The session's tag now.
     pub session_tag: i64,
+}
+
+/// Notes that an agent was heard of, at most once a minute.
+pub(super) fn heard_of(catalog: &Catalog, behalf: &Behalf) {
+    let (Some(client_id), Some(projects)) =
+        (&behalf.authority.client_id, &behalf.authority.projects)
+    else {
+        return;
+    };
+    for project in projects {
+        if catalog.is_news(project, client_id)
+            && let Ok(runtime) = Handle::try_current()
+            && let Ok((project, id)) = one::<Client>(&behalf.authority, project, client_id)
+        {
+            let (catalog, author) = (catalog.clone(), behalf.author.clone());
+            runtime.spawn(async move {
+                let about = id.clone();
+                let noted = catalog.transact(author.as_ref(), project, about, move |made| {
+                    if let Some(stored) = made.get::<Client>(&id)? {
+                        let mut client = stored.resource.clone();
+                        client.seen(made.now());
+                        made.replace(&stored, client)?;
+                    }
+                    Ok(())
+                });
+                if let Err(error) = noted.await {
+                    tracing::debug!(%error, "it is not noted that a client was heard of");
+                }
+            });
+        }
+    }
 }
 
 impl Calls<'_, Client> {

@@ -76,6 +76,7 @@ impl<'a, R: Resource> Calls<'a, R> {
 
     /// Those that somebody may make.
     pub(crate) fn on_behalf(behalf: &'a Behalf, catalog: &'a Catalog) -> Self {
+        fleet::heard_of(catalog, behalf);
         Calls {
             catalog,
             behalf,
@@ -146,7 +147,7 @@ impl<'a, R: Resource> Calls<'a, R> {
     /// Follows the resources of a project, or, where `project_id` is `-`, of all projects: what is stored, then each change to it.
     /// Await what it gives, or say first what is watched, and from where on.
     pub fn watch(&self, project_id: impl Into<String>) -> Watch<'a, R> {
-        Watch::new(self.catalog, &self.behalf.authority, project_id.into())
+        Watch::new(self.catalog, self.behalf, project_id.into())
     }
 
     /// Changes the resource whose id and project `resource` names. Await what it gives, or say first which fields change.

@@ -1,8 +1,8 @@
 //! A watch.
 
-use std::{future::IntoFuture, sync::Arc, time::Duration};
+use std::{future::IntoFuture, time::Duration};
 
-use super::{Authority, Call, list, undecodable};
+use super::{Behalf, Call, fleet, list, undecodable};
 use crate::{
     catalog::{self, BOOKMARK_INTERVAL, Catalog, Error, WatchQuery},
     proto::{WatchEvent, Watched},
@@ -17,7 +17,7 @@ use crate::{
 #[must_use = "nothing is watched before it is awaited"]
 pub struct Watch<'a, R: Resource> {
     catalog: &'a Catalog,
-    authority: &'a Arc<Authority>,
+    behalf: &'a Behalf,
     project_id: String,
     after_revision: u64,
     filter: Option<R::Filter>,
@@ -29,17 +29,15 @@ pub struct Watch<'a, R: Resource> {
 pub struct Watching<R: Resource> {
     watch: catalog::Watch<R>,
     revision: u64,
+    catalog: Catalog,
+    behalf: Behalf,
 }
 
 impl<'a, R: Resource> Watch<'a, R> {
-    pub(super) fn new(
-        catalog: &'a Catalog,
-        authority: &'a Arc<Authority>,
-        project_id: String,
-    ) -> Self {
+    pub(super) fn new(catalog: &'a Catalog, behalf: &'a Behalf, project_id: String) -> Self {
         Watch {
             catalog,
-            authority,
+            behalf,
             project_id,
             after_revision: 0,
             filter: None,
@@ -91,8 +89,9 @@ impl<'a, R: Resource> IntoFuture for Watch<'a, R> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Watch {
-                catalog, authority, ..
+                catalog, behalf, ..
             } = self;
+            let authority = &behalf.authority;
             let mut query = self.query()?;
             authority.check_scope(&query.scope)?;
             authority.narrow(&mut query.filter)?;
@@ -101,6 +100,8 @@ impl<'a, R: Resource> IntoFuture for Watch<'a, R> {
             Ok(Watching {
                 watch: catalog.watch(query)?,
                 revision,
+                catalog: catalog.clone(),
+                behalf: behalf.clone(),
             })
         })
     }
@@ -131,6 +132,8 @@ impl<R: Resource> Watching<R> {
     pub(crate) async fn next_encoded(&mut self) -> Result<Watched<R>, Error> {
         let said = self.watch.next().await?;
         self.revision = said.revision;
+        // An agent that listens is there, though it says nothing.
+        fleet::heard_of(&self.catalog, &self.behalf);
         Ok(said)
     }
 }

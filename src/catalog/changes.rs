@@ -1,11 +1,11 @@
 //! What was committed, resource by resource, in order.
 
 use super::{
-    Error, keys, secret,
+    Error, secret,
     touched::{Touched, touched},
 };
 use crate::{
-    proto::{Backup, Job},
+    proto::{Action, Backup, Client, Job, Session},
     resource::Resource,
     store::{self, Found, Pulled},
 };
@@ -27,6 +27,7 @@ pub struct Change {
 
 /// What was changed.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Changed {
     /// A backup was created or updated: this is how it was stored.
     Backup(Backup),
@@ -45,6 +46,33 @@ pub enum Changed {
         project_id: String,
         /// Its id.
         job_id: String,
+    },
+    /// A client was registered or updated: this is how it was stored.
+    Client(Client),
+    /// A client was deleted.
+    ClientDeleted {
+        /// The project that owned it.
+        project_id: String,
+        /// Its id.
+        client_id: String,
+    },
+    /// A stored action was created or updated: this is how it was stored.
+    Action(Action),
+    /// A stored action was deleted.
+    ActionDeleted {
+        /// The project that owned it.
+        project_id: String,
+        /// Its id.
+        action_id: String,
+    },
+    /// A session was created, updated, or has moved on: this is how it was stored.
+    Session(Session),
+    /// A session was deleted.
+    SessionDeleted {
+        /// The project that owned it.
+        project_id: String,
+        /// Its id.
+        session_id: String,
     },
 }
 
@@ -81,6 +109,15 @@ impl Changes {
                     tag if tag == Job::KIND.tag => {
                         of(&touched, revision, Changed::Job, job_deleted)?
                     }
+                    tag if tag == Client::KIND.tag => {
+                        of(&touched, revision, Changed::Client, client_deleted)?
+                    }
+                    tag if tag == Action::KIND.tag => {
+                        of(&touched, revision, Changed::Action, action_deleted)?
+                    }
+                    tag if tag == Session::KIND.tag => {
+                        of(&touched, revision, Changed::Session, session_deleted)?
+                    }
                     _ => continue,
                 };
                 changes.push(Change {
@@ -104,6 +141,27 @@ fn job_deleted(project_id: String, job_id: String) -> Changed {
     Changed::JobDeleted { project_id, job_id }
 }
 
+fn client_deleted(project_id: String, client_id: String) -> Changed {
+    Changed::ClientDeleted {
+        project_id,
+        client_id,
+    }
+}
+
+fn action_deleted(project_id: String, action_id: String) -> Changed {
+    Changed::ActionDeleted {
+        project_id,
+        action_id,
+    }
+}
+
+fn session_deleted(project_id: String, session_id: String) -> Changed {
+    Changed::SessionDeleted {
+        project_id,
+        session_id,
+    }
+}
+
 /// What a commit did to a resource of one kind.
 fn of<R: Resource>(
     touched: &Touched<'_>,
@@ -112,7 +170,7 @@ fn of<R: Resource>(
     deleted: fn(String, String) -> Changed,
 ) -> Result<Changed, Error> {
     let Some((key, value)) = touched.record else {
-        let id = keys::id_of_bytes(touched.id);
+        let id = touched.id_of(R::KIND);
         return Ok(deleted(touched.project.to_owned(), id));
     };
     let found = Found {

@@ -90,10 +90,52 @@ pub(super) fn user<R: Resource>(
     key
 }
 
+/// What says of some kind that others refer to it.
+pub(super) fn users_of_kind<R: Resource>() -> [u8; 2] {
+    [USER, R::KIND.tag]
+}
+
+/// Who refers to what.
+pub(super) struct User<'a> {
+    /// The tag and the key of the id of what is referred to.
+    pub(super) of: (u8, [u8; ID_BYTES]),
+    pub(super) project: &'a str,
+    /// The bytes of the id of who does.
+    pub(super) id: &'a [u8],
+}
+
+/// What a key says, if it says who refers to what.
+pub(super) fn parse_user(key: &[u8]) -> Option<User<'_>> {
+    let (&[_, tag], rest) = key.split_first_chunk()?;
+    let (&of, rest) = rest.split_first_chunk()?;
+    let (project, id) = rest.split_at_checked(rest.len().checked_sub(ID_BYTES)?)?;
+    // A separator and the tag of who refers stand between them.
+    let project = project.get(..project.len().checked_sub(2)?)?;
+    Some(User {
+        of: (tag, of),
+        project: std::str::from_utf8(project).ok()?,
+        id,
+    })
+}
+
 /// The id of who refers to another resource.
 pub(super) fn id_of_user(key: &[u8]) -> Option<ResourceId> {
     let id = key.get(key.len().checked_sub(ID_BYTES)?..)?;
     ResourceId::parse("id", &id_of_bytes(id)).ok()
+}
+
+/// The key of the record of what a locator leads to.
+pub(super) fn record_of(tag: u8, project: &str, name: &[u8], id: &[u8]) -> Vec<u8> {
+    let separator = &[SEPARATOR][..];
+    [
+        &[RECORD, tag],
+        project.as_bytes(),
+        separator,
+        name,
+        separator,
+        id,
+    ]
+    .concat()
 }
 
 /// The key of the locator of what a key is of.

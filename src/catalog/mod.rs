@@ -6,6 +6,7 @@
 mod audit;
 mod changes;
 mod error;
+mod heard;
 mod keys;
 mod page;
 mod plan;
@@ -32,6 +33,7 @@ pub use changes::{Change, Changed, Changes};
 pub use error::Error;
 pub(crate) use keys::Scope;
 pub(crate) use page::{After, PAGE_ITEMS_MAX, Query};
+pub use verify::Counts;
 pub(crate) use verify::{for_each, verify};
 pub(crate) use watch::{BOOKMARK_INTERVAL, Watch, WatchQuery};
 
@@ -40,7 +42,7 @@ pub(crate) use transaction::Transaction;
 
 use crate::{
     clock,
-    proto::{Backup, Job, Single},
+    proto::{Action, Backup, Client, Job, Session, Single},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid, Violations},
     store::{self, Entry, Found, Outcome, Reach, Read, Store, View},
 };
@@ -62,6 +64,7 @@ pub(crate) struct Catalog {
     changing: Arc<[Mutex<()>]>,
     hasher: RandomState,
     seen: Arc<seen::Seen>,
+    heard: Arc<heard::Heard>,
     /// One snapshot at a time: each reads all of the store.
     snapshots: Arc<Semaphore>,
 }
@@ -75,10 +78,8 @@ pub struct Status {
     pub revision: u64,
     /// What is not as it should be.
     pub condition: store::Condition,
-    /// Backups of all projects.
-    pub backups: u64,
-    /// Jobs of all projects.
-    pub jobs: u64,
+    /// What it holds.
+    pub counts: Counts,
     /// What it takes on the disk.
     pub usage: store::Usage,
 }
@@ -101,6 +102,7 @@ impl Catalog {
             changing: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
             seen: Arc::default(),
+            heard: Arc::default(),
             snapshots: Arc::new(Semaphore::new(1)),
         }
     }
@@ -314,6 +316,11 @@ impl Catalog {
             .await
     }
 
+    /// Whether it is to be written down that a client of a project was heard of just now.
+    pub(crate) fn is_news(&self, project: &str, client_id: &str) -> bool {
+        self.heard.is_news(project, client_id)
+    }
+
     /// The store, which other clones may still hold.
     pub(crate) fn into_store(self) -> Arc<Store> {
         self.store
@@ -345,8 +352,13 @@ impl Catalog {
             store: store.id().simple().to_string(),
             revision: store.revision(),
             condition: store.condition().borrow().clone(),
-            backups: store.count(keys::records_of_kind::<Backup>()),
-            jobs: store.count(keys::records_of_kind::<Job>()),
+            counts: Counts {
+                backups: store.count(keys::records_of_kind::<Backup>()),
+                jobs: store.count(keys::records_of_kind::<Job>()),
+                clients: store.count(keys::records_of_kind::<Client>()),
+                actions: store.count(keys::records_of_kind::<Action>()),
+                sessions: store.count(keys::records_of_kind::<Session>()),
+            },
             usage,
         })
     }

@@ -1,19 +1,28 @@
 //! Reading all of a catalog: that records and locators agree, both ways, and what a scope holds.
 
+use prost::Message;
+
 use super::{Scope, keys, secret};
 use crate::{
-    proto::{Backup, Job},
+    proto::{Action, Backup, Client, Job, Session},
     resource::{Names, Resource, ResourceId},
     store::{Error, Found, Read},
 };
 
-/// What a verified store holds.
+/// How many resources a store holds, of all projects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Verified {
-    /// Backups of all projects.
+#[non_exhaustive]
+pub struct Counts {
+    /// Backups.
     pub backups: u64,
-    /// Jobs of all projects.
+    /// Jobs.
     pub jobs: u64,
+    /// Clients.
+    pub clients: u64,
+    /// Stored actions.
+    pub actions: u64,
+    /// Sessions.
+    pub sessions: u64,
 }
 
 /// Checks that each resource can be read, stands under its own name, and is found by its id, and that each id leads to a
@@ -21,10 +30,14 @@ pub(crate) struct Verified {
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming the key that is wrong.
-pub(crate) fn verify(store: &impl Read) -> Result<Verified, Error> {
-    Ok(Verified {
+pub(crate) fn verify(store: &impl Read) -> Result<Counts, Error> {
+    verify_references(store)?;
+    Ok(Counts {
         backups: verify_kind::<Backup>(store)?,
         jobs: verify_kind::<Job>(store)?,
+        clients: verify_kind::<Client>(store)?,
+        actions: verify_kind::<Action>(store)?,
+        sessions: verify_kind::<Session>(store)?,
     })
 }
 
@@ -42,6 +55,13 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
         let resource = R::decode(value).map_err(|_| wrong(key, "cannot be read"))?;
         let id = ResourceId::of(R::KIND, R::KIND.id_field, resource.id())
             .map_err(|_| wrong(key, "has no id"))?;
+        for of in resource.references() {
+            let user = keys::user::<R>(of, resource.project_id(), &id);
+            // Stores of versions without stored actions have jobs that are not found by what they name.
+            if store.get(&user)?.is_none() && has::<Action>(store, of, resource.project_id())? {
+                return Err(wrong(key, "is not found by what it refers to"));
+            }
+        }
         if keys::record::<R>(resource.project_id(), resource.name(), &id) != key {
             return Err(wrong(key, "stands under another's name"));
         }
@@ -74,6 +94,36 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
             what: format!("{locators} ids lead to {records} {}s", R::KIND.field),
         })
     }
+}
+
+/// Checks that whatever is said to refer to a resource is there, and does.
+fn verify_references(store: &impl Read) -> Result<(), Error> {
+    let all = keys::starting_with(keys::users_of_kind::<Action>().to_vec());
+    store.for_each::<Error>(all, |Found { key, .. }| {
+        let wrong = || Error::Corrupt {
+            what: format!("what key {} refers from is not there", key.escape_ascii()),
+        };
+        let user = keys::parse_user(key).ok_or_else(wrong)?;
+        let locator = keys::locator_of(Job::KIND.tag, user.project, user.id);
+        let name = store.get(&locator)?.ok_or_else(wrong)?;
+        let record = keys::record_of(Job::KIND.tag, user.project, &name.value, user.id);
+        let record = store.get(&record)?.ok_or_else(wrong)?;
+        let job = Job::decode(record.value).map_err(|_| wrong())?;
+        if job.references().contains(&user.of) {
+            Ok(())
+        } else {
+            Err(wrong())
+        }
+    })
+}
+
+fn has<R: Resource>(
+    store: &impl Read,
+    (tag, id): (u8, [u8; 16]),
+    project: &str,
+) -> Result<bool, Error> {
+    let locator = keys::locator_of(tag, project, &id);
+    Ok(tag == R::KIND.tag && store.get(&locator)?.is_some())
 }
 
 /// Hands every resource of a scope to `visit`, in order.

@@ -28,8 +28,8 @@ pub(super) struct Args {
     /// Print at most this many (default: all)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Only of backups, or of jobs
-    #[arg(long, value_parser = ["backup", "job"])]
+    /// Only of this kind
+    #[arg(long, value_parser = ["backup", "job", "client", "action", "session"])]
     kind: Option<String>,
     /// Only of the resource with this ID
     #[arg(long, value_name = "ID")]

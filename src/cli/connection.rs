@@ -19,7 +19,10 @@ use super::{
     Error,
     context::{Config, Context},
 };
-use crate::proto::{Backup, Job};
+use crate::{
+    proto::{Backup, Job},
+    resource::Resource,
+};
 
 /// How long to wait for a server to take the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -286,6 +289,20 @@ impl Placing {
         meant: Option<&str>,
     ) -> Result<(), String> {
         backup.project_id = self.project(&backup.project_id, meant)?;
+        Ok(())
+    }
+
+    /// Puts a resource that holds no other's project into its own.
+    ///
+    /// # Errors
+    /// As of [`Placing::project`].
+    pub(super) fn place<R: Resource>(
+        &self,
+        resource: &mut R,
+        meant: Option<&str>,
+    ) -> Result<(), String> {
+        let project = self.project(resource.project_id(), meant)?;
+        resource.set_project_id(&project);
         Ok(())
     }
 

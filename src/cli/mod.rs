@@ -1,8 +1,11 @@
 //! The command line: `icebox COMMAND …`, one file a command.
 
+mod actions;
 mod audit;
 mod backups;
 mod change;
+mod clients;
+mod commands;
 mod config;
 mod connection;
 mod context;
@@ -17,8 +20,10 @@ mod listen;
 mod manual;
 mod output;
 mod paging;
+mod remote;
 mod restore;
 mod serve;
+mod sessions;
 mod snapshot;
 mod status;
 mod stream;
@@ -56,6 +61,9 @@ enum Command {
     Serve(serve::Args),
     Backups(backups::Args),
     Jobs(jobs::Args),
+    Clients(clients::Args),
+    Actions(actions::Args),
+    Sessions(sessions::Args),
     Import(import::Args),
     Export(export::Args),
     Snapshot(snapshot::Args),
@@ -93,6 +101,9 @@ fn run(settings: config::Settings) -> Result<(), Error> {
         Command::Serve(args) => serve::run(&args),
         Command::Backups(args) => connection::block_on(backups::run(args)),
         Command::Jobs(args) => connection::block_on(jobs::run(args)),
+        Command::Clients(args) => connection::block_on(clients::run(args)),
+        Command::Actions(args) => connection::block_on(actions::run(args)),
+        Command::Sessions(args) => connection::block_on(sessions::run(args)),
         Command::Import(args) => connection::block_on(import::run(args)),
         Command::Export(args) => connection::block_on(export::run(args)),
         Command::Snapshot(args) => connection::block_on(snapshot::run(args)),

@@ -58,8 +58,13 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         return Err(Error::Failed(format!("{shown} is damaged")));
     }
     println!(
-        "{shown} is whole: revision {}, {} backups, {} jobs",
-        examined.revision, verified.backups, verified.jobs
+        "{shown} is whole: revision {}, {} backups, {} jobs, {} clients, {} actions, {} sessions",
+        examined.revision,
+        verified.backups,
+        verified.jobs,
+        verified.clients,
+        verified.actions,
+        verified.sessions
     );
     Ok(())
 }

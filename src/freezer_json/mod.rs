@@ -24,13 +24,13 @@ mod write;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub(crate) use self::{
-    read::{read_backup, read_document, read_job, read_job_fields},
-    write::{write_backup, write_job},
+    read::{read_backup, read_document, read_job, read_job_fields, read_resource},
+    write::{write_backup, write_job, write_resource},
 };
 use crate::proto::{Backup, Job};
 
 /// Set by the server alone: ignored on reading, and part of [`Form::Full`] only.
-const OUTPUT_ONLY: [&str; 3] = ["create_time", "update_time", "revision"];
+const OUTPUT_ONLY: [&str; 4] = ["create_time", "update_time", "last_seen_time", "revision"];
 
 /// The field that takes the keys and values that have no other place.
 const EXTRA: &str = "extra";

@@ -1,6 +1,10 @@
 //! Reading Freezer's documents.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value as Field};
+use std::collections::HashMap;
+
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Field,
+};
 use prost_types::{ListValue, Struct, value::Kind as StructKind};
 use serde_json::{Map, Number, Value};
 
@@ -59,6 +63,18 @@ pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
     }
 }
 
+/// Reads a resource of a kind whose documents are its fields.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_resource<M: prost::Name + Default>(
+    value: &Value,
+) -> Result<(M, Vec<String>), Violations> {
+    let mut reading = Reading::default();
+    let message = reading.message(&proto::descriptor_of::<M>(), object(value)?, "");
+    reading.finish(&message)
+}
+
 /// Reads a job. One without a description is named after its first action's backup, else its id.
 ///
 /// # Errors
@@ -76,9 +92,7 @@ pub(crate) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> 
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
 pub(crate) fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Violations> {
-    let mut reading = Reading::default();
-    let message = reading.message(&proto::descriptor_of::<Job>(), object(value)?, "");
-    reading.finish(&message)
+    read_resource(value)
 }
 
 /// Reads a backup, or the bare metadata of one.
@@ -241,7 +255,7 @@ impl Reading {
             return Fit::Unset;
         }
         if field.is_map() {
-            return Fit::No("absent");
+            return self.map(&field.kind(), value, path);
         }
         if !field.is_list() {
             return self.single(&field.kind(), value, path);
@@ -260,6 +274,26 @@ impl Reading {
             }
         }
         Fit::Value(Field::List(list))
+    }
+
+    /// A map by strings, whose entries are of this kind.
+    fn map(&mut self, entry: &Kind, value: &Value, path: &str) -> Fit {
+        let (Some(members), Kind::Message(entry)) = (value.as_object(), entry) else {
+            return Fit::No("an object");
+        };
+        let kind = entry.map_entry_value_field().kind();
+        let mut map = HashMap::new();
+        for (key, value) in members {
+            let path = format!("{path}.{key}");
+            match self.single(&kind, value, &path) {
+                Fit::Value(value) => {
+                    map.insert(MapKey::String(key.clone()), value);
+                }
+                Fit::Unset => {}
+                Fit::No(expected) => self.violations.add(path, format!("must be {expected}")),
+            }
+        }
+        Fit::Value(Field::Map(map))
     }
 
     fn single(&mut self, kind: &Kind, value: &Value, path: &str) -> Fit {

@@ -1,5 +1,7 @@
 //! Writing Freezer's documents.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage, Value as Field};
 use prost_types::{Struct, value::Kind as StructKind};
@@ -60,16 +62,22 @@ pub(super) const ALWAYS_WRITTEN: [(&str, Unset, &[&str]); 4] = [
     ("freezer.v2.Job", Unset::EmptyList, &["job_actions"]),
 ];
 
+/// The document of a resource whose fields it has.
+#[must_use]
+pub(crate) fn write_resource<M: prost::Name>(resource: &M, form: Form) -> Value {
+    Value::Object(write_message(&proto::to_dynamic(resource), form))
+}
+
 /// The backup's document.
 #[must_use]
 pub(crate) fn write_backup(backup: &Backup, form: Form) -> Value {
-    Value::Object(write_message(&proto::to_dynamic(backup), form))
+    write_resource(backup, form)
 }
 
 /// The job's document.
 #[must_use]
 pub(crate) fn write_job(job: &Job, form: Form) -> Value {
-    Value::Object(write_message(&proto::to_dynamic(job), form))
+    write_resource(job, form)
 }
 
 fn write_message(message: &DynamicMessage, form: Form) -> Map<String, Value> {
@@ -139,8 +147,16 @@ fn write_field(value: &Field, form: Form) -> Value {
             STRUCT => Value::Object(write_struct_message(message)),
             _ => Value::Object(write_message(message, form)),
         },
+        Field::Map(entries) => {
+            let entries = entries.iter();
+            let entries = entries.filter_map(|(key, value)| Some((key.as_str()?, value)));
+            // The same map is the same document.
+            let sorted: BTreeMap<_, _> = entries.collect();
+            let write = |(key, value): (&str, &Field)| (key.to_owned(), write_field(value, form));
+            Value::Object(sorted.into_iter().map(write).collect())
+        }
         // No resource has fields of other kinds.
-        Field::F32(_) | Field::Bytes(_) | Field::EnumNumber(_) | Field::Map(_) => Value::Null,
+        Field::F32(_) | Field::Bytes(_) | Field::EnumNumber(_) => Value::Null,
     }
 }
 

@@ -263,7 +263,14 @@ impl StoreGauges {
         };
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.queued.set(count(catalog.queued() as u64));
-        for (kind, records) in [("backup", status.backups), ("job", status.jobs)] {
+        let counts = status.counts;
+        for (kind, records) in [
+            ("backup", counts.backups),
+            ("job", counts.jobs),
+            ("client", counts.clients),
+            ("action", counts.actions),
+            ("session", counts.sessions),
+        ] {
             self.records
                 .get_or_create(&OfKind { kind })
                 .set(count(records));

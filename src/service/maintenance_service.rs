@@ -17,8 +17,8 @@ use crate::{
     catalog::Catalog,
     clock,
     proto::{
-        Backup, DownloadSnapshotRequest, DownloadSnapshotResponse, GetStatusRequest,
-        GetStatusResponse, Job, ResolveIdRequest, ResolveIdResponse,
+        Action, Backup, DownloadSnapshotRequest, DownloadSnapshotResponse, GetStatusRequest,
+        GetStatusResponse, Job, ResolveIdRequest, ResolveIdResponse, Session,
         maintenance_service_server::MaintenanceService,
     },
     resource::Violations,
@@ -113,8 +113,11 @@ impl MaintenanceService for Maintenance {
             store_id: status.store,
             revision: status.revision,
             problems: problems.into_iter().flatten().collect(),
-            backup_count: status.backups,
-            job_count: status.jobs,
+            backup_count: status.counts.backups,
+            job_count: status.counts.jobs,
+            client_count: status.counts.clients,
+            action_count: status.counts.actions,
+            session_count: status.counts.sessions,
             journal_bytes: usage.journal_bytes,
             records_bytes: usage.records_bytes,
             view_bytes: usage.view_bytes,
@@ -144,10 +147,18 @@ impl MaintenanceService for Maintenance {
                 let jobs = Calls::<Job>::on_behalf(&behalf, &self.catalog);
                 jobs.ids_starting_with(&project_id, &id_prefix).await?
             }
+            "action" => {
+                let actions = Calls::<Action>::on_behalf(&behalf, &self.catalog);
+                actions.ids_starting_with(&project_id, &id_prefix).await?
+            }
+            "session" => {
+                let sessions = Calls::<Session>::on_behalf(&behalf, &self.catalog);
+                sessions.ids_starting_with(&project_id, &id_prefix).await?
+            }
             _ => {
                 let mut violations = Violations::new();
                 violations.collect(calls::prefix(&project_id, &id_prefix));
-                violations.add("kind", "must be backup or job");
+                violations.add("kind", "must be backup, job, action or session");
                 return Err(violations.into());
             }
         };

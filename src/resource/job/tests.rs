@@ -78,7 +78,7 @@ fn a_job_has_1_to_64_actions() {
         said(|job| job.job_actions = vec![JobAction::default(); 65])[..2],
         [
             "job.job_actions must be 1 to 64 actions, not 65",
-            "job.job_actions[0].freezer_action is required",
+            "job.job_actions[0].freezer_action is required, or action_id, which names a stored action",
         ]
     );
     // The 64 that are looked at, their number and their size.

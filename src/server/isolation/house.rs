@@ -103,7 +103,7 @@ impl House {
 /// A backup, a job, a stored action, and the session that the job is in.
 pub(super) type Stored = (Backup, Job, Action, Session);
 
-fn agent(client: &str) -> Client {
+pub(super) fn agent(client: &str) -> Client {
     Client {
         client_id: client.into(),
         hostname: "h".into(),

@@ -272,3 +272,38 @@ async fn tokens_are_replaced_while_calls_go_on() {
         Code::Unauthenticated
     );
 }
+
+#[tokio::test]
+async fn an_agent_is_heard_of_whatever_it_calls() {
+    let house = House::new().await;
+    let clients = house.icebox.clients();
+    let created = clients.create(OWN, house::agent(CLIENT)).await.unwrap();
+    assert_eq!(created.resource.last_seen_time, None);
+    let stored = house.stored(OWN, "node2").await;
+    let path = "/freezer.v2.JobService/ListJobs";
+    let sent = message(path, OWN, CLIENT, &stored);
+    for bearer in ["Bearer member", "Bearer agent"] {
+        let answered = house.call(path, sent.clone(), &[bearer]).await;
+        assert_eq!(code(&answered), Code::Ok);
+    }
+    let noted = async {
+        while clients
+            .get(OWN, CLIENT)
+            .await
+            .unwrap()
+            .last_seen_time
+            .is_none()
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let noted = tokio::time::timeout(std::time::Duration::from_secs(20), noted);
+    noted.await.expect("it is noted");
+    // Not again within a minute.
+    let revision = house.icebox.revision();
+    for _ in 0..3 {
+        let answered = house.call(path, sent.clone(), &["Bearer agent"]).await;
+        assert_eq!(code(&answered), Code::Ok);
+    }
+    assert_eq!(house.icebox.revision(), revision);
+}

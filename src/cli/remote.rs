@@ -1,0 +1,187 @@
+//! Kinds of resources, as commands ask a server for them.
+
+use prost_types::FieldMask;
+use tonic::{Status, Streaming};
+
+use super::{Channel, output::Row, paging::Place};
+use crate::{
+    proto::{
+        Action, Client, CreateActionRequest, CreateSessionRequest, DeleteActionRequest,
+        DeleteClientRequest, DeleteSessionRequest, GetActionRequest, GetClientRequest,
+        GetSessionRequest, ListActionsRequest, ListClientsRequest, ListSessionsRequest, Page,
+        RegisterClientRequest, Session, Single, UpdateActionRequest, UpdateClientRequest,
+        UpdateSessionRequest, WatchClientsRequest, WatchSessionsRequest, Watched,
+        action_service_client::ActionServiceClient, client_service_client::ClientServiceClient,
+        session_service_client::SessionServiceClient,
+    },
+    resource::Resource,
+};
+
+/// A kind of resource, as a server is asked for it.
+pub(super) trait Remote: Row + Resource {
+    async fn page(
+        channel: &Channel,
+        project_id: &str,
+        place: Place,
+        filter: &Self::Filter,
+    ) -> Result<Page<Self>, Status>;
+    async fn get(channel: &Channel, project_id: &str, id: String) -> Result<Single<Self>, Status>;
+    async fn create(channel: &Channel, resource: Self) -> Result<Self, Status>;
+    async fn update(
+        channel: &Channel,
+        resource: Self,
+        paths: Vec<String>,
+        expected_revision: Option<u64>,
+    ) -> Result<Self, Status>;
+    async fn delete(
+        channel: &Channel,
+        project_id: &str,
+        id: String,
+        expected_revision: Option<u64>,
+    ) -> Result<(), Status>;
+}
+
+/// One that can be watched.
+pub(super) trait Watchable: Remote {
+    async fn watch(
+        channel: &Channel,
+        project_id: &str,
+        after_revision: u64,
+        filter: &Self::Filter,
+    ) -> Result<Streaming<Watched<Self>>, Status>;
+}
+
+/// The calls of one service, by their names and their requests.
+macro_rules! remote {
+    (
+        $resource:ident, $field:ident, $id:ident, $client:ident,
+        $list:ident($list_request:ident), $get:ident($get_request:ident),
+        $create:ident($create_request:ident), $update:ident($update_request:ident),
+        $delete:ident($delete_request:ident)
+    ) => {
+        impl Remote for $resource {
+            async fn page(
+                channel: &Channel,
+                project_id: &str,
+                place: Place,
+                filter: &Self::Filter,
+            ) -> Result<Page<Self>, Status> {
+                let request = $list_request {
+                    project_id: project_id.into(),
+                    limit: place.limit,
+                    marker: place.marker,
+                    page_token: place.page_token,
+                    filter: Some(filter.clone()),
+                };
+                let page = $client::new(channel.clone()).$list(request).await?;
+                Ok(page.into_inner())
+            }
+
+            async fn get(
+                channel: &Channel,
+                project_id: &str,
+                id: String,
+            ) -> Result<Single<Self>, Status> {
+                let request = $get_request {
+                    project_id: project_id.into(),
+                    $id: id,
+                };
+                let answer = $client::new(channel.clone()).$get(request).await?;
+                Ok(answer.into_inner())
+            }
+
+            async fn create(channel: &Channel, resource: Self) -> Result<Self, Status> {
+                let request = $create_request {
+                    project_id: String::new(),
+                    $field: Some(resource),
+                };
+                let answer = $client::new(channel.clone()).$create(request).await?;
+                Ok(answer.into_inner().$field.unwrap_or_default())
+            }
+
+            async fn update(
+                channel: &Channel,
+                resource: Self,
+                paths: Vec<String>,
+                expected_revision: Option<u64>,
+            ) -> Result<Self, Status> {
+                let request = $update_request {
+                    project_id: String::new(),
+                    $field: Some(resource),
+                    update_mask: Some(FieldMask { paths }),
+                    expected_revision,
+                };
+                let answer = $client::new(channel.clone()).$update(request).await?;
+                Ok(answer.into_inner().$field.unwrap_or_default())
+            }
+
+            async fn delete(
+                channel: &Channel,
+                project_id: &str,
+                id: String,
+                expected_revision: Option<u64>,
+            ) -> Result<(), Status> {
+                let mut request = $delete_request::default();
+                request.project_id = project_id.into();
+                request.$id = id;
+                request.expected_revision = expected_revision;
+                $client::new(channel.clone()).$delete(request).await?;
+                Ok(())
+            }
+        }
+    };
+    (watch $resource:ident, $client:ident, $watch:ident($watch_request:ident)) => {
+        impl Watchable for $resource {
+            async fn watch(
+                channel: &Channel,
+                project_id: &str,
+                after_revision: u64,
+                filter: &Self::Filter,
+            ) -> Result<Streaming<Watched<Self>>, Status> {
+                let request = $watch_request {
+                    project_id: project_id.into(),
+                    after_revision,
+                    filter: Some(filter.clone()),
+                };
+                let watch = $client::new(channel.clone()).$watch(request).await?;
+                Ok(watch.into_inner())
+            }
+        }
+    };
+}
+
+remote!(
+    Client,
+    client,
+    client_id,
+    ClientServiceClient,
+    list_clients(ListClientsRequest),
+    get_client(GetClientRequest),
+    register_client(RegisterClientRequest),
+    update_client(UpdateClientRequest),
+    delete_client(DeleteClientRequest)
+);
+remote!(watch Client, ClientServiceClient, watch_clients(WatchClientsRequest));
+remote!(
+    Action,
+    action,
+    action_id,
+    ActionServiceClient,
+    list_actions(ListActionsRequest),
+    get_action(GetActionRequest),
+    create_action(CreateActionRequest),
+    update_action(UpdateActionRequest),
+    delete_action(DeleteActionRequest)
+);
+remote!(
+    Session,
+    session,
+    session_id,
+    SessionServiceClient,
+    list_sessions(ListSessionsRequest),
+    get_session(GetSessionRequest),
+    create_session(CreateSessionRequest),
+    update_session(UpdateSessionRequest),
+    delete_session(DeleteSessionRequest)
+);
+remote!(watch Session, SessionServiceClient, watch_sessions(WatchSessionsRequest));
