@@ -26,8 +26,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names();
-    // The same session is the same bytes.
-    prost.btree_map([".freezer.v2.Session.jobs"]);
+    // The same resource is the same bytes.
+    prost.btree_map([
+        ".freezer.v2.Backup.labels",
+        ".freezer.v2.Client.labels",
+        ".freezer.v2.Job.labels",
+        ".freezer.v2.Session.jobs",
+    ]);
     // Chunks of a snapshot are passed on, not copied.
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     let mut tonic = tonic_prost_build::configure().codec_path("crate::proto::codec::ExactCodec");

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Catalog, Error, Scope, keys, secret, seen::Seen, token};
 use crate::{
     proto::{Page, Splice},
-    resource::{Filter, Resource, ResourceId, Violations},
+    resource::{Chosen, Filter, Resource, ResourceId, Violations},
     store::{Found, Reach, Read, View},
 };
 
@@ -222,12 +222,14 @@ fn secrets<R: Resource>(
 }
 
 /// What records have to be compared with, beyond what their range says of them.
-fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<R::Filter> {
+fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<Chosen<R>> {
     let filter = match scope {
         Scope::Project(_) => filter.beyond_names(),
         Scope::AllProjects => filter.clone(),
     };
-    Some(filter).filter(|filter| *filter != R::Filter::default())
+    Some(filter)
+        .filter(|filter| *filter != R::Filter::default())
+        .map(Chosen::by)
 }
 
 /// A record as it stands in a page.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     proto::Watched,
-    resource::{Filter, Resource},
+    resource::{Chosen, Filter, Resource},
     store::{self, Group, Pulled, Reach, View, Write},
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct WatchQuery<R: Resource> {
 pub(crate) struct Watch<R: Resource> {
     catalog: Catalog,
     query: WatchQuery<R>,
+    /// What is compared with the filter, if anything is.
+    chosen: Option<Chosen<R>>,
     /// What is still to be read of what is stored, if anything is.
     state: Option<keys::Range>,
     changes: store::Changes,
@@ -83,6 +85,7 @@ impl Catalog {
             after => (None, after),
         };
         Ok(Watch {
+            chosen: chosen(&query),
             catalog: self.clone(),
             state,
             changes: self.store.changes(after),
@@ -215,7 +218,7 @@ impl<R: Resource> Watch<R> {
     }
 
     fn matches(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
-        matches::<R>(&self.query.filter, key, value)
+        matches(self.chosen.as_ref(), key, value)
     }
 }
 
@@ -223,11 +226,20 @@ fn bytes_of<R: Resource>(watched: &Watched<R>) -> usize {
     prost::Message::encoded_len(watched)
 }
 
-fn matches<R: Resource>(filter: &R::Filter, key: &[u8], value: &[u8]) -> Result<bool, Error> {
-    if *filter == R::Filter::default() {
-        return Ok(true);
-    }
-    filter.matches(value).map_err(|_| Error::undecodable(key))
+fn chosen<R: Resource>(query: &WatchQuery<R>) -> Option<Chosen<R>> {
+    let filter = Some(query.filter.clone());
+    filter
+        .filter(|filter| *filter != R::Filter::default())
+        .map(Chosen::by)
+}
+
+fn matches<R: Resource>(
+    chosen: Option<&Chosen<R>>,
+    key: &[u8],
+    value: &[u8],
+) -> Result<bool, Error> {
+    let matches = chosen.map_or(Ok(true), |chosen| chosen.matches(value));
+    matches.map_err(|_| Error::undecodable(key))
 }
 
 /// What is stored in a range, as far as there is room, and the range that is left. What was written after `until` is said by its
@@ -239,11 +251,12 @@ fn step<R: Resource>(
     until: u64,
 ) -> Result<(VecDeque<Watched<R>>, Option<keys::Range>), Error> {
     use crate::store::Read;
+    let chosen = chosen(query);
     let (mut ready, mut bytes, mut looked_at) = (VecDeque::new(), 0, 0);
     let mut last = None;
     let end = range.1.clone();
     let scanned = view.scan(range, |found| {
-        if found.revision <= until && matches::<R>(&query.filter, found.key, found.value)? {
+        if found.revision <= until && matches(chosen.as_ref(), found.key, found.value)? {
             let secret = if query.with_secrets {
                 secret::in_view::<R>(view, found.key)?
             } else {

@@ -122,6 +122,9 @@ struct Filter {
     /// Of this level; 0 is a full backup
     #[arg(long, value_name = "N")]
     level: Option<i32>,
+    /// Whose labels match: key=value, key!=value, key in (a,b), key notin (a,b), key, !key, with commas between them
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    selector: Option<String>,
 }
 
 /// Show backups
@@ -378,6 +381,7 @@ impl From<Filter> for BackupFilter {
             time_after: filter.after,
             time_before: filter.before,
             curr_backup_level: filter.level,
+            label_selector: filter.selector.unwrap_or_default(),
         }
     }
 }

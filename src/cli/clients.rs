@@ -47,6 +47,9 @@ struct Filter {
     /// Those that back up what belongs to the whole cloud, or those that do not
     #[arg(long, value_name = "BOOL")]
     central: Option<bool>,
+    /// Whose labels match: key=value, key!=value, key in (a,b), key notin (a,b), key, !key, with commas between them
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    selector: Option<String>,
 }
 
 impl From<Filter> for ClientFilter {
@@ -55,6 +58,7 @@ impl From<Filter> for ClientFilter {
             client_id_prefix: filter.name_prefix.unwrap_or_default(),
             hostname: filter.hostname.unwrap_or_default(),
             is_central: filter.central,
+            label_selector: filter.selector.unwrap_or_default(),
             ..ClientFilter::default()
         }
     }

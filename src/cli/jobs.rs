@@ -109,6 +109,9 @@ struct Filter {
     /// start, stop, abort or remove
     #[arg(long)]
     event: Option<String>,
+    /// Whose labels match: key=value, key!=value, key in (a,b), key notin (a,b), key, !key, with commas between them
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    selector: Option<String>,
 }
 
 /// Show jobs
@@ -402,6 +405,7 @@ impl From<Filter> for JobFilter {
             status: filter.status.unwrap_or_default(),
             result: filter.result.unwrap_or_default(),
             event: filter.event.unwrap_or_default(),
+            label_selector: filter.selector.unwrap_or_default(),
         }
     }
 }

@@ -186,6 +186,10 @@ impl Filter for ActionFilter {
         rules::word(format_args!("filter.mode"), &self.mode, MODES, violations);
     }
 
+    fn label_selector(&self) -> &'static str {
+        ""
+    }
+
     fn client_id(&mut self) -> Option<&mut String> {
         None
     }

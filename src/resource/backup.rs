@@ -5,6 +5,7 @@ use prost::{DecodeError, Message};
 use super::{
     Filter, Kind, Names, Resource, ResourceId, Stamps, User, Violations,
     identity::identity,
+    labels::{self, Selector},
     limits::{CONTAINER_BYTES_MAX, NAME_BYTES_MAX},
     rules, wants,
 };
@@ -56,6 +57,7 @@ pub(super) fn check_backup(backup: &Backup, path: &str, violations: &mut Violati
         STATUSES,
         violations,
     );
+    labels::check(&backup.labels, format_args!("{path}.labels"), violations);
     match &backup.backup_metadata {
         Some(metadata) => {
             check_metadata(metadata, format_args!("{path}.backup_metadata"), violations);
@@ -161,6 +163,7 @@ impl Resource for Backup {
     ];
     // Freezer's PATCH merges metadata.
     const MERGED: &'static [&'static str] = &["backup_metadata"];
+    const LABELS_TAG: Option<u32> = Some(13);
     type Filter = BackupFilter;
 
     identity!(backup_id);
@@ -190,6 +193,7 @@ impl Resource for Backup {
     fn facets(&self) -> Self {
         let metadata = self.backup_metadata.as_ref();
         Backup {
+            labels: self.labels.clone(),
             client_id: self.client_id.clone(),
             job_id: self.job_id.clone(),
             status: self.status.clone(),
@@ -245,12 +249,17 @@ struct BackupMetadataFacets {
 
 impl Filter for BackupFilter {
     fn check(&self, violations: &mut Violations) {
+        Selector::check(&self.label_selector, violations);
         rules::word(
             format_args!("filter.status"),
             &self.status,
             STATUSES,
             violations,
         );
+    }
+
+    fn label_selector(&self) -> &str {
+        &self.label_selector
     }
 
     fn client_id(&mut self) -> Option<&mut String> {

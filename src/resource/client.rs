@@ -7,6 +7,7 @@ use super::{
     Filter, Kind, Names, Resource, ResourceId, Stamps, User, Violations,
     identity::identity,
     job::{ACTIONS, MODES},
+    labels::{self, Selector},
     limits::{CLIENT_SUPPORTS_MAX, NAME_BYTES_MAX},
     rules, wants,
 };
@@ -28,6 +29,7 @@ impl Resource for Client {
     ];
     const IMMUTABLE: &'static [&'static str] = &["client_id", "project_id"];
     const MERGED: &'static [&'static str] = &[];
+    const LABELS_TAG: Option<u32> = Some(16);
     type Filter = ClientFilter;
 
     identity!(client_id);
@@ -53,6 +55,7 @@ impl Resource for Client {
 
     fn facets(&self) -> Self {
         Client {
+            labels: self.labels.clone(),
             client_id: self.client_id.clone(),
             hostname: self.hostname.clone(),
             is_central: self.is_central,
@@ -71,6 +74,9 @@ impl Client {
         stored.user_id.clone_into(&mut self.user_id);
         if self.description.is_empty() {
             stored.description.clone_into(&mut self.description);
+        }
+        if self.labels.is_empty() {
+            self.labels.clone_from(&stored.labels);
         }
         self.last_seen_time = stored.last_seen_time;
         self.seen(now);
@@ -170,6 +176,7 @@ fn check_client(client: &Client, path: &str, violations: &mut Violations) {
     ] {
         rules::text(format_args!("{path}.{field}"), text, violations);
     }
+    labels::check(&client.labels, format_args!("{path}.labels"), violations);
     for (field, supported, words) in [
         (
             "supported_actions",
@@ -220,11 +227,16 @@ struct ClientFacets {
 
 impl Filter for ClientFilter {
     fn check(&self, violations: &mut Violations) {
+        Selector::check(&self.label_selector, violations);
         rules::client_id(
             format_args!("filter.client_id"),
             &self.client_id,
             violations,
         );
+    }
+
+    fn label_selector(&self) -> &str {
+        &self.label_selector
     }
 
     fn client_id(&mut self) -> Option<&mut String> {

@@ -24,3 +24,5 @@ pub(crate) const JOBS_PER_ACTION_MAX: usize = 100;
 pub(crate) const SESSION_JOBS_MAX: usize = 256;
 /// Actions, modes, storages or engines that a client supports.
 pub(crate) const CLIENT_SUPPORTS_MAX: usize = 64;
+/// Labels of one resource.
+pub(crate) const LABELS_MAX: usize = 32;

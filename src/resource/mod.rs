@@ -11,6 +11,7 @@ mod backup;
 mod client;
 mod identity;
 mod job;
+mod labels;
 mod neighbours;
 mod rules;
 mod session;
@@ -21,6 +22,7 @@ use crate::proto;
 
 pub(crate) use id::{ProjectId, ResourceId};
 pub(crate) use job::Event;
+use labels::Selector;
 pub(crate) use neighbours::{Neighbours, Refusal};
 pub(crate) use patch::Patch;
 pub(crate) use rules::{is_steering, nearest};
@@ -44,6 +46,8 @@ pub trait Resource:
     const HAS_SECRETS: bool = false;
     /// Whether it has anything to do with other resources, so that these are asked when it is stored.
     const HAS_NEIGHBOURS: bool = false;
+    /// The tag of the field that its labels are in, if it has any.
+    const LABELS_TAG: Option<u32> = None;
     /// What a list of it can be filtered by.
     type Filter: Filter + std::fmt::Debug;
 
@@ -141,16 +145,50 @@ pub trait Filter: prost::Message + Default + Clone + PartialEq + 'static {
     fn check(&self, violations: &mut Violations);
     /// The client whose resources match; empty is every one. None where they are nobody's.
     fn client_id(&mut self) -> Option<&mut String>;
+    /// What is asked of labels; empty is nothing.
+    fn label_selector(&self) -> &str;
     /// Which names can match: what the range scan is narrowed to.
     fn names(&self) -> Names<'_>;
     /// What is left to be compared where only what [`Filter::names`] lets through is looked at.
     #[must_use]
     fn beyond_names(&self) -> Self;
-    /// Whether an encoded resource matches.
+    /// Whether an encoded resource matches, but for its labels: see [`Chosen`].
     ///
     /// # Errors
     /// If `record` is not an encoded resource.
     fn matches(&self, record: &[u8]) -> Result<bool, prost::DecodeError>;
+}
+
+/// What a filter lets through, ready to be compared.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen<R: Resource> {
+    filter: R::Filter,
+    selector: Selector,
+}
+
+impl<R: Resource> Chosen<R> {
+    /// By a filter that keeps its rules.
+    pub(crate) fn by(filter: R::Filter) -> Self {
+        let selector = Selector::parse(filter.label_selector());
+        Chosen {
+            selector: selector.expect("a checked filter has a selector"),
+            filter,
+        }
+    }
+
+    /// Whether an encoded resource matches.
+    ///
+    /// # Errors
+    /// If `record` is not an encoded resource.
+    pub(crate) fn matches(&self, record: &[u8]) -> Result<bool, prost::DecodeError> {
+        // Labels first: they are found without decoding anything else.
+        if let Some(tag) = R::LABELS_TAG
+            && !self.selector.matches(record, tag)?
+        {
+            return Ok(false);
+        }
+        self.filter.matches(record)
+    }
 }
 
 /// The names that a filter lets through.

@@ -427,6 +427,10 @@ impl Filter for SessionFilter {
         rules::id(format_args!("filter.job_id"), &self.job_id, violations);
     }
 
+    fn label_selector(&self) -> &'static str {
+        ""
+    }
+
     fn client_id(&mut self) -> Option<&mut String> {
         None
     }

@@ -4,7 +4,7 @@ use prost::{DecodeError, Message};
 
 use crate::{
     proto::JobFilter,
-    resource::{Filter, Names, Violations, rules, schedule, wants},
+    resource::{Filter, Names, Violations, labels::Selector, rules, schedule, wants},
 };
 
 /// The fields that a filter tests, decoded without the rest of a [`Job`]; tags are the `.proto`'s.
@@ -32,6 +32,7 @@ struct JobScheduleFacets {
 
 impl Filter for JobFilter {
     fn check(&self, violations: &mut Violations) {
+        Selector::check(&self.label_selector, violations);
         rules::word(
             format_args!("filter.status"),
             &self.status,
@@ -50,6 +51,10 @@ impl Filter for JobFilter {
             schedule::EVENTS,
             violations,
         );
+    }
+
+    fn label_selector(&self) -> &str {
+        &self.label_selector
     }
 
     fn client_id(&mut self) -> Option<&mut String> {

@@ -26,6 +26,7 @@ impl Resource for Job {
     const MERGED: &'static [&'static str] = &[];
     const HAS_SECRETS: bool = true;
     const HAS_NEIGHBOURS: bool = true;
+    const LABELS_TAG: Option<u32> = Some(16);
     type Filter = JobFilter;
 
     identity!(job_id);
@@ -84,6 +85,7 @@ impl Resource for Job {
     fn facets(&self) -> Self {
         let schedule = self.job_schedule.as_ref();
         Job {
+            labels: self.labels.clone(),
             client_id: self.client_id.clone(),
             description: self.description.clone(),
             session_id: self.session_id.clone(),

@@ -3,7 +3,7 @@
 use crate::{
     proto::{FreezerAction, Job, JobAction, UserCredentials},
     resource::{
-        Violations,
+        Violations, labels,
         limits::{
             CONTAINER_BYTES_MAX, DESCRIPTION_BYTES_MAX, JOB_ACTIONS_MAX, NAME_BYTES_MAX,
             STRING_BYTES_MAX,
@@ -53,6 +53,7 @@ pub(super) fn check_job(job: &Job, path: &str, violations: &mut Violations) {
         check_schedule(schedule, &format!("{path}.job_schedule"), violations);
     }
     check_actions(job, path, violations);
+    labels::check(&job.labels, format_args!("{path}.labels"), violations);
     rules::id(
         format_args!("{path}.session_id"),
         &job.session_id,
