@@ -145,3 +145,65 @@ fn actions_and_sessions_are_kept_with_their_jobs() {
         (&1.into(), &0.into())
     );
 }
+
+#[test]
+fn all_five_kinds_go_out_and_come_back_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = ChildServer::start(&dir.path().join("store"));
+    let create =
+        |what: &str, document: &str| stored(&server, dir.path(), &[what, "create"], document);
+    create(
+        "clients",
+        r#"{"client_id": "node1", "hostname": "node1", "supported_modes": ["fs"], "labels": {"rack": "7"}}"#,
+    );
+    let action = create(
+        "actions",
+        r#"{"freezer_action": {"action": "backup", "backup_name": "etc"}}"#,
+    );
+    let job = format!(
+        r#"{{"description": "nightly", "labels": {{"env": "prod"}}, "job_actions": [{{"action_id": "{action}"}}]}}"#
+    );
+    let job = create("jobs", &job);
+    let session = create(
+        "sessions",
+        r#"{"description": "all", "schedule": {"schedule_interval": "1 days"}, "hold_off": 60}"#,
+    );
+    printed(&server, &["sessions", "add-job", &session, &job]);
+    printed(
+        &server,
+        &["sessions", "start", &session, &job, "--tag", "0"],
+    );
+    create(
+        "backups",
+        r#"{"backup_metadata": {"backup_name": "b", "container": "c", "hostname": "h"}}"#,
+    );
+
+    for format in ["json", "jsonl"] {
+        let export = |server: &ChildServer| printed(server, &["export", "-o", format]);
+        let exported = export(&server);
+        let file = dir.path().join("exported");
+        std::fs::write(&file, &exported).expect("it is written");
+        let file = file.to_str().expect("UTF-8");
+        let again = printed(&server, &["import", file]);
+        assert!(again.contains("5 unchanged, 0 refused"), "{again}");
+        let other = ChildServer::start(&dir.path().join(format));
+        let said = printed(&other, &["import", file]);
+        let all = "imported 1 backup, 1 job, 1 client, 1 action and 1 session; 0 updated, 0 unchanged, 0 refused";
+        assert_eq!(said, all);
+        assert_eq!(export(&other), exported);
+        // What a job is made of changes with it there, too.
+        let changed = [
+            "actions",
+            "update",
+            &action,
+            "--set",
+            "freezer_action.backup_name=var",
+        ];
+        printed(&other, &changed);
+        let job = document(&other, &["jobs", "get", &job]);
+        assert_eq!(
+            job["job_actions"][0]["freezer_action"]["backup_name"],
+            "var"
+        );
+    }
+}

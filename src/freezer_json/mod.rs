@@ -24,10 +24,10 @@ mod write;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub(crate) use self::{
-    read::{read_backup, read_document, read_job, read_job_fields, read_resource},
-    write::{write_backup, write_job, write_resource},
+    read::{read_backup, read_client, read_document, read_job, read_job_fields, read_resource},
+    write::{write_backup, write_client, write_job, write_resource},
 };
-use crate::proto::{Backup, Job};
+use crate::proto::{Action, Backup, Client, Job, Session};
 
 /// Set by the server alone: ignored on reading, and part of [`Form::Full`] only.
 const OUTPUT_ONLY: [&str; 4] = ["create_time", "update_time", "last_seen_time", "revision"];
@@ -45,6 +45,12 @@ pub(crate) enum Document {
     Backup(Backup),
     /// A job.
     Job(Job),
+    /// A client.
+    Client(Client),
+    /// A stored action.
+    Action(Action),
+    /// A session.
+    Session(Session),
 }
 
 /// A document as read.
@@ -106,6 +112,9 @@ mod tests {
         match document {
             Document::Backup(backup) => write_backup(backup, Form::Document),
             Document::Job(job) => write_job(job, Form::Document),
+            Document::Client(client) => write_client(client, Form::Document),
+            Document::Action(action) => write_resource(action, Form::Document),
+            Document::Session(session) => write_resource(session, Form::Document),
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{Document, Read, STRUCT, extra_field, is_output_only};
 use crate::{
-    proto::{self, Backup, BackupMetadata, Job},
+    proto::{self, Backup, BackupMetadata, Client, Job},
     resource::{Violations, limits},
 };
 
@@ -36,7 +36,7 @@ pub(super) const BESIDE_METADATA: [&str; 8] = [
 ];
 
 /// Reads a document of any kind: a job by its `job_actions` or `job_schedule`, a backup by its
-/// `backup_metadata`, a backup's bare metadata by its `backup_name`.
+/// `backup_metadata`, a backup's bare metadata by its `backup_name`, and so on.
 ///
 /// # Errors
 /// If it is none of these, or has values that fit neither their field nor an `extra`.
@@ -54,11 +54,30 @@ pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
             document: Document::Backup(backup),
             notes,
         })
+    } else if object.contains_key("freezer_action") {
+        let (action, notes) = read_resource(value)?;
+        Ok(Read {
+            document: Document::Action(action),
+            notes,
+        })
+    } else if object.contains_key("client") || object.contains_key("supported_actions") {
+        let (client, notes) = read_client(value)?;
+        Ok(Read {
+            document: Document::Client(client),
+            notes,
+        })
+    } else if object.contains_key("schedule") || object.contains_key("hold_off") {
+        let (session, notes) = read_resource(value)?;
+        Ok(Read {
+            document: Document::Session(session),
+            notes,
+        })
     } else {
         Err(Violations::one(
             "the document",
             "must be a backup (with backup_metadata), a backup's metadata (with backup_name), a job \
-             (with job_actions or job_schedule), {\"backups\": […]} or {\"jobs\": […]}",
+             (with job_actions or job_schedule), an action (with freezer_action), a session (with schedule or hold_off), a \
+             client (with client or supported_actions), or a list such as {\"backups\": […]} or {\"jobs\": […]}",
         ))
     }
 }
@@ -73,6 +92,22 @@ pub(crate) fn read_resource<M: prost::Name + Default>(
     let mut reading = Reading::default();
     let message = reading.message(&proto::descriptor_of::<M>(), object(value)?, "");
     reading.finish(&message)
+}
+
+/// Reads a client, by itself, or as Freezer gives it: in `client`, with who owns it beside it.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violations> {
+    let outer = object(value)?;
+    let Some(inner) = outer.get("client").and_then(Value::as_object) else {
+        return read_resource(value);
+    };
+    let mut whole = inner.clone();
+    for (key, value) in outer.iter().filter(|(key, _)| *key != "client") {
+        whole.entry(key).or_insert_with(|| value.clone());
+    }
+    read_resource(&Value::Object(whole))
 }
 
 /// Reads a job. One without a description is named after its first action's backup, else its id.

@@ -8,7 +8,7 @@ use prost_types::{Struct, value::Kind as StructKind};
 use serde_json::{Map, Value};
 
 use super::{Form, STRUCT, TIMESTAMP, extra_field, is_output_only};
-use crate::proto::{self, Backup, Job};
+use crate::proto::{self, Backup, Client, Job};
 
 /// How Freezer writes a key that has no value.
 #[derive(Clone, Copy)]
@@ -66,6 +66,18 @@ pub(super) const ALWAYS_WRITTEN: [(&str, Unset, &[&str]); 4] = [
 #[must_use]
 pub(crate) fn write_resource<M: prost::Name>(resource: &M, form: Form) -> Value {
     Value::Object(write_message(&proto::to_dynamic(resource), form))
+}
+
+/// The client's document, as Freezer gives it: who owns it stands beside it.
+#[must_use]
+pub(crate) fn write_client(client: &Client, form: Form) -> Value {
+    let mut inner = write_message(&proto::to_dynamic(client), form);
+    let mut outer = Map::new();
+    for key in ["project_id", "user_id"] {
+        outer.extend(inner.remove(key).map(|value| (key.to_owned(), value)));
+    }
+    outer.insert("client".into(), Value::Object(inner));
+    Value::Object(outer)
 }
 
 /// The backup's document.

@@ -11,9 +11,13 @@ use super::{Channel, Done, Target};
 use crate::{
     freezer_json::Document,
     proto::{
-        Backup, CreateBackupRequest, CreateJobRequest, GetBackupRequest, GetJobRequest, Job,
-        Single, UpdateBackupRequest, UpdateJobRequest, backup_service_client::BackupServiceClient,
-        job_service_client::JobServiceClient,
+        Action, Backup, Client, CreateActionRequest, CreateBackupRequest, CreateJobRequest,
+        CreateSessionRequest, GetActionRequest, GetBackupRequest, GetClientRequest, GetJobRequest,
+        GetSessionRequest, Job, RegisterClientRequest, Session, Single, UpdateActionRequest,
+        UpdateBackupRequest, UpdateClientRequest, UpdateJobRequest, UpdateSessionRequest,
+        action_service_client::ActionServiceClient, backup_service_client::BackupServiceClient,
+        client_service_client::ClientServiceClient, job_service_client::JobServiceClient,
+        session_service_client::SessionServiceClient,
     },
     resource::{Resource, Stamps, Valid},
     service::UNCHANGED_METADATA,
@@ -35,6 +39,9 @@ pub(super) async fn store(target: &Target, document: &Document) -> Result<Done, 
         let result = match document {
             Document::Backup(backup) => store_once(target, backup.clone()).await,
             Document::Job(job) => store_once(target, job.clone()).await,
+            Document::Client(client) => store_once(target, client.clone()).await,
+            Document::Action(action) => store_once(target, action.clone()).await,
+            Document::Session(session) => store_once(target, session.clone()).await,
         };
         match result {
             Err(status) if passes(&status) && attempts < ATTEMPTS_MAX => {
@@ -63,9 +70,7 @@ pub(super) async fn store_once<R: Imported>(target: &Target, resource: R) -> Res
                 } else if target.overwrite {
                     Ok(Done::Updated)
                 } else {
-                    Err(Status::already_exists(
-                        "it is there already and differs: --overwrite updates it",
-                    ))
+                    Err(differs())
                 }
             }
         };
@@ -106,68 +111,136 @@ pub(super) fn done<T>(response: &Response<T>) -> Done {
     }
 }
 
-impl Imported for Backup {
-    async fn create(channel: &Channel, backup: Backup) -> Result<Done, Status> {
-        let request = CreateBackupRequest {
-            project_id: String::new(),
-            backup: Some(backup),
-        };
-        let mut client = BackupServiceClient::new(channel.clone());
-        Ok(done(&client.create_backup(timed(request)).await?))
+/// The calls of one service, by their names and their requests.
+macro_rules! imported {
+    (
+        $resource:ident, $field:ident, $id:ident, $client:ident,
+        $create:ident($create_request:ident), $get:ident($get_request:ident),
+        $update:ident($update_request:ident)
+    ) => {
+        impl Imported for $resource {
+            async fn create(channel: &Channel, resource: Self) -> Result<Done, Status> {
+                let request = $create_request {
+                    project_id: String::new(),
+                    $field: Some(resource),
+                };
+                let mut client = $client::new(channel.clone());
+                Ok(done(&client.$create(timed(request)).await?))
+            }
+
+            async fn get(channel: &Channel, resource: &Self) -> Result<Self, Status> {
+                let request = $get_request {
+                    project_id: resource.project_id.clone(),
+                    $id: resource.$id.clone(),
+                };
+                let mut client = $client::new(channel.clone());
+                decoded(&client.$get(timed(request)).await?.into_inner())
+            }
+
+            async fn update(channel: &Channel, resource: Self) -> Result<(), Status> {
+                let request = $update_request {
+                    project_id: String::new(),
+                    $field: Some(resource),
+                    update_mask: Some(everything()),
+                    expected_revision: None,
+                };
+                let mut client = $client::new(channel.clone());
+                client.$update(timed(request)).await.map(drop)
+            }
+        }
+    };
+}
+
+imported!(
+    Backup,
+    backup,
+    backup_id,
+    BackupServiceClient,
+    create_backup(CreateBackupRequest),
+    get_backup(GetBackupRequest),
+    update_backup(UpdateBackupRequest)
+);
+imported!(
+    Job,
+    job,
+    job_id,
+    JobServiceClient,
+    create_job(CreateJobRequest),
+    get_job(GetJobRequest),
+    update_job(UpdateJobRequest)
+);
+imported!(
+    Action,
+    action,
+    action_id,
+    ActionServiceClient,
+    create_action(CreateActionRequest),
+    get_action(GetActionRequest),
+    update_action(UpdateActionRequest)
+);
+imported!(
+    Session,
+    session,
+    session_id,
+    SessionServiceClient,
+    create_session(CreateSessionRequest),
+    get_session(GetSessionRequest),
+    update_session(UpdateSessionRequest)
+);
+
+impl Imported for Client {
+    /// One that registers takes the place of one that is there: that is for `--overwrite` to say.
+    async fn create(channel: &Channel, client: Client) -> Result<Done, Status> {
+        match Self::get(channel, &client).await {
+            Err(status) if status.code() == Code::NotFound => {
+                let request = RegisterClientRequest {
+                    project_id: String::new(),
+                    client: Some(client),
+                };
+                let mut clients = ClientServiceClient::new(channel.clone());
+                clients.register_client(timed(request)).await?;
+                Ok(Done::Stored)
+            }
+            Err(status) => Err(status),
+            Ok(mut stored) => {
+                stored.set_stamps(Stamps::default());
+                if stored == client {
+                    Ok(Done::Unchanged)
+                } else {
+                    Err(differs())
+                }
+            }
+        }
     }
 
-    async fn get(channel: &Channel, backup: &Backup) -> Result<Backup, Status> {
-        let request = GetBackupRequest {
-            project_id: backup.project_id.clone(),
-            backup_id: backup.backup_id.clone(),
+    async fn get(channel: &Channel, client: &Client) -> Result<Client, Status> {
+        let request = GetClientRequest {
+            project_id: client.project_id.clone(),
+            client_id: client.client_id.clone(),
         };
-        let mut client = BackupServiceClient::new(channel.clone());
-        let answer = client.get_backup(timed(request)).await?.into_inner();
-        decoded(&answer)
+        let mut clients = ClientServiceClient::new(channel.clone());
+        let answer = clients.get_client(timed(request)).await?.into_inner();
+        // When it was last heard of is no document's to say.
+        Ok(Client {
+            last_seen_time: None,
+            ..decoded(&answer)?
+        })
     }
 
-    async fn update(channel: &Channel, backup: Backup) -> Result<(), Status> {
-        let request = UpdateBackupRequest {
+    async fn update(channel: &Channel, client: Client) -> Result<(), Status> {
+        let request = UpdateClientRequest {
             project_id: String::new(),
-            backup: Some(backup),
+            client: Some(client),
             update_mask: Some(everything()),
             expected_revision: None,
         };
-        let mut client = BackupServiceClient::new(channel.clone());
-        client.update_backup(timed(request)).await.map(drop)
+        let mut clients = ClientServiceClient::new(channel.clone());
+        clients.update_client(timed(request)).await.map(drop)
     }
 }
 
-impl Imported for Job {
-    async fn create(channel: &Channel, job: Job) -> Result<Done, Status> {
-        let request = CreateJobRequest {
-            project_id: String::new(),
-            job: Some(job),
-        };
-        let mut client = JobServiceClient::new(channel.clone());
-        Ok(done(&client.create_job(timed(request)).await?))
-    }
-
-    async fn get(channel: &Channel, job: &Job) -> Result<Job, Status> {
-        let request = GetJobRequest {
-            project_id: job.project_id.clone(),
-            job_id: job.job_id.clone(),
-        };
-        let mut client = JobServiceClient::new(channel.clone());
-        let answer = client.get_job(timed(request)).await?.into_inner();
-        decoded(&answer)
-    }
-
-    async fn update(channel: &Channel, job: Job) -> Result<(), Status> {
-        let request = UpdateJobRequest {
-            project_id: String::new(),
-            job: Some(job),
-            update_mask: Some(everything()),
-            expected_revision: None,
-        };
-        let mut client = JobServiceClient::new(channel.clone());
-        client.update_job(timed(request)).await.map(drop)
-    }
+fn differs() -> Status {
+    Status::already_exists("it is there already and differs: --overwrite updates it")
 }
 
 /// The resource that the server has.
@@ -210,6 +283,9 @@ pub(super) fn reason_of(status: &Status) -> String {
         let path = field
             .strip_prefix("backup.")
             .or_else(|| field.strip_prefix("job."))
+            .or_else(|| field.strip_prefix("client."))
+            .or_else(|| field.strip_prefix("action."))
+            .or_else(|| field.strip_prefix("session."))
             .unwrap_or(field);
         format!("{path} {}", violation.description)
     });

@@ -28,6 +28,12 @@ pub(super) enum Expected {
     Backup,
     /// It stands in a list of `jobs`.
     Job,
+    /// It stands in a list of `clients`.
+    Client,
+    /// It stands in a list of `actions`.
+    Action,
+    /// It stands in a list of `sessions`.
+    Session,
 }
 
 impl Expected {
@@ -35,6 +41,9 @@ impl Expected {
         match key {
             "backups" => Some(Expected::Backup),
             "jobs" => Some(Expected::Job),
+            "clients" => Some(Expected::Client),
+            "actions" => Some(Expected::Action),
+            "sessions" => Some(Expected::Session),
             _ => None,
         }
     }

@@ -128,6 +128,9 @@ enum Done {
 enum Kind {
     Backup,
     Job,
+    Client,
+    Action,
+    Session,
 }
 
 async fn import(
@@ -183,6 +186,9 @@ async fn import_item(target: &Target, item: Item) -> Outcome {
                     let kind = match &document {
                         Document::Backup(_) => Kind::Backup,
                         Document::Job(_) => Kind::Job,
+                        Document::Client(_) => Kind::Client,
+                        Document::Action(_) => Kind::Action,
+                        Document::Session(_) => Kind::Session,
                     };
                     let end = match store(target, &document).await {
                         Ok(done) => End::Done(kind, done),

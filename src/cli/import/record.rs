@@ -18,14 +18,11 @@ const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5f0e_93b1_6a0c_4f0e_9d7b_31c6_1ceb_
 pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Result<Read, String> {
     let read = match expected {
         Expected::Any => freezer_json::read_document(value),
-        Expected::Backup => freezer_json::read_backup(value).map(|(backup, notes)| Read {
-            document: Document::Backup(backup),
-            notes,
-        }),
-        Expected::Job => freezer_json::read_job(value).map(|(job, notes)| Read {
-            document: Document::Job(job),
-            notes,
-        }),
+        Expected::Backup => freezer_json::read_backup(value).map(as_read(Document::Backup)),
+        Expected::Job => freezer_json::read_job(value).map(as_read(Document::Job)),
+        Expected::Client => freezer_json::read_client(value).map(as_read(Document::Client)),
+        Expected::Action => freezer_json::read_resource(value).map(as_read(Document::Action)),
+        Expected::Session => freezer_json::read_resource(value).map(as_read(Document::Session)),
     };
     let mut read = read.map_err(|violations| violations.to_string())?;
     let meant = target.project.as_deref();
@@ -37,6 +34,19 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
         Document::Job(job) => {
             target.placing.place_job(job, meant)?;
             (&job.project_id, &mut job.job_id)
+        }
+        Document::Client(client) => {
+            target.placing.place(client, meant)?;
+            // It is named by its id.
+            return Ok(read);
+        }
+        Document::Action(action) => {
+            target.placing.place(action, meant)?;
+            (&action.project_id, &mut action.action_id)
+        }
+        Document::Session(session) => {
+            target.placing.place(session, meant)?;
+            (&session.project_id, &mut session.session_id)
         }
     };
     *id = ids::normalized(id);
@@ -58,14 +68,26 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
     Ok(read)
 }
 
+fn as_read<T>(document: fn(T) -> Document) -> impl FnOnce((T, Vec<String>)) -> Read {
+    move |(resource, notes)| Read {
+        document: document(resource),
+        notes,
+    }
+}
+
 /// What a person knows the document by, even where it cannot be read.
 pub(super) fn name_of(value: &Value) -> Option<String> {
     [
         "/backup_metadata/backup_name",
         "/backup_name",
         "/description",
+        "/client/client_id",
+        "/freezer_action/backup_name",
         "/backup_id",
         "/job_id",
+        "/action_id",
+        "/session_id",
+        "/client_id",
     ]
     .iter()
     .filter_map(|path| value.pointer(path)?.as_str())

@@ -23,6 +23,9 @@ pub(super) struct Report {
     pub(super) is_dry: bool,
     pub(super) backups: u64,
     pub(super) jobs: u64,
+    pub(super) clients: u64,
+    pub(super) actions: u64,
+    pub(super) sessions: u64,
     pub(super) updated: u64,
     pub(super) unchanged: u64,
     pub(super) refused: u64,
@@ -38,6 +41,9 @@ impl Report {
             is_dry: false,
             backups: 0,
             jobs: 0,
+            clients: 0,
+            actions: 0,
+            sessions: 0,
             updated: 0,
             unchanged: 0,
             refused: 0,
@@ -65,6 +71,9 @@ impl Report {
             End::Done(_, Done::Unchanged) => self.unchanged += 1,
             End::Done(Kind::Backup, Done::Stored) => self.backups += 1,
             End::Done(Kind::Job, Done::Stored) => self.jobs += 1,
+            End::Done(Kind::Client, Done::Stored) => self.clients += 1,
+            End::Done(Kind::Action, Done::Stored) => self.actions += 1,
+            End::Done(Kind::Session, Done::Stored) => self.sessions += 1,
             End::OnlyNotes => {}
             End::Refused { record, reason } => {
                 self.refused += 1;
@@ -89,7 +98,8 @@ impl Report {
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.backups + self.jobs + self.updated + self.unchanged + self.refused
+        let stored = self.backups + self.jobs + self.clients + self.actions + self.sessions;
+        stored + self.updated + self.unchanged + self.refused
     }
 
     /// Prints the summary. Gives the number of records that were imported or refused.
@@ -108,20 +118,34 @@ impl Report {
             // A summary that nobody reads is not worth failing for.
             let _ = writeln!(
                 io::stdout(),
-                "{} {} and {}; {} updated, {} unchanged, {} refused",
+                "{} {}; {} updated, {} unchanged, {} refused",
                 if self.is_dry {
                     "would import"
                 } else {
                     "imported"
                 },
-                Count(self.backups, "backup"),
-                Count(self.jobs, "job"),
+                self.stored(),
                 self.updated,
                 self.unchanged,
                 self.refused
             );
         }
         self.records()
+    }
+
+    /// What was stored, kind by kind: backups and jobs always, others where there are any.
+    fn stored(&self) -> String {
+        let others = [
+            Count(self.clients, "client"),
+            Count(self.actions, "action"),
+            Count(self.sessions, "session"),
+        ];
+        let others = others.into_iter().filter(|Count(count, _)| *count > 0);
+        let kinds = [Count(self.backups, "backup"), Count(self.jobs, "job")];
+        let kinds: Vec<_> = kinds.into_iter().chain(others).collect();
+        let kinds: Vec<_> = kinds.iter().map(ToString::to_string).collect();
+        let (last, first) = kinds.split_last().expect("there are two at least");
+        format!("{} and {last}", first.join(", "))
     }
 
     pub(super) fn verdict(&self) -> Result<(), Error> {

@@ -46,6 +46,7 @@ fn id(value: &Value, project: &str) -> String {
     {
         Document::Backup(backup) => backup.backup_id,
         Document::Job(job) => job.job_id,
+        other => panic!("{other:?}"),
     }
 }
 
