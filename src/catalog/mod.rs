@@ -4,6 +4,7 @@
 //! range scan. No method blocks the async thread that calls it.
 
 mod audit;
+mod bells;
 mod changes;
 mod error;
 mod heard;
@@ -65,6 +66,7 @@ pub(crate) struct Catalog {
     hasher: RandomState,
     seen: Arc<seen::Seen>,
     heard: Arc<heard::Heard>,
+    bells: Arc<bells::Bells>,
     /// One snapshot at a time: each reads all of the store.
     snapshots: Arc<Semaphore>,
 }
@@ -103,6 +105,7 @@ impl Catalog {
             hasher: RandomState::new(),
             seen: Arc::default(),
             heard: Arc::default(),
+            bells: Arc::default(),
             snapshots: Arc::new(Semaphore::new(1)),
         }
     }

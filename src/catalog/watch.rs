@@ -13,7 +13,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Catalog, Error, Scope, keys,
+    Catalog, Error, Scope,
+    bells::{Listening, Next, Topic},
+    keys,
     plan::Note,
     secret,
     touched::{Deed, Touched, touched},
@@ -57,6 +59,7 @@ pub(crate) struct Watch<R: Resource> {
     /// What is still to be read of what is stored, if anything is.
     state: Option<keys::Range>,
     changes: store::Changes,
+    bell: Listening,
     /// The revision when it began: once it has come so far it says so.
     head: u64,
     has_caught_up: bool,
@@ -66,6 +69,11 @@ pub(crate) struct Watch<R: Resource> {
 }
 
 impl Catalog {
+    /// Has bells rung, if nobody does yet.
+    fn ring_bells(&self) {
+        self.bells.ring_for(|after| self.store.changes(after));
+    }
+
     /// Watches.
     ///
     /// # Errors
@@ -88,6 +96,7 @@ impl Catalog {
             chosen: chosen(&query),
             catalog: self.clone(),
             state,
+            bell: self.bells.listen(topic(&query), head),
             changes: self.store.changes(after),
             head,
             has_caught_up: false,
@@ -96,6 +105,20 @@ impl Catalog {
             ready: VecDeque::new(),
             ready_bytes: 0,
         })
+    }
+}
+
+/// What a query watches, as far as that is told apart.
+fn topic<R: Resource>(query: &WatchQuery<R>) -> Topic {
+    let mut filter = query.filter.clone();
+    let client_id = filter.client_id().map(std::mem::take);
+    Topic {
+        tag: R::KIND.tag,
+        project: match &query.scope {
+            Scope::Project(project) => Some(project.as_str().to_owned()),
+            Scope::AllProjects => None,
+        },
+        client_id: client_id.filter(|client_id| !client_id.is_empty()),
     }
 }
 
@@ -113,20 +136,30 @@ impl<R: Resource> Watch<R> {
             self.ready_bytes = 0;
             if self.state.is_some() {
                 self.read_state().await?;
-            } else if !self.has_caught_up && self.changes.after() >= self.head {
+                continue;
+            }
+            self.catalog.ring_bells();
+            let next = self.bell.next(self.changes.after());
+            let (Next::Read(after) | Next::Wait(after)) = next else {
+                return Err(store::Error::Closed.into());
+            };
+            if after != self.changes.after() {
+                self.changes.go_to(after);
+            }
+            if !self.has_caught_up && after >= self.head {
                 self.has_caught_up = true;
                 self.bookmark();
             } else if self.bookmark_at <= Instant::now() {
                 self.bookmark();
+            } else if next == Next::Read(after) {
+                match self.changes.next().await? {
+                    Pulled::Group(group) => self.take(&group)?,
+                    Pulled::Compacted { oldest } => return Err(Error::Compacted { oldest }),
+                }
             } else {
-                let next = tokio::time::timeout_at(self.bookmark_at, self.changes.next());
-                match next.await {
-                    Ok(Ok(Pulled::Group(group))) => self.take(&group)?,
-                    Ok(Ok(Pulled::Compacted { oldest })) => {
-                        return Err(Error::Compacted { oldest });
-                    }
-                    Ok(Err(error)) => return Err(error.into()),
-                    Err(_) => self.bookmark(),
+                tokio::select! {
+                    () = self.bell.rung() => {}
+                    () = tokio::time::sleep_until(self.bookmark_at) => {}
                 }
             }
         }
@@ -154,7 +187,7 @@ impl<R: Resource> Watch<R> {
     fn take(&mut self, group: &Group) -> Result<(), Error> {
         for change in &group.changes {
             if self.ready_bytes >= READY_BYTES_MAX {
-                self.changes.rewind(change.revision - 1);
+                self.changes.go_to(change.revision - 1);
                 return Ok(());
             }
             self.take_change(change.revision, &change.writes)?;

@@ -163,6 +163,7 @@ impl Resource for Backup {
     ];
     // Freezer's PATCH merges metadata.
     const MERGED: &'static [&'static str] = &["backup_metadata"];
+    const CLIENT_TAG: Option<u32> = Some(5);
     const LABELS_TAG: Option<u32> = Some(13);
     type Filter = BackupFilter;
 

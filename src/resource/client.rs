@@ -29,6 +29,7 @@ impl Resource for Client {
     ];
     const IMMUTABLE: &'static [&'static str] = &["client_id", "project_id"];
     const MERGED: &'static [&'static str] = &[];
+    const CLIENT_TAG: Option<u32> = Some(1);
     const LABELS_TAG: Option<u32> = Some(16);
     type Filter = ClientFilter;
 

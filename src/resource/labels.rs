@@ -235,6 +235,24 @@ fn labels_of(record: &[u8], tag: u32) -> Result<Vec<(&str, &str)>, DecodeError> 
     Ok(labels)
 }
 
+/// The text in a field of an encoded message, if it is set.
+///
+/// # Errors
+/// If it is no message, or no text.
+pub(crate) fn text_in(record: &[u8], tag: u32) -> Result<Option<&str>, DecodeError> {
+    let (mut text, mut rest) = (None, record);
+    while !rest.is_empty() {
+        let (found, wire_type) = decode_key(&mut rest)?;
+        if found == tag && wire_type == WireType::LengthDelimited {
+            let bytes = bytes(&mut rest)?;
+            text = Some(std::str::from_utf8(bytes).map_err(|_| malformed())?);
+        } else {
+            skip_field(wire_type, found, &mut rest, DecodeContext::default())?;
+        }
+    }
+    Ok(text)
+}
+
 /// The key and value of an entry of a map by strings.
 fn entry_of(mut entry: &[u8]) -> Result<(&str, &str), DecodeError> {
     let (mut key, mut value) = ("", "");

@@ -23,6 +23,7 @@ use crate::proto;
 pub(crate) use id::{ProjectId, ResourceId};
 pub(crate) use job::Event;
 use labels::Selector;
+pub(crate) use labels::text_in;
 pub(crate) use neighbours::{Neighbours, Refusal};
 pub(crate) use patch::Patch;
 pub(crate) use rules::{is_steering, nearest};
@@ -46,6 +47,8 @@ pub trait Resource:
     const HAS_SECRETS: bool = false;
     /// Whether it has anything to do with other resources, so that these are asked when it is stored.
     const HAS_NEIGHBOURS: bool = false;
+    /// The tag of the field that its client is in, if it has one.
+    const CLIENT_TAG: Option<u32> = None;
     /// The tag of the field that its labels are in, if it has any.
     const LABELS_TAG: Option<u32> = None;
     /// What a list of it can be filtered by.

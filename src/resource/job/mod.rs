@@ -26,6 +26,7 @@ impl Resource for Job {
     const MERGED: &'static [&'static str] = &[];
     const HAS_SECRETS: bool = true;
     const HAS_NEIGHBOURS: bool = true;
+    const CLIENT_TAG: Option<u32> = Some(4);
     const LABELS_TAG: Option<u32> = Some(16);
     type Filter = JobFilter;
 

@@ -115,8 +115,8 @@ impl Changes {
         self.follower.is_none()
     }
 
-    /// Goes back to a revision: what comes after it is pulled again.
-    pub(crate) fn rewind(&mut self, after: u64) {
+    /// Goes to a revision, back or forth: what comes after it is pulled next.
+    pub(crate) fn go_to(&mut self, after: u64) {
         self.after = after;
         self.follower = None;
     }

@@ -1,0 +1,266 @@
+//! What wakes watches: a bell for each thing that is watched, rung for the commits that may concern it.
+//!
+//! One task reads what is committed, once for all watches. A watch that waits for the jobs of one client sleeps through what happens to
+//! others: thousands of them cost a commit nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{keys, plan::Note, touched::touched};
+use crate::{
+    proto::{Backup, Client, Job},
+    resource::{Resource, text_in},
+    store::{self, Group, Pulled},
+};
+
+/// How long is waited before the journal is read again that could not be.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What may be watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Topic {
+    /// The kind's tag.
+    pub(super) tag: u8,
+    /// One project's resources, or all.
+    pub(super) project: Option<String>,
+    /// One client's resources, or all.
+    pub(super) client_id: Option<String>,
+}
+
+/// When a bell was rung.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rung {
+    /// The last revision of the commits that it was rung for the time before the last.
+    previous: u64,
+    /// The first and the last revision of those that it was rung for last.
+    first: u64,
+    last: u64,
+}
+
+/// The bells of one store.
+#[derive(Debug, Default)]
+pub(super) struct Bells {
+    all: Mutex<HashMap<Topic, watch::Sender<Rung>>>,
+    /// All bells have been rung for what was committed up to this revision.
+    reached: AtomicU64,
+    /// Whether the task that rings them runs.
+    is_rung: AtomicBool,
+    /// Whether there will be no more commits.
+    is_closed: AtomicBool,
+}
+
+/// Somebody who listens to a bell.
+#[derive(Debug)]
+pub(super) struct Listening {
+    bells: Arc<Bells>,
+    topic: Topic,
+    bell: Option<watch::Receiver<Rung>>,
+    /// What was committed up to here may not have been rung for.
+    from: u64,
+}
+
+/// What a watch that has seen all until some revision is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// To read on after this revision: nothing before concerns it.
+    Read(u64),
+    /// To wait: nothing until this revision concerns it.
+    Wait(u64),
+    /// To end: nothing will happen any more.
+    End,
+}
+
+impl Bells {
+    /// Listens for what concerns a topic from `head` on, the last revision that there is.
+    pub(super) fn listen(self: &Arc<Self>, topic: Topic, head: u64) -> Listening {
+        let mut all = self.lock();
+        if all.is_empty() {
+            // Nobody has missed anything.
+            self.reached.fetch_max(head, Ordering::AcqRel);
+        }
+        let bell = all.entry(topic.clone()).or_default().subscribe();
+        Listening {
+            bells: self.clone(),
+            topic,
+            bell: Some(bell),
+            from: self.reached.load(Ordering::Acquire).max(head),
+        }
+    }
+
+    /// Has the bells rung for what `changes` bring after a revision, unless that is done already.
+    pub(super) fn ring_for(self: &Arc<Self>, changes: impl FnOnce(u64) -> store::Changes) {
+        let is_closed = self.is_closed.load(Ordering::Acquire);
+        if is_closed || self.is_rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let ringer = Ringer(Arc::downgrade(self));
+        let reached = self.reached.load(Ordering::Acquire);
+        tokio::spawn(ringer.ring(changes(reached)));
+    }
+
+    fn ring(&self, group: &Group) {
+        let all = self.lock();
+        let (first, last) = (group.first_revision, group.last_revision());
+        let ring = |tag: u8, project: Option<&str>, client_id: Option<&str>| {
+            let topic = Topic {
+                tag,
+                project: project.map(str::to_owned),
+                client_id: client_id.map(str::to_owned),
+            };
+            if let Some(bell) = all.get(&topic) {
+                bell.send_if_modified(|rung| {
+                    let is_new = rung.last < last;
+                    if is_new {
+                        *rung = Rung {
+                            previous: rung.last,
+                            first,
+                            last,
+                        };
+                    }
+                    is_new
+                });
+            }
+        };
+        if !all.is_empty() {
+            for change in &group.changes {
+                for touched in touched(&change.writes, |_, _| true) {
+                    let (tag, project) = (touched.tag, touched.project);
+                    ring(tag, None, None);
+                    ring(tag, Some(project), None);
+                    let locator = keys::locator_of(tag, project, touched.id);
+                    let note = Note::of(&change.writes);
+                    let now = touched.record.map(|(_, record)| client_in(tag, record));
+                    let before = note.replaced(&locator).map(|record| client_in(tag, record));
+                    for client_id in now.into_iter().chain(before).flatten() {
+                        ring(tag, None, Some(client_id));
+                        ring(tag, Some(project), Some(client_id));
+                    }
+                }
+            }
+        }
+        self.reached.fetch_max(last, Ordering::AcqRel);
+    }
+
+    /// Wakes everybody, to read by themselves.
+    fn ring_all(&self, revision: u64) {
+        for bell in self.lock().values() {
+            bell.send_modify(|rung| {
+                *rung = Rung {
+                    previous: revision.max(rung.last),
+                    first: revision.max(rung.last),
+                    last: revision.max(rung.last),
+                };
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<Rung>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The client in a record of some kind, if it has one.
+fn client_in(tag: u8, record: &[u8]) -> Option<&str> {
+    let kinds = [
+        (Backup::KIND.tag, Backup::CLIENT_TAG),
+        (Job::KIND.tag, Job::CLIENT_TAG),
+        (Client::KIND.tag, Client::CLIENT_TAG),
+    ];
+    let (_, field) = kinds.into_iter().find(|(kind, _)| *kind == tag)?;
+    // What cannot be read is told by whoever reads it.
+    text_in(record, field?).ok().flatten()
+}
+
+/// The task that rings the bells. When it ends, for whatever reason, another one may.
+struct Ringer(Weak<Bells>);
+
+impl Ringer {
+    async fn ring(self, mut changes: store::Changes) {
+        loop {
+            let pulled = changes.next().await;
+            let Some(bells) = self.0.upgrade() else {
+                return;
+            };
+            match pulled {
+                Ok(Pulled::Group(group)) => bells.ring(&group),
+                Err(store::Error::Closed) => {
+                    bells.is_closed.store(true, Ordering::Release);
+                    return;
+                }
+                // The journal cannot be read, which those find out who read it.
+                Err(_) => {
+                    bells.ring_all(bells.reached.load(Ordering::Acquire) + 1);
+                    drop(bells);
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                // It has fallen behind, which it should never do: everybody looks for themselves.
+                Ok(Pulled::Compacted { oldest }) => {
+                    bells.ring_all(oldest);
+                    bells.reached.fetch_max(oldest - 1, Ordering::AcqRel);
+                    changes.go_to(oldest - 1);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Ringer {
+    fn drop(&mut self) {
+        if let Some(bells) = self.0.upgrade() {
+            bells.is_rung.store(false, Ordering::Release);
+            bells.ring_all(bells.reached.load(Ordering::Acquire));
+        }
+    }
+}
+
+impl Listening {
+    /// What one who has seen all until a revision is to do. What is rung from now on ends [`Listening::rung`].
+    pub(super) fn next(&mut self, seen: u64) -> Next {
+        // Read first: for all until there the bell has been rung, if it was to be.
+        let reached = self.bells.reached.load(Ordering::Acquire);
+        let bell = self.bell.as_mut().expect("it listens until it is dropped");
+        let rung = *bell.borrow_and_update();
+        if self.bells.is_closed.load(Ordering::Acquire) {
+            return Next::End;
+        }
+        if seen < self.from {
+            return Next::Read(seen);
+        }
+        if rung.last <= seen {
+            return Next::Wait(reached.max(seen));
+        }
+        // Rung once since: what came between concerned others.
+        if rung.previous <= seen {
+            return Next::Read(seen.max(rung.first - 1));
+        }
+        Next::Read(seen)
+    }
+
+    /// Waits until the bell is rung.
+    pub(super) async fn rung(&mut self) {
+        let bell = self.bell.as_mut().expect("it listens until it is dropped");
+        // The bell is there for as long as somebody listens.
+        let _ = bell.changed().await;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut all = self.bells.lock();
+        self.bell = None;
+        if all
+            .get(&self.topic)
+            .is_some_and(|bell| bell.receiver_count() == 0)
+        {
+            all.remove(&self.topic);
+        }
+    }
+}
