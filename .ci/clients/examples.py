@@ -80,6 +80,48 @@ def walks(address, directory):
         assert walked == expected, f"{name} shows {len(walked)} backups: {walked[:3]} …"
 
 
+def run(address, *arguments, **options):
+    command = [ICEBOX, *arguments, "--server", address, "--project", "watched"]
+    done = subprocess.run(command, timeout=TIMEOUT_S, check=True, stdout=subprocess.PIPE, text=True, **options)
+    return done.stdout.strip()
+
+
+def watches(address, directory, restart):
+    """Watches of a client's jobs in Python and Node, through a restart of the server."""
+    python = [sys.executable, REPOSITORY / "examples/python/watch.py", address, "watched", "node1"]
+    node = ["node", REPOSITORY / "examples/node/watch.js", address, "watched", "node1"]
+    environment = os.environ | {"PYTHONPATH": str(directory), "NODE_PATH": str(NODE_MODULES)}
+    watching = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for command in (python, node)
+    ]
+
+    def next_line(process):
+        while (line := process.stdout.readline().strip()) == "synced":
+            pass
+        return line
+
+    def create(client):
+        job = {"description": f"of {client}", "client_id": client}
+        job["job_actions"] = [{"freezer_action": {"action": "backup"}}]
+        return run(address, "jobs", "create", "-", "--output", "name", input=json.dumps(job))
+
+    try:
+        for process in watching:
+            assert process.stdout.readline() == "synced\n"
+        create("node2")
+        mine = create("node1")
+        for process in watching:
+            assert next_line(process) == f"put {mine} of node1"
+        restart()
+        run(address, "jobs", "update", mine, "--set", "client_id=node2")
+        for process in watching:
+            assert next_line(process) == f"removed {mine}"
+    finally:
+        for process in watching:
+            process.kill()
+            process.wait()
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -91,11 +133,19 @@ def main():
             said, _ = early.communicate(timeout=TIMEOUT_S)
             assert early.returncode == 0 and "is stored at revision" in said, said
             walks(address, directory)
+
+            def restart():
+                nonlocal server
+                server.terminate()
+                server.communicate(timeout=30)
+                server = start(address, directory / "icebox.db")
+
+            watches(address, directory, restart)
         finally:
             early.kill()
             server.terminate()
             server.communicate(timeout=30)
-    print(f"ok  {BACKUPS} backups walked in Rust, Python and Node; a client that was early came through")
+    print(f"ok  {BACKUPS} backups walked, and jobs watched through a restart, in Python and Node; a client that was early came through")
 
 
 if __name__ == "__main__":
