@@ -171,3 +171,34 @@ async fn an_action_serves_so_many_jobs_and_no_more() {
     actions(&server).update_action(request).await.unwrap();
     assert_eq!(server.icebox.revision(), before + 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_names_an_action_while_it_changes_has_it_as_it_is_in_the_end() {
+    let server = std::sync::Arc::new(Server::start().await);
+    for round in 0..100 {
+        let stored = create_action(&server, action("before")).await.unwrap();
+        let create = |n| {
+            let (server, id) = (server.clone(), stored.action_id.clone());
+            tokio::spawn(async move {
+                let job = job_of(&format!("job {round} {n}"), &[&id]);
+                server.create_job(job).await.map(|job| job.job_id)
+            })
+        };
+        let creating: Vec<_> = (0..8).map(create).collect();
+        let mut changed = action("after");
+        changed.action_id.clone_from(&stored.action_id);
+        let request = UpdateActionRequest {
+            action: Some(changed),
+            ..UpdateActionRequest::default()
+        };
+        // One that loses every race against so many says so, and may be sent again.
+        while let Err(status) = actions(&server).update_action(request.clone()).await {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        }
+        for created in creating {
+            let id = created.await.unwrap().unwrap();
+            let job = server.get_job(PROJECT, &id).await.unwrap();
+            assert_eq!(names(&job), ["after"], "in round {round}");
+        }
+    }
+}

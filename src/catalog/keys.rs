@@ -6,6 +6,7 @@
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
 //! | `s` kind project `00` name `00` id | what of the resource only some may see | lists do not hold it; it sorts as the records do |
 //! | `u` kind id project `00` user's kind user's id | nothing | finds those that refer to a resource |
+//! | `u` kind id project `00` user's kind | nothing | written whenever one begins or ceases to: who has read them all expects it |
 //! | `a` | the last change's author, and what it replaced | in the journal each change has one: for audit and watches |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
@@ -100,7 +101,7 @@ pub(super) struct User<'a> {
     /// The tag and the key of the id of what is referred to.
     pub(super) of: (u8, [u8; ID_BYTES]),
     pub(super) project: &'a str,
-    /// The bytes of the id of who does.
+    /// The bytes of the id of who does. Empty in the key that stands for all who do.
     pub(super) id: &'a [u8],
 }
 
@@ -108,9 +109,10 @@ pub(super) struct User<'a> {
 pub(super) fn parse_user(key: &[u8]) -> Option<User<'_>> {
     let (&[_, tag], rest) = key.split_first_chunk()?;
     let (&of, rest) = rest.split_first_chunk()?;
-    let (project, id) = rest.split_at_checked(rest.len().checked_sub(ID_BYTES)?)?;
-    // A separator and the tag of who refers stand between them.
-    let project = project.get(..project.len().checked_sub(2)?)?;
+    let end = rest.iter().position(|&byte| byte == SEPARATOR)?;
+    let (project, rest) = rest.split_at(end);
+    // Behind the separator stands the tag of who refers.
+    let id = rest.get(2..)?;
     Some(User {
         of: (tag, of),
         project: std::str::from_utf8(project).ok()?,

@@ -116,6 +116,11 @@ impl Plan {
         self.refer(resource, &[], &resource.references());
     }
 
+    /// Commits only if a key is still at this revision, or still holds nothing.
+    pub(super) fn expect_key(&mut self, key: Vec<u8>, revision: Option<u64>) {
+        self.batch = self.take().expect(key, revision);
+    }
+
     /// Keeps those findable that refer to others.
     fn refer<R: Resource>(
         &mut self,
@@ -125,11 +130,14 @@ impl Plan {
     ) {
         let (project, id) = (resource.project_id(), id_of(resource));
         let mut batch = self.take();
-        for of in before.iter().filter(|of| !now.contains(of)) {
-            batch = batch.delete(keys::user::<R>(*of, project, &id));
+        // Whoever has read all users of a resource must see that they are others now.
+        let changed = |batch: Batch, of| batch.put(keys::users_of::<R>(of, project), Bytes::new());
+        for &of in before.iter().filter(|of| !now.contains(of)) {
+            batch = changed(batch.delete(keys::user::<R>(of, project, &id)), of);
         }
-        for of in now.iter().filter(|of| !before.contains(of)) {
-            batch = batch.put(keys::user::<R>(*of, project, &id), Bytes::new());
+        for &of in now.iter().filter(|of| !before.contains(of)) {
+            let key = keys::user::<R>(of, project, &id);
+            batch = changed(batch.put(key, Bytes::new()), of);
         }
         self.batch = batch;
     }

@@ -113,6 +113,23 @@ impl<'a> Transaction<'a> {
         self.plan.delete(stored);
     }
 
+    fn all_users<R: Resource, Of: Resource>(
+        &self,
+        of: &ResourceId,
+    ) -> Result<Vec<ResourceId>, Error> {
+        let all = keys::users_of::<R>((Of::KIND.tag, *of.as_bytes()), self.project.as_str());
+        let mut users = Vec::new();
+        let _all = self.view.scan::<Error>(
+            keys::starting_with(all.clone()),
+            |Found { key, .. }| {
+                // The first is that of all of them.
+                users.extend(keys::id_of_user(key).filter(|_| key.len() > all.len()));
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
+        Ok(users)
+    }
+
     fn put<R: Resource>(&mut self, stored: &Stored<R>, changed: &mut R) {
         changed.set_stamps(stored.resource.stamps());
         if *changed != stored.resource {
@@ -138,18 +155,18 @@ impl Neighbours for Transaction<'_> {
         Ok(())
     }
 
+    fn users_count<R: Resource, Of: Resource>(&mut self, of: &ResourceId) -> Result<usize, Error> {
+        Ok(self.all_users::<R, Of>(of)?.len())
+    }
+
     fn users<R: Resource, Of: Resource>(
         &mut self,
         of: &ResourceId,
     ) -> Result<Vec<ResourceId>, Error> {
-        let all = keys::users_of::<R>((Of::KIND.tag, *of.as_bytes()), self.project.as_str());
-        let mut users = Vec::new();
-        let _all = self
-            .view
-            .scan::<Error>(keys::starting_with(all), |Found { key, .. }| {
-                users.extend(keys::id_of_user(key));
-                Ok(ControlFlow::Continue(()))
-            })?;
-        Ok(users)
+        // Read first: who comes meanwhile has it written anew.
+        let key = keys::users_of::<R>((Of::KIND.tag, *of.as_bytes()), self.project.as_str());
+        let last = self.view.get(&key)?.map(|entry| entry.revision);
+        self.plan.expect_key(key, last);
+        self.all_users::<R, Of>(of)
     }
 }

@@ -32,7 +32,17 @@ pub trait Neighbours {
     /// If it breaks a rule of its own.
     fn write<R: Resource>(&mut self, changed: R) -> Result<(), Self::Error>;
 
-    /// The ids of the resources of kind `R` that refer to another one: see [`Resource::references`].
+    /// How many resources of kind `R` refer to another one. Others may begin to meanwhile.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn users_count<R: Resource, Of: Resource>(
+        &mut self,
+        of: &ResourceId,
+    ) -> Result<usize, Self::Error>;
+
+    /// The ids of the resources of kind `R` that refer to another one: see [`Resource::references`]. They must still be these when all
+    /// is stored.
     ///
     /// # Errors
     /// If they cannot be read.

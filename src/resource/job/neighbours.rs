@@ -80,7 +80,7 @@ fn expand<N: Neighbours>(
             );
         }
         *action = expanded;
-        if had.is_none() && neighbours.users::<Job, Action>(&id)?.len() >= JOBS_PER_ACTION_MAX {
+        if had.is_none() && neighbours.users_count::<Job, Action>(&id)? >= JOBS_PER_ACTION_MAX {
             violations.add(
                 format!("{path}.action_id"),
                 format!("is used by {JOBS_PER_ACTION_MAX} jobs, and may not be by more"),
