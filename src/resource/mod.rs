@@ -15,6 +15,8 @@ mod labels;
 mod neighbours;
 mod rules;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use prost_types::Timestamp;
 

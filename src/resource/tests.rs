@@ -1,0 +1,134 @@
+//! What all resources have in common.
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
+
+use super::{Chosen, Resource};
+use crate::proto::{
+    self, Action, Backup, BackupMetadata, Client, FreezerAction, Job, JobSchedule, Session,
+    SessionJob,
+};
+
+/// Filters that ask for one thing each: values that a sample may have, and others.
+fn filters<F: prost::Name + Default>(texts: &[&str]) -> Vec<F> {
+    let descriptor = proto::descriptor_of::<F>();
+    let mut filters = vec![F::default()];
+    for field in descriptor.fields() {
+        for value in values(&field, texts) {
+            let mut filter = DynamicMessage::new(descriptor.clone());
+            filter.set_field(&field, value);
+            filters.push(proto::from_dynamic(&filter).expect("a filter"));
+        }
+    }
+    filters
+}
+
+fn values(field: &FieldDescriptor, texts: &[&str]) -> Vec<Value> {
+    match field.kind() {
+        Kind::String if field.name() == "label_selector" => ["env=prod", "env!=prod", "tier"]
+            .iter()
+            .map(|text| Value::String((*text).into()))
+            .collect(),
+        Kind::String => texts
+            .iter()
+            .map(|text| Value::String((*text).into()))
+            .collect(),
+        Kind::Bool => vec![Value::Bool(true), Value::Bool(false)],
+        Kind::Int32 => vec![Value::I32(7), Value::I32(8)],
+        Kind::Int64 => vec![Value::I64(7), Value::I64(8)],
+        kind => panic!("no values of {kind:?} are known here"),
+    }
+}
+
+/// That every filter says of a resource's facets what it says of the resource: a watch knows what was replaced by these alone.
+fn facets_are_all_that_filters_test<R: Resource + std::fmt::Debug>(samples: &[R], texts: &[&str])
+where
+    R::Filter: prost::Name,
+{
+    let mut said = [0, 0];
+    for sample in samples {
+        for filter in filters::<R::Filter>(texts) {
+            let chosen = Chosen::<R>::by(filter.clone());
+            let whole = chosen.matches(&sample.encode_to_vec()).unwrap();
+            let facets = chosen.matches(&sample.facets().encode_to_vec()).unwrap();
+            assert_eq!(whole, facets, "{filter:?} of {sample:?}");
+            said[usize::from(whole)] += 1;
+        }
+    }
+    assert!(said[0] > 0 && said[1] > samples.len(), "{said:?}");
+}
+
+const ID: &str = "0ae284d514eb47dd84154748b5056749";
+
+fn labels() -> std::collections::BTreeMap<String, String> {
+    [("env".to_owned(), "prod".to_owned())].into()
+}
+
+#[test]
+fn facets_of_backups_and_jobs_are_all_that_filters_test() {
+    let backup = Backup {
+        client_id: "text".into(),
+        job_id: ID.into(),
+        status: "error".into(),
+        labels: labels(),
+        backup_metadata: Some(BackupMetadata {
+            backup_name: "text".into(),
+            container: "text".into(),
+            hostname: "text".into(),
+            storage: "text".into(),
+            mode: "text".into(),
+            time_stamp: 7,
+            curr_backup_level: 7,
+            ..BackupMetadata::default()
+        }),
+        ..Backup::default()
+    };
+    let texts = ["text", "other", ID, "error", "available"];
+    facets_are_all_that_filters_test(&[backup, Backup::default()], &texts);
+    let job = Job {
+        client_id: "text".into(),
+        description: "text".into(),
+        session_id: ID.into(),
+        labels: labels(),
+        job_schedule: Some(JobSchedule {
+            status: "running".into(),
+            result: "fail".into(),
+            event: "stop".into(),
+            ..JobSchedule::default()
+        }),
+        ..Job::default()
+    };
+    let texts = ["text", "other", ID, "running", "fail", "stop"];
+    facets_are_all_that_filters_test(&[job, Job::default()], &texts);
+}
+
+#[test]
+fn facets_of_the_others_are_all_that_filters_test() {
+    let client = Client {
+        client_id: "text".into(),
+        hostname: "text".into(),
+        is_central: true,
+        labels: labels(),
+        ..Client::default()
+    };
+    facets_are_all_that_filters_test(&[client, Client::default()], &["text", "other"]);
+    let action = Action {
+        freezer_action: Some(FreezerAction {
+            action: "backup".into(),
+            mode: "fs".into(),
+            backup_name: "text".into(),
+            ..FreezerAction::default()
+        }),
+        ..Action::default()
+    };
+    let texts = ["text", "other", "backup", "fs"];
+    facets_are_all_that_filters_test(&[action, Action::default()], &texts);
+    let session = Session {
+        description: "text".into(),
+        status: "running".into(),
+        result: "fail".into(),
+        jobs: [(ID.to_owned(), SessionJob::default())].into(),
+        ..Session::default()
+    };
+    let texts = ["text", "other", ID, "running", "fail"];
+    facets_are_all_that_filters_test(&[session, Session::default()], &texts);
+}
