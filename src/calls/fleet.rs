@@ -7,6 +7,7 @@ use crate::{
     catalog::{Catalog, Error, not_found},
     proto::{Action, Client, Job, Session},
     resource::{Answer, Neighbours, Resource, ResourceId, Valid, Violations, release},
+    store::Reach,
 };
 
 /// Results that a member of a session may report.
@@ -36,14 +37,15 @@ pub(super) fn heard_of(catalog: &Catalog, behalf: &Behalf) {
             let (catalog, author) = (catalog.clone(), behalf.author.clone());
             runtime.spawn(async move {
                 let about = id.clone();
-                let noted = catalog.transact(author.as_ref(), project, about, move |made| {
-                    if let Some(stored) = made.get::<Client>(&id)? {
-                        let mut client = stored.resource.clone();
-                        client.seen(made.now());
-                        made.replace(&stored, client)?;
-                    }
-                    Ok(())
-                });
+                let noted =
+                    catalog.transact(author.as_ref(), (project, about), Reach::Far, move |made| {
+                        if let Some(stored) = made.get::<Client>(&id)? {
+                            let mut client = stored.resource.clone();
+                            client.seen(made.now());
+                            made.replace(&stored, client)?;
+                        }
+                        Ok(())
+                    });
                 if let Err(error) = noted.await {
                     tracing::debug!(%error, "it is not noted that a client was heard of");
                 }
@@ -71,26 +73,26 @@ impl Calls<'_, Client> {
         authority.check_project(&client.project_id)?;
         let (project, id) = one::<Client>(authority, &client.project_id, &client.client_id)?;
         let author = self.behalf.author.as_ref();
-        let registered = self
-            .catalog
-            .transact(author, project, id.clone(), move |made| {
-                let now = made.now();
-                let mut client = client.clone();
-                if let Some(stored) = made.get::<Client>(&id)? {
-                    let client = client.registered_over(&stored.resource, now);
-                    let resource = made.replace(&stored, client)?;
-                    return Ok(Created {
+        let registered =
+            self.catalog
+                .transact(author, (project, id.clone()), Reach::Far, move |made| {
+                    let now = made.now();
+                    let mut client = client.clone();
+                    if let Some(stored) = made.get::<Client>(&id)? {
+                        let client = client.registered_over(&stored.resource, now);
+                        let resource = made.replace(&stored, client)?;
+                        return Ok(Created {
+                            resource,
+                            is_new: false,
+                        });
+                    }
+                    client.seen(now);
+                    let resource = made.create(client)?;
+                    Ok(Created {
                         resource,
-                        is_new: false,
-                    });
-                }
-                client.seen(now);
-                let resource = made.create(client)?;
-                Ok(Created {
-                    resource,
-                    is_new: true,
-                })
-            });
+                        is_new: true,
+                    })
+                });
         let (mut registered, revision) = registered.await?;
         if let Some(revision) = revision {
             registered.resource.revision = revision;
@@ -110,36 +112,38 @@ impl Calls<'_, Action> {
         let expected = delete.expected_revision;
         let author = self.behalf.author.as_ref();
         let about = id.clone();
-        let removed = self.catalog.transact(author, project, about, move |made| {
-            let stored = made.expected::<Action>(&id, expected)?;
-            let mut left = Vec::new();
-            for user in made.users::<Job, Action>(&id)? {
-                let Some(mut job) = made.read::<Job>(&user)? else {
-                    continue;
-                };
-                let action_id = &stored.resource.action_id;
-                job.job_actions
-                    .retain(|action| action.action_id != *action_id);
-                if job.job_actions.is_empty() {
-                    left.push(job.job_id);
-                } else {
-                    made.write(job)?;
+        let removed = self
+            .catalog
+            .transact(author, (project, about), Reach::Far, move |made| {
+                let stored = made.expected::<Action>(&id, expected)?;
+                let mut left = Vec::new();
+                for user in made.users::<Job, Action>(&id)? {
+                    let Some(mut job) = made.read::<Job>(&user)? else {
+                        continue;
+                    };
+                    let action_id = &stored.resource.action_id;
+                    job.job_actions
+                        .retain(|action| action.action_id != *action_id);
+                    if job.job_actions.is_empty() {
+                        left.push(job.job_id);
+                    } else {
+                        made.write(job)?;
+                    }
                 }
-            }
-            if left.is_empty() {
-                made.remove(&stored);
-                return Ok(());
-            }
-            Err(Error::Precondition {
-                kind: Action::KIND,
-                id: id.to_string(),
-                reason: "ACTION_IS_ALL_THAT_JOBS_HAVE",
-                message: format!(
-                    "these jobs would be left with no action: {}",
-                    left.join(", ")
-                ),
-            })
-        });
+                if left.is_empty() {
+                    made.remove(&stored);
+                    return Ok(());
+                }
+                Err(Error::Precondition {
+                    kind: Action::KIND,
+                    id: id.to_string(),
+                    reason: "ACTION_IS_ALL_THAT_JOBS_HAVE",
+                    message: format!(
+                        "these jobs would be left with no action: {}",
+                        left.join(", ")
+                    ),
+                })
+            });
         removed.await.map(drop)
     }
 }
@@ -253,18 +257,18 @@ impl Calls<'_, Session> {
         let (project, id) = one::<Session>(&self.behalf.authority, project_id, session_id)?;
         let job_id = ResourceId::parse("job_id", job_id)?;
         let author = self.behalf.author.as_ref();
-        let changed = self
-            .catalog
-            .transact(author, project, id.clone(), move |made| {
-                let stored = made.expected::<Session>(&id, None)?;
-                let mut job = made
-                    .read::<Job>(&job_id)?
-                    .ok_or_else(|| not_found::<Job>(&job_id))?;
-                let mut session = stored.resource.clone();
-                change(&mut session, &mut job)?;
-                made.write(job)?;
-                made.replace(&stored, session)
-            });
+        let changed =
+            self.catalog
+                .transact(author, (project, id.clone()), Reach::Far, move |made| {
+                    let stored = made.expected::<Session>(&id, None)?;
+                    let mut job = made
+                        .read::<Job>(&job_id)?
+                        .ok_or_else(|| not_found::<Job>(&job_id))?;
+                    let mut session = stored.resource.clone();
+                    change(&mut session, &mut job)?;
+                    made.write(job)?;
+                    made.replace(&stored, session)
+                });
         let (mut session, revision) = changed.await?;
         if let Some(revision) = revision {
             session.revision = revision;
@@ -284,24 +288,24 @@ impl Calls<'_, Session> {
         let (project, id) = one::<Session>(&authority, project_id, session_id)?;
         let job_id = ResourceId::parse("job_id", job_id)?;
         let author = self.behalf.author.as_ref();
-        let answered = self
-            .catalog
-            .transact(author, project, id.clone(), move |made| {
-                let stored = made.expected::<Session>(&id, None)?;
-                // An agent speaks for its own jobs only: of others it learns nothing.
-                if authority.client_id.is_some() {
-                    let job = made.read::<Job>(&job_id)?;
-                    job.filter(|job| authority.concerns(job))
-                        .ok_or_else(|| not_found::<Job>(&job_id))?;
-                }
-                let mut session = stored.resource.clone();
-                let answer = ask(&mut session, &job_id.to_string(), made.now().seconds)?;
-                let session = made.replace(&stored, session)?;
-                Ok(Answered {
-                    result: answer.word(),
-                    session_tag: session.session_tag,
-                })
-            });
+        let answered =
+            self.catalog
+                .transact(author, (project, id.clone()), Reach::Far, move |made| {
+                    let stored = made.expected::<Session>(&id, None)?;
+                    // An agent speaks for its own jobs only: of others it learns nothing.
+                    if authority.client_id.is_some() {
+                        let job = made.read::<Job>(&job_id)?;
+                        job.filter(|job| authority.concerns(job))
+                            .ok_or_else(|| not_found::<Job>(&job_id))?;
+                    }
+                    let mut session = stored.resource.clone();
+                    let answer = ask(&mut session, &job_id.to_string(), made.now().seconds)?;
+                    let session = made.replace(&stored, session)?;
+                    Ok(Answered {
+                        result: answer.word(),
+                        session_tag: session.session_tag,
+                    })
+                });
         Ok(answered.await?.0)
     }
 }

@@ -131,12 +131,12 @@ impl Bells {
         };
         if !all.is_empty() {
             for change in &group.changes {
+                let note = Note::of(&change.writes);
                 for touched in touched(&change.writes, |_, _| true) {
                     let (tag, project) = (touched.tag, touched.project);
                     ring(tag, None, None);
                     ring(tag, Some(project), None);
                     let locator = keys::locator_of(tag, project, touched.id);
-                    let note = Note::of(&change.writes);
                     let now = touched.record.map(|(_, record)| client_in(tag, record));
                     let before = note.replaced(&locator).map(|record| client_in(tag, record));
                     for client_id in now.into_iter().chain(before).flatten() {

@@ -120,26 +120,26 @@ impl Catalog {
         author: Option<&Author>,
         resource: Valid<R>,
     ) -> Result<(R, bool), Error> {
-        let resource = resource.into_inner();
+        let mut resource = resource.into_inner();
         let id = id_of(&resource);
         let project = project_of(&resource);
+        // What it takes from its neighbours it takes anew each time.
+        let asked = R::HAS_NEIGHBOURS.then(|| resource.clone());
         for _ in 0..CHANGE_TRIES_MAX {
-            let (new, plan) = if R::HAS_NEIGHBOURS {
-                let (new, owner, now) = (resource.clone(), project.clone(), self.now());
+            let mut plan = Plan::default();
+            if let Some(asked) = asked.clone() {
+                let (owner, now) = (project.clone(), self.now());
                 let planned = self.store.read(Reach::Page, move |view| {
                     let mut transaction = Transaction::new(view, &owner, now);
-                    let new = transaction.create(new)?;
-                    Ok::<_, Error>((new, transaction.into_plan()))
+                    let settled = transaction.create(asked)?;
+                    Ok::<_, Error>((settled, transaction.into_plan().unwrap_or_default()))
                 });
-                planned.await?
+                (resource, plan) = planned.await?;
             } else {
-                let (mut new, mut plan) = (resource.clone(), Plan::default());
-                plan.create(&mut new, self.now());
-                (new, Some(plan))
-            };
-            let batch = plan.unwrap_or_default().signed(author);
-            if let Outcome::Committed(revision) = self.store.commit(batch).await? {
-                let stored = with_revision(new, revision);
+                plan.create(&mut resource, self.now());
+            }
+            if let Outcome::Committed(revision) = self.store.commit(plan.signed(author)).await? {
+                let stored = with_revision(resource, revision);
                 tell("created", &stored);
                 return Ok((stored, true));
             }
@@ -153,10 +153,10 @@ impl Catalog {
                 resource: stored, ..
             }) = found
             {
-                let (mut unstamped, mut new) = (stored.clone(), new);
+                let mut unstamped = stored.clone();
                 unstamped.set_stamps(Stamps::default());
-                new.set_stamps(Stamps::default());
-                return if unstamped == new {
+                resource.set_stamps(Stamps::default());
+                return if unstamped == resource {
                     Ok((stored, false))
                 } else {
                     Err(Error::AlreadyExists {
@@ -211,7 +211,9 @@ impl Catalog {
         expected_revision: Option<u64>,
         change: impl Fn(&R) -> Result<R, Error> + Send + Sync + 'static,
     ) -> Result<R, Error> {
-        let updated = self.transact(author, project, id.clone(), move |transaction| {
+        // Patching and checking take a while for a large resource: not on an async thread.
+        let about = (project, id.clone());
+        let updated = self.transact(author, about, Reach::Far, move |transaction| {
             let stored = transaction.expected::<R>(&id, expected_revision)?;
             let changed = change(&stored.resource)?;
             transaction.replace(&stored, changed)
@@ -237,7 +239,13 @@ impl Catalog {
         id: ResourceId,
         expected_revision: Option<u64>,
     ) -> Result<(), Error> {
-        let deleted = self.transact(author, project, id.clone(), move |transaction| {
+        let reach = if R::HAS_NEIGHBOURS {
+            Reach::Far
+        } else {
+            Reach::Page
+        };
+        let about = (project, id.clone());
+        let deleted = self.transact(author, about, reach, move |transaction| {
             let stored = transaction.expected::<R>(&id, expected_revision)?;
             transaction.delete(&stored)?;
             Ok(stored.resource)
@@ -258,16 +266,15 @@ impl Catalog {
     pub(crate) async fn transact<T: Send + 'static>(
         &self,
         author: Option<&Author>,
-        project: ProjectId,
-        about: ResourceId,
+        (project, about): (ProjectId, ResourceId),
+        reach: Reach,
         transaction: impl Fn(&mut Transaction<'_>) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<(T, Option<u64>), Error> {
         let _changing = self.lock_of(&project, &about).lock().await;
         let transaction = Arc::new(transaction);
         for _ in 0..CHANGE_TRIES_MAX {
             let (make, project, now) = (transaction.clone(), project.clone(), self.now());
-            // Patching and checking take a while for a large resource: not on an async thread.
-            let planned = self.store.read(Reach::Far, move |view| {
+            let planned = self.store.read(reach, move |view| {
                 let mut begun = Transaction::new(view, &project, now);
                 let done = make(&mut begun)?;
                 let plan = begun.into_plan();

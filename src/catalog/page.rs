@@ -227,9 +227,7 @@ fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<Chose
         Scope::Project(_) => filter.beyond_names(),
         Scope::AllProjects => filter.clone(),
     };
-    Some(filter)
-        .filter(|filter| *filter != R::Filter::default())
-        .map(Chosen::by)
+    Chosen::of(filter)
 }
 
 /// A record as it stands in a page.

@@ -72,13 +72,14 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Stores a new resource, and says how.
+    /// Stores a new resource, which has been checked, and says how.
     ///
     /// # Errors
-    /// What it is refused with by its rules, and by what it has to do with.
+    /// What it is refused with by what it has to do with, and by its rules, if it changes by that.
     pub(crate) fn create<R: Resource>(&mut self, mut resource: R) -> Result<R, Error> {
-        resource.settle(None, self)?;
-        let mut resource = Valid::changed(resource)?.into_inner();
+        if resource.settle(None, self)? {
+            resource = Valid::changed(resource)?.into_inner();
+        }
         self.plan.create(&mut resource, self.now);
         Ok(resource)
     }
@@ -86,7 +87,7 @@ impl<'a> Transaction<'a> {
     /// Puts a changed resource in the place of what is stored, if it differs, and says how it is then.
     ///
     /// # Errors
-    /// As of [`Transaction::create`].
+    /// What it is refused with by its rules, and by what it has to do with.
     pub(crate) fn replace<R: Resource>(
         &mut self,
         stored: &Stored<R>,

@@ -93,7 +93,7 @@ impl Catalog {
             after => (None, after),
         };
         Ok(Watch {
-            chosen: chosen(&query),
+            chosen: Chosen::of(query.filter.clone()),
             catalog: self.clone(),
             state,
             bell: self.bells.listen(topic(&query), head),
@@ -209,13 +209,13 @@ impl<R: Resource> Watch<R> {
             // More may come of the same commit: whoever goes on after this must see that.
             let seen = revision - 1;
             if let Some(said) = self.said(&touched, seen, revision, writes)? {
+                self.ready_bytes += prost::Message::encoded_len(&said);
                 self.ready.push_back(said);
             }
         }
         if let Some(last) = self.ready.range_mut(first..).last() {
             last.revision = revision;
         }
-        self.ready_bytes = self.ready.iter().map(bytes_of).sum();
         Ok(())
     }
 
@@ -255,17 +255,6 @@ impl<R: Resource> Watch<R> {
     }
 }
 
-fn bytes_of<R: Resource>(watched: &Watched<R>) -> usize {
-    prost::Message::encoded_len(watched)
-}
-
-fn chosen<R: Resource>(query: &WatchQuery<R>) -> Option<Chosen<R>> {
-    let filter = Some(query.filter.clone());
-    filter
-        .filter(|filter| *filter != R::Filter::default())
-        .map(Chosen::by)
-}
-
 fn matches<R: Resource>(
     chosen: Option<&Chosen<R>>,
     key: &[u8],
@@ -284,7 +273,7 @@ fn step<R: Resource>(
     until: u64,
 ) -> Result<(VecDeque<Watched<R>>, Option<keys::Range>), Error> {
     use crate::store::Read;
-    let chosen = chosen(query);
+    let chosen = Chosen::<R>::of(query.filter.clone());
     let (mut ready, mut bytes, mut looked_at) = (VecDeque::new(), 0, 0);
     let mut last = None;
     let end = range.1.clone();

@@ -62,9 +62,9 @@ impl Resource for Action {
         &mut self,
         stored: Option<&Self>,
         neighbours: &mut N,
-    ) -> Result<(), N::Error> {
+    ) -> Result<bool, N::Error> {
         if stored.is_none_or(|stored| self.is_same(stored)) {
-            return Ok(());
+            return Ok(false);
         }
         let id = ResourceId::parse("action.action_id", &self.action_id)?;
         for user in neighbours.users::<Job, Action>(&id)? {
@@ -75,7 +75,7 @@ impl Resource for Action {
                 neighbours.write(job)?;
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// It stays for as long as jobs use it.

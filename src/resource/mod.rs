@@ -84,7 +84,7 @@ pub trait Resource:
         Vec::new()
     }
     /// Takes from others what it has in common with them, and gives it to them, before it is stored in the place of `stored`, if
-    /// there is that.
+    /// there is that. Says whether it has changed by that.
     ///
     /// # Errors
     /// What it is refused with.
@@ -92,8 +92,8 @@ pub trait Resource:
         &mut self,
         _stored: Option<&Self>,
         _neighbours: &mut N,
-    ) -> Result<(), N::Error> {
-        Ok(())
+    ) -> Result<bool, N::Error> {
+        Ok(false)
     }
     /// Takes itself out of others, before it is removed.
     ///
@@ -172,8 +172,12 @@ pub(crate) struct Chosen<R: Resource> {
 }
 
 impl<R: Resource> Chosen<R> {
-    /// By a filter that keeps its rules.
-    pub(crate) fn by(filter: R::Filter) -> Self {
+    /// By a filter that keeps its rules, if it asks for anything.
+    pub(crate) fn of(filter: R::Filter) -> Option<Self> {
+        (filter != R::Filter::default()).then(|| Chosen::by(filter))
+    }
+
+    fn by(filter: R::Filter) -> Self {
         let selector = Selector::parse(filter.label_selector());
         Chosen {
             selector: selector.expect("a checked filter has a selector"),

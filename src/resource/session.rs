@@ -112,18 +112,18 @@ impl Resource for Session {
         &mut self,
         stored: Option<&Self>,
         neighbours: &mut N,
-    ) -> Result<(), N::Error> {
+    ) -> Result<bool, N::Error> {
         let is_same = |stored: &Session| {
             (&stored.schedule, &stored.description) == (&self.schedule, &self.description)
         };
         if stored.is_none_or(is_same) {
-            return Ok(());
+            return Ok(false);
         }
         for mut job in self.members(neighbours)? {
             self.lead(&mut job);
             neighbours.write(job)?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Its members leave it.

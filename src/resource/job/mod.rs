@@ -67,7 +67,7 @@ impl Resource for Job {
         &mut self,
         stored: Option<&Self>,
         others: &mut N,
-    ) -> Result<(), N::Error> {
+    ) -> Result<bool, N::Error> {
         neighbours::settle(self, stored, others)
     }
 

@@ -19,17 +19,16 @@ pub(super) fn references(job: &Job) -> Vec<(u8, [u8; 16])> {
     references
 }
 
-/// Puts stored actions in the place of their names, and holds what is asked for against what the client supports.
+/// Puts stored actions in the place of their names, and holds what is asked for against what the client supports. Says whether there
+/// were any to be put there.
 pub(super) fn settle<N: Neighbours>(
     job: &mut Job,
     stored: Option<&Job>,
     neighbours: &mut N,
-) -> Result<(), N::Error> {
+) -> Result<bool, N::Error> {
     let mut violations = Violations::new();
     let are_same = stored.is_some_and(|stored| stored.job_actions == job.job_actions);
-    if !are_same {
-        expand(job, stored, neighbours, &mut violations)?;
-    }
+    let is_changed = !are_same && expand(job, stored, neighbours, &mut violations)?;
     let is_asked = stored.is_none_or(|stored| {
         (&stored.client_id, &stored.action_defaults) != (&job.client_id, &job.action_defaults)
     });
@@ -39,15 +38,17 @@ pub(super) fn settle<N: Neighbours>(
     {
         client.check_supports(job, &mut violations);
     }
-    Ok(violations.or(())?)
+    Ok(violations.or(is_changed)?)
 }
 
+/// Puts stored actions in the place of their names, and says whether there were any.
 fn expand<N: Neighbours>(
     job: &mut Job,
     stored: Option<&Job>,
     neighbours: &mut N,
     violations: &mut Violations,
-) -> Result<(), N::Error> {
+) -> Result<bool, N::Error> {
+    let mut is_changed = false;
     for n in 0..job.job_actions.len() {
         let path = format!("job.job_actions[{n}]");
         let action = &mut job.job_actions[n];
@@ -79,6 +80,7 @@ fn expand<N: Neighbours>(
                 "differs from the stored action of this action_id: change that one, or leave one of the two out",
             );
         }
+        is_changed |= *action != expanded;
         *action = expanded;
         if had.is_none() && neighbours.users_count::<Job, Action>(&id)? >= JOBS_PER_ACTION_MAX {
             violations.add(
@@ -87,7 +89,7 @@ fn expand<N: Neighbours>(
             );
         }
     }
-    Ok(())
+    Ok(is_changed)
 }
 
 /// Takes a job that is removed out of its session.
