@@ -198,7 +198,7 @@ async fn router(
         .max_decoding_message_size(limits.request_bytes);
     let clients = ClientServiceServer::new(Clients::new(catalog.clone(), watches.clone()))
         .max_decoding_message_size(limits.request_bytes);
-    let actions = ActionServiceServer::new(Actions::new(catalog.clone()))
+    let actions = ActionServiceServer::new(Actions::new(catalog.clone(), watches.clone()))
         .max_decoding_message_size(limits.request_bytes);
     let sessions = SessionServiceServer::new(Sessions::new(catalog.clone(), watches.clone()))
         .max_decoding_message_size(limits.request_bytes);

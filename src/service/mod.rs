@@ -6,6 +6,7 @@ mod backup_service;
 mod client_service;
 mod job_service;
 mod maintenance_service;
+mod resources;
 mod session_service;
 mod status;
 mod watch;
