@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Error,
-    commands::{self, Create, Delete, Get, List, Update, Watch, document_of},
+    commands::{self, Create, Delete, Get, Listed, Update, Watch, document_of},
     output::{Row, time},
 };
 use crate::proto::{Client, ClientFilter};
@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    List(List<Filter>),
+    List(Listed<Filter>),
     Watch(Watch<Filter>),
     Get(Get),
     /// Register one from a Freezer document; one that is registered takes what the document says of it
@@ -66,7 +66,7 @@ impl From<Filter> for ClientFilter {
 
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     match args.command {
-        Command::List(args) => commands::list::<Client, _>(args).await,
+        Command::List(args) => commands::list_or_watch::<Client, _>(args).await,
         Command::Watch(args) => commands::watch::<Client, _>(args).await,
         Command::Get(args) => commands::get::<Client>(args).await,
         Command::Create(args) => commands::create::<Client>(args).await,

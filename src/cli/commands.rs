@@ -32,6 +32,16 @@ pub(super) struct List<F: clap::Args> {
     listing: Listing,
 }
 
+/// List what a project has, sorted by name
+#[derive(clap::Args)]
+pub(super) struct Listed<F: clap::Args> {
+    #[command(flatten)]
+    list: List<F>,
+    /// Go on printing whatever changes
+    #[arg(long, short, conflicts_with_all = ["limit", "marker"])]
+    watch: bool,
+}
+
 /// Print what a project has, then whatever changes, until it is ended
 ///
 /// A watch that breaks off is taken up again, and misses nothing.
@@ -152,6 +162,24 @@ where
         page,
     )
     .await
+}
+
+/// As [`list`], of what may be watched as well.
+pub(super) async fn list_or_watch<R: Watchable, F: clap::Args>(args: Listed<F>) -> Result<(), Error>
+where
+    R::Filter: From<F>,
+{
+    let Listed { list: args, watch } = args;
+    if !watch {
+        return list::<R, F>(args).await;
+    }
+    let args = Watch {
+        connection: args.connection,
+        beginning: Beginning::stored(),
+        filter: args.filter,
+        listing: args.listing,
+    };
+    self::watch::<R, F>(args).await
 }
 
 pub(super) async fn watch<R: Watchable, F: clap::Args>(args: Watch<F>) -> Result<(), Error>

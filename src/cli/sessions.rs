@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Connection, Error,
-    commands::{self, Create, Delete, Get, List, Place, Update, Watch, document_of},
+    commands::{self, Create, Delete, Get, Listed, Place, Update, Watch, document_of},
     output::{Format, Row, print_one, time},
 };
 use crate::proto::{
@@ -28,7 +28,7 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    List(List<Filter>),
+    List(Listed<Filter>),
     Watch(Watch<Filter>),
     Get(Get),
     Create(Create),
@@ -109,7 +109,7 @@ impl From<Filter> for SessionFilter {
 
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     match args.command {
-        Command::List(args) => commands::list::<Session, _>(args).await,
+        Command::List(args) => commands::list_or_watch::<Session, _>(args).await,
         Command::Watch(args) => commands::watch::<Session, _>(args).await,
         Command::Get(args) => commands::get::<Session>(args).await,
         Command::Create(args) => commands::create::<Session>(args).await,
