@@ -4,6 +4,7 @@
 
 #[cfg(feature = "server")]
 pub mod codec;
+pub(crate) mod fields;
 mod page;
 mod single;
 mod watched;

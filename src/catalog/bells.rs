@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use super::{keys, plan::Note, touched::touched};
 use crate::{
-    proto::{Backup, Client, Job},
-    resource::{Resource, text_in},
+    proto::{Backup, Client, Job, fields::text_in},
+    resource::Resource,
     store::{self, Group, Pulled},
 };
 

@@ -14,11 +14,12 @@
 //! - `create_time`, `update_time` and `revision` are the server's to set, and ignored.
 //!
 //! **Writing** gives the set fields and what is in `extra`, side by side, and the keys of
-//! [`ALWAYS_WRITTEN`].
+//! [`ALWAYS_WRITTEN`](shape::ALWAYS_WRITTEN).
 //!
 //! Whether a resource makes sense is not asked here: the server validates what it is sent.
 
 mod read;
+mod shape;
 mod write;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
@@ -69,6 +70,8 @@ pub(crate) enum Form {
     Document,
     /// That, and `create_time`, `update_time` (RFC 3339, in UTC) and `revision`.
     Full,
+    /// What Freezer's HTTP API gives: that, and what its clients look up unasked.
+    Api,
 }
 
 fn extra_field(descriptor: &MessageDescriptor) -> Option<FieldDescriptor> {
@@ -92,7 +95,7 @@ mod tests {
 
     use super::{
         read::{BESIDE_METADATA, EXTRA_NESTING_MAX, Reading},
-        write::ALWAYS_WRITTEN,
+        shape::ALWAYS_WRITTEN,
         *,
     };
     use crate::{
@@ -151,11 +154,11 @@ mod tests {
 
     #[test]
     fn every_key_that_is_always_written_is_a_field() {
-        for (message, _, keys) in ALWAYS_WRITTEN {
+        for (message, _, _, keys) in ALWAYS_WRITTEN {
             let descriptor = proto::descriptor_of::<Backup>()
                 .parent_pool()
                 .get_message_by_name(message);
-            for key in keys {
+            for key in *keys {
                 assert!(
                     descriptor
                         .as_ref()

@@ -1,221 +1,325 @@
-//! Writing Freezer's documents.
-
-use std::collections::BTreeMap;
+//! Writing Freezer's documents: text, made of an encoded message field by field as they stand in it, without decoding it first. A
+//! page of a list is written as fast as that goes.
+//!
+//! What is written is stored by Icebox, or was just encoded: each field stands there once, and the elements of a list one after
+//! another. Of other messages the text is still JSON.
 
 use jiff::Timestamp;
-use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage, Value as Field};
+use prost::{DecodeError, Message};
 use prost_types::{Struct, value::Kind as StructKind};
-use serde_json::{Map, Value};
+use serde_json::Value as Json;
 
-use super::{Form, STRUCT, TIMESTAMP, extra_field, is_output_only};
-use crate::proto::{self, Backup, Client, Job};
+use super::{
+    Form,
+    shape::{Field, Shape, Value, shape_of},
+};
+use crate::proto::{
+    Backup, Client, Job,
+    fields::{Fields, Raw, entry_of, malformed},
+};
 
-/// How Freezer writes a key that has no value.
-#[derive(Clone, Copy)]
-pub(super) enum Unset {
-    EmptyString,
-    Zero,
-    EmptyList,
-}
-
-/// The keys that are written though unset, because Freezer does: clients look them up unasked.
-///
-/// A backup's metadata has the keys that the agent always sends; a job's schedule has its event; and
-/// a job has its actions, which is also what a job is recognised by.
-pub(super) const ALWAYS_WRITTEN: [(&str, Unset, &[&str]); 4] = [
-    (
-        "freezer.v2.BackupMetadata",
-        Unset::EmptyString,
-        &[
-            "backup_name",
-            "container",
-            "hostname",
-            "max_level",
-            "always_level",
-            "mode",
-            "action",
-            "storage",
-            "backup_media",
-            "path_to_backup",
-            "fs_real_path",
-            "vol_snap_path",
-            "compression",
-            "container_segments",
-            "client_os",
-            "client_version",
-            "os_auth_version",
-            "dry_run",
-            "proxy",
-            "log_file",
-            "ssh_host",
-            "ssh_port",
-            "ssh_username",
-            "ssh_key",
-        ],
-    ),
-    (
-        "freezer.v2.BackupMetadata",
-        Unset::Zero,
-        &["time_stamp", "curr_backup_level"],
-    ),
-    ("freezer.v2.JobSchedule", Unset::EmptyString, &["event"]),
-    ("freezer.v2.Job", Unset::EmptyList, &["job_actions"]),
-];
+/// Whose a client is stands beside it.
+const BESIDE_CLIENT: [&str; 2] = ["project_id", "user_id"];
 
 /// The document of a resource whose fields it has.
 #[must_use]
-pub(crate) fn write_resource<M: prost::Name>(resource: &M, form: Form) -> Value {
-    Value::Object(write_message(&proto::to_dynamic(resource), form))
+pub(crate) fn write_resource<M: prost::Name>(resource: &M, form: Form) -> Json {
+    json_of(resource, Writer::of_fields::<M>(form))
 }
 
 /// The client's document, as Freezer gives it: who owns it stands beside it.
 #[must_use]
-pub(crate) fn write_client(client: &Client, form: Form) -> Value {
-    let mut inner = write_message(&proto::to_dynamic(client), form);
-    let mut outer = Map::new();
-    for key in ["project_id", "user_id"] {
-        outer.extend(inner.remove(key).map(|value| (key.to_owned(), value)));
-    }
-    outer.insert("client".into(), Value::Object(inner));
-    Value::Object(outer)
+pub(crate) fn write_client(client: &Client, form: Form) -> Json {
+    json_of(client, Writer::of_clients(form))
 }
 
 /// The backup's document.
 #[must_use]
-pub(crate) fn write_backup(backup: &Backup, form: Form) -> Value {
+pub(crate) fn write_backup(backup: &Backup, form: Form) -> Json {
     write_resource(backup, form)
 }
 
 /// The job's document.
 #[must_use]
-pub(crate) fn write_job(job: &Job, form: Form) -> Value {
+pub(crate) fn write_job(job: &Job, form: Form) -> Json {
     write_resource(job, form)
 }
 
-fn write_message(message: &DynamicMessage, form: Form) -> Map<String, Value> {
-    let descriptor = message.descriptor();
-    let extra_field = extra_field(&descriptor);
-    let extra = extra_field
-        .as_ref()
-        .filter(|field| message.has_field(field))
-        .map_or_else(Map::new, |field| {
-            message
-                .get_field(field)
-                .as_message()
-                .map_or_else(Map::new, write_struct_message)
+fn json_of<M: prost::Name>(resource: &M, writer: Writer) -> Json {
+    let mut text = Vec::new();
+    let written = writer.write(&resource.encode_to_vec(), &mut text);
+    written.expect("a message reads back under its own descriptor");
+    serde_json::from_slice(&text).expect("what was written is JSON")
+}
+
+/// Writes the documents of one kind of resources.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writer {
+    shape: &'static Shape,
+    form: Form,
+    is_of_clients: bool,
+}
+
+impl Writer {
+    /// Of a kind whose documents are its fields.
+    #[must_use]
+    pub(crate) fn of_fields<M: prost::Name>(form: Form) -> Writer {
+        Writer {
+            shape: shape_of::<M>(),
+            form,
+            is_of_clients: false,
+        }
+    }
+
+    /// Of clients.
+    #[must_use]
+    pub(crate) fn of_clients(form: Form) -> Writer {
+        Writer {
+            is_of_clients: true,
+            ..Writer::of_fields::<Client>(form)
+        }
+    }
+
+    /// Appends the document of an encoded resource.
+    ///
+    /// # Errors
+    /// If it is none; then something of it is appended.
+    pub(crate) fn write(&self, record: &[u8], to: &mut Vec<u8>) -> Result<(), DecodeError> {
+        if !self.is_of_clients {
+            return write_message(self.shape, record, self.form, all, to);
+        }
+        write_message(self.shape, record, self.form, is_beside, to)?;
+        let ended = to.pop();
+        debug_assert_eq!(ended, Some(b'}'));
+        to.extend_from_slice(if to.ends_with(b"{") {
+            br#""client":"#
+        } else {
+            br#","client":"#
         });
+        write_message(self.shape, record, self.form, is_within, to)?;
+        to.push(b'}');
+        Ok(())
+    }
+}
 
-    let mut object = Map::new();
-    for field in descriptor.fields() {
-        if Some(&field) == extra_field.as_ref()
-            || (form == Form::Document && is_output_only(&field))
-        {
+fn all(_field: &Field) -> bool {
+    true
+}
+
+fn is_beside(field: &Field) -> bool {
+    BESIDE_CLIENT.contains(&field.name.as_str())
+}
+
+fn is_within(field: &Field) -> bool {
+    !is_beside(field)
+}
+
+/// An object in the making.
+struct Object<'a> {
+    to: &'a mut Vec<u8>,
+    is_empty: bool,
+    /// The list or map that is being written, by its tag, with what ends it.
+    open: Option<(u32, u8)>,
+    /// The tags of those that it has.
+    seen: u64,
+}
+
+impl<'a> Object<'a> {
+    fn begin(to: &'a mut Vec<u8>) -> Self {
+        to.push(b'{');
+        Object {
+            to,
+            is_empty: true,
+            open: None,
+            seen: 0,
+        }
+    }
+
+    fn key(&mut self, name: &str) {
+        self.close();
+        if !self.is_empty {
+            self.to.push(b',');
+        }
+        self.is_empty = false;
+        write_text(name, self.to);
+        self.to.push(b':');
+    }
+
+    fn saw(&mut self, field: &Field) {
+        self.seen |= 1 << field.tag;
+    }
+
+    fn has(&self, field: &Field) -> bool {
+        self.seen & 1 << field.tag != 0
+    }
+
+    /// Goes on with a list or map, or begins it.
+    fn element(&mut self, field: &Field, [begin, end]: [u8; 2]) {
+        if self.open.is_some_and(|(tag, _)| tag == field.tag) {
+            self.to.push(b',');
+            return;
+        }
+        self.key(&field.name);
+        self.to.push(begin);
+        self.open = Some((field.tag, end));
+    }
+
+    fn close(&mut self) {
+        if let Some((_, end)) = self.open.take() {
+            self.to.push(end);
+        }
+    }
+
+    fn end(mut self) {
+        self.close();
+        self.to.push(b'}');
+    }
+}
+
+fn write_message(
+    shape: &Shape,
+    message: &[u8],
+    form: Form,
+    takes: fn(&Field) -> bool,
+    to: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
+    let is_written = |field: &Field| takes(field) && (form == Form::Full || !field.is_output_only);
+    let mut object = Object::begin(to);
+    let mut fields = Fields::of(message);
+    let mut extra = None;
+    while let Some((tag, raw)) = fields.next()? {
+        let Some(field) = shape.field(tag).filter(|field| is_written(field)) else {
             continue;
-        }
-        let name = field.name();
-        if message.has_field(&field) {
-            object.insert(
-                name.to_owned(),
-                write_field(&message.get_field(&field), form),
-            );
-        } else if !extra.contains_key(name)
-            && let Some(unset) = written_unset(&descriptor, name)
-        {
-            object.insert(name.to_owned(), unset);
+        };
+        object.saw(field);
+        match field.value {
+            Value::Extra => extra = Some(raw.bytes()?),
+            Value::TextMap => {
+                let (key, value) = entry_of(raw.bytes()?)?;
+                object.element(field, *b"{}");
+                write_text(key, object.to);
+                object.to.push(b':');
+                write_text(value.map_or(Ok(""), Raw::text)?, object.to);
+            }
+            Value::MessageMap(shape) => {
+                let (key, value) = entry_of(raw.bytes()?)?;
+                object.element(field, *b"{}");
+                write_text(key, object.to);
+                object.to.push(b':');
+                let message = value.map_or(Ok(&[][..]), Raw::bytes)?;
+                write_message(shape, message, form, all, object.to)?;
+            }
+            _ if field.is_list => {
+                object.element(field, *b"[]");
+                write_value(field.value, raw, form, object.to)?;
+            }
+            _ => {
+                object.key(&field.name);
+                write_value(field.value, raw, form, object.to)?;
+            }
         }
     }
-    for (key, value) in extra {
-        object.entry(key).or_insert(value);
-    }
-    object
-}
-
-fn written_unset(descriptor: &MessageDescriptor, name: &str) -> Option<Value> {
-    let (_, unset, _) = ALWAYS_WRITTEN
-        .iter()
-        .find(|(message, _, keys)| *message == descriptor.full_name() && keys.contains(&name))?;
-    Some(match unset {
-        Unset::EmptyString => "".into(),
-        Unset::Zero => 0.into(),
-        Unset::EmptyList => Value::Array(Vec::new()),
-    })
-}
-
-fn write_field(value: &Field, form: Form) -> Value {
-    match value {
-        Field::Bool(value) => (*value).into(),
-        Field::I32(value) => (*value).into(),
-        Field::I64(value) => (*value).into(),
-        Field::U32(value) => (*value).into(),
-        Field::U64(value) => (*value).into(),
-        Field::F64(value) => (*value).into(),
-        Field::String(text) => text.clone().into(),
-        Field::List(elements) => elements
-            .iter()
-            .map(|element| write_field(element, form))
-            .collect(),
-        Field::Message(message) => match message.descriptor().full_name() {
-            TIMESTAMP => write_timestamp(message),
-            STRUCT => Value::Object(write_struct_message(message)),
-            _ => Value::Object(write_message(message, form)),
-        },
-        Field::Map(entries) => {
-            let entries = entries.iter();
-            let entries = entries.filter_map(|(key, value)| Some((key.as_str()?, value)));
-            // The same map is the same document.
-            let sorted: BTreeMap<_, _> = entries.collect();
-            let write = |(key, value): (&str, &Field)| (key.to_owned(), write_field(value, form));
-            Value::Object(sorted.into_iter().map(write).collect())
+    if let Some(extra) = extra {
+        for (key, value) in Struct::decode(extra)?.fields {
+            // A field that is set counts: it is what the value would be read as.
+            match shape.named(&key) {
+                Some(field) if object.has(field) => continue,
+                Some(field) => object.saw(field),
+                None => {}
+            }
+            object.key(&key);
+            write_any(&value, object.to);
         }
-        // No resource has fields of other kinds.
-        Field::F32(_) | Field::Bytes(_) | Field::EnumNumber(_) => Value::Null,
     }
+    for (field, unset) in shape.written_unset(form) {
+        if takes(field) && !object.has(field) {
+            object.key(&field.name);
+            object.to.extend_from_slice(unset.as_bytes());
+        }
+    }
+    object.end();
+    Ok(())
 }
 
-fn write_timestamp(message: &DynamicMessage) -> Value {
-    message
-        .transcode_to::<prost_types::Timestamp>()
-        .ok()
-        .and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
-        .map_or(Value::Null, |time| time.to_string().into())
+fn write_value(
+    value: Value,
+    raw: Raw<'_>,
+    form: Form,
+    to: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
+    match (value, raw) {
+        (Value::Bool, Raw::Varint(value)) => write_json(&(value != 0), to),
+        // A negative number of 32 bits has 64 on the wire.
+        (Value::Signed, Raw::Varint(value)) => write_json(&value.cast_signed(), to),
+        (Value::Unsigned, Raw::Varint(value)) => write_json(&value, to),
+        (Value::Double, Raw::Fixed64(bits)) => write_json(&f64::from_bits(bits), to),
+        (Value::Text, raw) => write_text(raw.text()?, to),
+        (Value::Timestamp, raw) => write_timestamp(raw.bytes()?, to)?,
+        (Value::Any, raw) => write_members(&Struct::decode(raw.bytes()?)?, to),
+        (Value::Message(shape), raw) => write_message(shape, raw.bytes()?, form, all, to)?,
+        _ => return Err(malformed()),
+    }
+    Ok(())
 }
 
-fn write_struct_message(message: &DynamicMessage) -> Map<String, Value> {
-    message
-        .transcode_to::<Struct>()
-        .map_or_else(|_| Map::new(), |value| write_struct(&value))
+fn write_text(text: &str, to: &mut Vec<u8>) {
+    write_json(text, to);
 }
 
-fn write_struct(value: &Struct) -> Map<String, Value> {
-    value
-        .fields
-        .iter()
-        .map(|(key, value)| (key.clone(), write_struct_value(value)))
-        .collect()
+/// A number, text or bool.
+fn write_json<T: serde::Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) {
+    serde_json::to_writer(to, value).expect("it has a place in JSON, and memory takes it");
 }
 
-fn write_struct_value(value: &prost_types::Value) -> Value {
+fn write_timestamp(message: &[u8], to: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let time = prost_types::Timestamp::decode(message)?;
+    match Timestamp::new(time.seconds, time.nanos) {
+        Ok(time) => write_text(&time.to_string(), to),
+        Err(_) => to.extend_from_slice(b"null"),
+    }
+    Ok(())
+}
+
+fn write_members(members: &Struct, to: &mut Vec<u8>) {
+    let mut object = Object::begin(to);
+    for (key, value) in &members.fields {
+        object.key(key);
+        write_any(value, object.to);
+    }
+    object.end();
+}
+
+fn write_any(value: &prost_types::Value, to: &mut Vec<u8>) {
     match &value.kind {
-        None | Some(StructKind::NullValue(_)) => Value::Null,
-        Some(StructKind::BoolValue(value)) => (*value).into(),
-        Some(StructKind::NumberValue(value)) => write_number(*value),
-        Some(StructKind::StringValue(text)) => text.clone().into(),
-        Some(StructKind::ListValue(list)) => list.values.iter().map(write_struct_value).collect(),
-        Some(StructKind::StructValue(value)) => Value::Object(write_struct(value)),
+        None | Some(StructKind::NullValue(_)) => to.extend_from_slice(b"null"),
+        Some(StructKind::BoolValue(value)) => write_json(value, to),
+        Some(StructKind::NumberValue(value)) => write_number(*value, to),
+        Some(StructKind::StringValue(text)) => write_text(text, to),
+        Some(StructKind::ListValue(list)) => {
+            to.push(b'[');
+            for (n, value) in list.values.iter().enumerate() {
+                if n > 0 {
+                    to.push(b',');
+                }
+                write_any(value, to);
+            }
+            to.push(b']');
+        }
+        Some(StructKind::StructValue(members)) => write_members(members, to),
     }
 }
 
 /// A double as people write it: `1`, not `1.0`. Beyond 2^53 a double no longer tells neighbouring
 /// integers apart, and does not claim to; -0 is no integer.
 #[allow(clippy::cast_possible_truncation, reason = "whole, and within 2^53")]
-fn write_number(value: f64) -> Value {
+fn write_number(value: f64, to: &mut Vec<u8>) {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0
         && value.abs() <= EXACT_MAX
         && !(value == 0.0 && value.is_sign_negative())
     {
-        Value::from(value as i64)
+        write_json(&(value as i64), to);
     } else {
-        Value::from(value)
+        write_json(&value, to);
     }
 }

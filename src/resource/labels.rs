@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost::{
-    DecodeError,
-    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
-};
+use prost::DecodeError;
 
 use super::{Violations, limits::LABELS_MAX, rules};
+use crate::proto::fields::{Fields, Raw, entry_of};
 
 /// The name of a label, and its value.
 const NAME_BYTES_MAX: usize = 63;
@@ -222,68 +220,14 @@ impl Requirement {
 
 /// The labels of an encoded resource, as they stand in it.
 fn labels_of(record: &[u8], tag: u32) -> Result<Vec<(&str, &str)>, DecodeError> {
-    let mut labels = Vec::new();
-    let mut rest = record;
-    while !rest.is_empty() {
-        let (found, wire_type) = decode_key(&mut rest)?;
-        if found == tag && wire_type == WireType::LengthDelimited {
-            labels.push(entry_of(bytes(&mut rest)?)?);
-        } else {
-            skip_field(wire_type, found, &mut rest, DecodeContext::default())?;
+    let (mut labels, mut fields) = (Vec::new(), Fields::of(record));
+    while let Some((found, raw)) = fields.next()? {
+        if found == tag {
+            let (key, value) = entry_of(raw.bytes()?)?;
+            labels.push((key, value.map_or(Ok(""), Raw::text)?));
         }
     }
     Ok(labels)
-}
-
-/// The text in a field of an encoded message, if it is set.
-///
-/// # Errors
-/// If it is no message, or no text.
-pub(crate) fn text_in(record: &[u8], tag: u32) -> Result<Option<&str>, DecodeError> {
-    let (mut text, mut rest) = (None, record);
-    while !rest.is_empty() {
-        let (found, wire_type) = decode_key(&mut rest)?;
-        if found == tag && wire_type == WireType::LengthDelimited {
-            let bytes = bytes(&mut rest)?;
-            text = Some(std::str::from_utf8(bytes).map_err(|_| malformed())?);
-        } else {
-            skip_field(wire_type, found, &mut rest, DecodeContext::default())?;
-        }
-    }
-    Ok(text)
-}
-
-/// The key and value of an entry of a map by strings.
-fn entry_of(mut entry: &[u8]) -> Result<(&str, &str), DecodeError> {
-    let (mut key, mut value) = ("", "");
-    while !entry.is_empty() {
-        let (found, wire_type) = decode_key(&mut entry)?;
-        if wire_type != WireType::LengthDelimited {
-            skip_field(wire_type, found, &mut entry, DecodeContext::default())?;
-            continue;
-        }
-        let text = std::str::from_utf8(bytes(&mut entry)?);
-        let text = text.map_err(|_| malformed())?;
-        match found {
-            1 => key = text,
-            2 => value = text,
-            _ => {}
-        }
-    }
-    Ok((key, value))
-}
-
-/// So many bytes as stand before them.
-fn bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
-    let len = usize::try_from(decode_varint(rest)?).map_err(|_| malformed())?;
-    let (bytes, behind) = rest.split_at_checked(len).ok_or_else(malformed)?;
-    *rest = behind;
-    Ok(bytes)
-}
-
-fn malformed() -> DecodeError {
-    // prost makes its own errors of what it decodes only: this is one that it finds malformed.
-    decode_varint(&mut &[][..]).expect_err("there is nothing to decode")
 }
 
 #[cfg(test)]

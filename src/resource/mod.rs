@@ -25,7 +25,6 @@ use crate::proto;
 pub(crate) use id::{ProjectId, ResourceId};
 pub(crate) use job::Event;
 use labels::Selector;
-pub(crate) use labels::text_in;
 pub(crate) use neighbours::{Neighbours, Refusal};
 pub(crate) use patch::Patch;
 pub(crate) use rules::{is_steering, nearest};
