@@ -165,6 +165,17 @@ impl Icebox {
         self.servers.start(catalog, listener.into(), access)
     }
 
+    /// Serves Freezer's HTTP API v2 on a listener from now on, for those who may have access, until [`Icebox::close`], or it is
+    /// dropped: the same calls as those of [`Icebox::serve_those`], for Freezer's own clients.
+    ///
+    /// # Panics
+    /// If it is not called within a tokio runtime.
+    #[cfg(feature = "http")]
+    pub fn serve_http(&self, listener: impl Into<Listener>, access: Access) -> Serving {
+        let catalog = self.catalog.clone();
+        self.servers.start_http(catalog, listener.into(), access)
+    }
+
     /// Answers Prometheus over HTTP on a listener from now on, until [`Icebox::close`], or it is dropped: `/metrics`, and `/livez` and
     /// `/readyz` for what watches over it. Nobody is asked who they are, and nothing of what is stored is told.
     ///

@@ -98,6 +98,7 @@
 //! # Features
 //!
 //! - `server`: gRPC, with clients. Without it, and without `cli`, what is embedded needs none of tonic.
+//! - `http`: that, and Freezer's HTTP API.
 //! - `cli` (on by default): the `icebox` command. Programs that embed Icebox leave it out.
 
 #![deny(missing_docs)]
@@ -110,7 +111,9 @@ mod catalog;
 #[doc(hidden)]
 pub mod cli;
 mod clock;
-#[cfg(feature = "cli")]
+#[cfg(feature = "http")]
+mod freezer_http;
+#[cfg(feature = "http")]
 mod freezer_json;
 mod icebox;
 #[cfg(feature = "server")]

@@ -1,5 +1,6 @@
 //! What may be asked about clients, stored actions and sessions beyond what may be asked about every resource.
 
+use prost_types::Timestamp;
 use tokio::runtime::Handle;
 
 use super::{Behalf, Calls, Created, Delete, one};
@@ -64,7 +65,37 @@ impl Calls<'_, Client> {
         project_id: &str,
         client: impl Into<Option<Client>>,
     ) -> Result<Created<Client>, Error> {
-        let mut client = client.into();
+        self.register_over(project_id, client.into(), |stored, client, now| {
+            Ok(client.registered_over(stored, now))
+        })
+        .await
+    }
+
+    /// Registers a client that is not registered yet.
+    ///
+    /// # Errors
+    /// As of [`Calls::register`]; [`Error::AlreadyExists`] if it is.
+    pub(crate) async fn register_new(
+        &self,
+        project_id: &str,
+        client: Client,
+    ) -> Result<Client, Error> {
+        let registered = self.register_over(project_id, Some(client), |stored, _, _| {
+            Err(Error::AlreadyExists {
+                kind: Client::KIND,
+                id: stored.client_id.clone(),
+            })
+        });
+        Ok(registered.await?.resource)
+    }
+
+    /// Registers a client, and says what becomes of one that is registered already.
+    async fn register_over(
+        &self,
+        project_id: &str,
+        mut client: Option<Client>,
+        over: impl Fn(&Client, Client, Timestamp) -> Result<Client, Error> + Send + Sync + 'static,
+    ) -> Result<Created<Client>, Error> {
         let authority = &self.behalf.authority;
         if let Some(client) = &mut client {
             authority.sign(client)?;
@@ -79,7 +110,7 @@ impl Calls<'_, Client> {
                     let now = made.now();
                     let mut client = client.clone();
                     if let Some(stored) = made.get::<Client>(&id)? {
-                        let client = client.registered_over(&stored.resource, now);
+                        let client = over(&stored.resource, client, now)?;
                         let resource = made.replace(&stored, client)?;
                         return Ok(Created {
                             resource,

@@ -4,7 +4,7 @@ use std::{future::IntoFuture, sync::Arc};
 
 use super::{Authority, Call, undecodable};
 use crate::{
-    catalog::{After, Catalog, Error, PAGE_ITEMS_MAX, Query, Scope},
+    catalog::{After, Catalog, Error, Only, PAGE_ITEMS_MAX, Query, Scope},
     proto,
     resource::{Filter, ProjectId, Resource, ResourceId, Violations},
 };
@@ -31,6 +31,8 @@ pub struct List<'a, R: Resource> {
     marker: String,
     page_token: String,
     filter: Option<R::Filter>,
+    only: Option<Only>,
+    skip: usize,
 }
 
 /// One page of a list.
@@ -58,6 +60,8 @@ impl<'a, R: Resource> List<'a, R> {
             marker: String::new(),
             page_token: String::new(),
             filter: None,
+            only: None,
+            skip: 0,
         }
     }
 
@@ -84,6 +88,18 @@ impl<'a, R: Resource> List<'a, R> {
     /// [`Listed::next_page_token`] ends a walk.
     pub fn filter(mut self, filter: impl Into<Option<R::Filter>>) -> Self {
         self.filter = filter.into();
+        self
+    }
+
+    /// Only what is chosen as it is stored, but for what only some may see of it.
+    pub(crate) fn only(mut self, only: Option<Only>) -> Self {
+        self.only = only;
+        self
+    }
+
+    /// Leaves out so many of the first. It takes as long as giving them would.
+    pub(crate) fn skip(mut self, skip: usize) -> Self {
+        self.skip = skip;
         self
     }
 
@@ -133,6 +149,8 @@ impl<'a, R: Resource> List<'a, R> {
                 limit,
                 after,
                 filter,
+                only: self.only,
+                skip: self.skip,
                 with_secrets: false,
             }),
             _ => Err(violations),

@@ -12,6 +12,10 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use prost_types::FieldMask;
@@ -162,6 +166,7 @@ impl<'a, R: Resource> Calls<'a, R> {
             project_id: project_id.into(),
             resource: resource.into(),
             mask: None,
+            kept: Vec::new(),
             expected_revision: None,
         }
     }
@@ -203,7 +208,7 @@ impl Calls<'_, Job> {
     /// # Errors
     /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if the job is in no state for that.
     pub async fn start(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
-        self.ask(Event::Start, project_id, job_id).await
+        Ok(self.ask(Event::Start, project_id, job_id).await?.0)
     }
 
     /// Asks the job's client to stop scheduling it.
@@ -211,7 +216,7 @@ impl Calls<'_, Job> {
     /// # Errors
     /// As of [`Calls::start`].
     pub async fn stop(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
-        self.ask(Event::Stop, project_id, job_id).await
+        Ok(self.ask(Event::Stop, project_id, job_id).await?.0)
     }
 
     /// Asks the job's client to break off its run.
@@ -219,10 +224,18 @@ impl Calls<'_, Job> {
     /// # Errors
     /// As of [`Calls::start`].
     pub async fn abort(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
-        self.ask(Event::Abort, project_id, job_id).await
+        Ok(self.ask(Event::Abort, project_id, job_id).await?.0)
     }
 
-    async fn ask(&self, event: Event, project_id: &str, job_id: &str) -> Result<Job, Error> {
+    /// Asks the job's client for something, and says whether nobody has asked for it already.
+    pub(crate) async fn ask(
+        &self,
+        event: Event,
+        project_id: &str,
+        job_id: &str,
+    ) -> Result<(Job, bool), Error> {
+        let is_news = Arc::new(AtomicBool::new(false));
+        let noted = is_news.clone();
         let (project, id) = one::<Job>(&self.behalf.authority, project_id, job_id)?;
         let asked = id.clone();
         let authority = self.behalf.authority.clone();
@@ -236,11 +249,13 @@ impl Calls<'_, Job> {
                 reason: event.refusal(),
                 message,
             })?;
+            noted.store(changed != *stored, Ordering::Relaxed);
             Ok(changed)
         };
         let author = self.behalf.author.as_ref();
         let updated = self.catalog.update(author, project, asked, None, change);
-        Ok(self.behalf.authority.shown(updated.await?))
+        let job = self.behalf.authority.shown(updated.await?);
+        Ok((job, is_news.load(Ordering::Relaxed)))
     }
 }
 
@@ -257,6 +272,7 @@ pub struct Update<'a, R> {
     project_id: String,
     resource: Option<R>,
     mask: Option<FieldMask>,
+    kept: Vec<String>,
     expected_revision: Option<u64>,
 }
 
@@ -274,6 +290,12 @@ impl<R: Resource> Update<'_, R> {
         self
     }
 
+    /// Refuses if these fields, which cannot be changed, are something else: where they are named beside what changes.
+    pub(crate) fn keeping(mut self, paths: Vec<String>) -> Self {
+        self.kept = paths;
+        self
+    }
+
     /// Refuses if the resource is not at this revision, if one is given: somebody else has changed it.
     pub fn expecting(mut self, revision: impl Into<Option<u64>>) -> Self {
         self.expected_revision = revision.into();
@@ -287,8 +309,9 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let (project, id, patch) =
+            let (project, id, mut patch) =
                 patch(&self.project_id, self.resource.as_ref(), self.mask.as_ref())?;
+            patch.keep(&self.kept)?;
             let project = self.behalf.authority.enter(project)?;
             let named = id.clone();
             let authority = self.behalf.authority.clone();

@@ -33,7 +33,7 @@ pub(crate) use audit::{AUDITED, AuditQuery, Author};
 pub use changes::{Change, Changed, Changes};
 pub use error::Error;
 pub(crate) use keys::Scope;
-pub(crate) use page::{After, PAGE_ITEMS_MAX, Query};
+pub(crate) use page::{After, Only, PAGE_ITEMS_MAX, Query};
 pub use verify::Counts;
 pub(crate) use verify::{for_each, verify};
 pub(crate) use watch::{BOOKMARK_INTERVAL, Watch, WatchQuery};

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     ops::{Bound, ControlFlow},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -37,8 +39,25 @@ pub(crate) struct Query<R: Resource> {
     pub after: After,
     /// What is in it.
     pub filter: R::Filter,
+    /// What else must be so of what is in it.
+    pub only: Option<Only>,
+    /// So many of the first of these are left out.
+    pub skip: usize,
     /// Whether what only some may see is in it, too.
     pub with_secrets: bool,
+}
+
+/// Chooses among encoded resources, but for what only some may see of them.
+#[derive(Clone)]
+pub(crate) struct Only(pub(crate) Arc<Choose>);
+
+/// Whether an encoded resource is chosen.
+pub(crate) type Choose = dyn Fn(&[u8]) -> Result<bool, prost::DecodeError> + Send + Sync;
+
+impl fmt::Debug for Only {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Only")
+    }
 }
 
 /// Where a page starts.
@@ -84,10 +103,8 @@ impl Catalog {
         let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
         // What a filter lets through may lie far apart: such a page may look at very many items.
-        let reach = match compared::<R>(&query) {
-            None => Reach::Page,
-            Some(_) => Reach::Far,
-        };
+        let is_near = compared::<R>(&query).is_none() && query.only.is_none() && query.skip == 0;
+        let reach = if is_near { Reach::Page } else { Reach::Far };
         let id = self.store.id();
         let first = move |view: &View| Scan::start(view, id, &seen, query)?.step(view);
         let mut scan = self.store.read(reach, first).await?;
@@ -163,8 +180,16 @@ impl<R: Resource> Scan<R> {
             let matches = filter
                 .as_ref()
                 .map_or(Ok(true), |filter| filter.matches(found.value));
+            let matches = match &query.only {
+                Some(Only(choose)) if matches == Ok(true) => choose(found.value),
+                _ => matches,
+            };
             let here = keys::place(found.key);
-            if matches.map_err(|_| Error::undecodable(found.key))? {
+            if !matches.map_err(|_| Error::undecodable(found.key))? {
+                // It is none of them.
+            } else if query.skip > 0 {
+                query.skip -= 1;
+            } else {
                 if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
                     is_full = true;
                     return Ok(ControlFlow::Break(()));
@@ -206,8 +231,8 @@ fn secrets<R: Resource>(
     }
     // Each is one of a record, so that those of the first records are among as many first secrets.
     let most = match compared::<R>(query) {
-        None => query.limit,
-        Some(_) => STEP_ITEMS_MAX,
+        None if query.only.is_none() && query.skip == 0 => query.limit,
+        _ => STEP_ITEMS_MAX,
     };
     let _all = view.scan::<Error>(keys::secrets_of(range), |found| {
         let place = keys::place(found.key).to_vec();

@@ -25,8 +25,11 @@ mod write;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub(crate) use self::{
-    read::{read_backup, read_client, read_document, read_job, read_job_fields, read_resource},
-    write::{write_backup, write_client, write_job, write_resource},
+    read::{
+        read_backup, read_changes, read_client, read_document, read_job, read_job_fields,
+        read_resource,
+    },
+    write::{Writer, write_backup, write_client, write_job, write_resource},
 };
 use crate::proto::{Action, Backup, Client, Job, Session};
 
@@ -305,6 +308,36 @@ mod tests {
             name(json!({"job_actions": action(&"é".repeat(40))})),
             "é".repeat(32)
         );
+    }
+
+    #[test]
+    fn a_document_changes_the_keys_that_it_has_down_to_the_leaves() {
+        let (job, changed): (Job, _) = read_changes(&json!({
+            "session_id": "", "session_tag": null, "revision": 9, "colour": "red",
+            "job_schedule": {"status": "running", "event": "", "current_pid": 7, "time_ended": null},
+            "job_actions": [{"freezer_action": {"action": "backup", "volume": "v"}}],
+            "action_defaults": {"max_level": "many", "mode": "fs", "volume": "v"},
+            "labels": {"tier": "gold"}, "user_credentials": {},
+        }))
+        .unwrap();
+        assert_eq!(
+            changed,
+            [
+                "session_id",
+                "session_tag",
+                "job_schedule.status",
+                "job_schedule.event",
+                "job_schedule.current_pid",
+                "job_schedule.time_ended",
+                "job_actions",
+                "action_defaults.max_level",
+                "action_defaults.extra.max_level",
+                "action_defaults.mode",
+                "action_defaults.extra.volume",
+                "labels",
+            ]
+        );
+        assert_eq!(job.job_schedule.unwrap().current_pid, 7);
     }
 
     #[test]

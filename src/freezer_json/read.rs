@@ -8,7 +8,7 @@ use prost_reflect::{
 use prost_types::{ListValue, Struct, value::Kind as StructKind};
 use serde_json::{Map, Number, Value};
 
-use super::{Document, Read, STRUCT, extra_field, is_output_only};
+use super::{Document, EXTRA, Read, STRUCT, extra_field, is_output_only};
 use crate::{
     proto::{self, Backup, BackupMetadata, Client, Job},
     resource::{Violations, limits},
@@ -130,6 +130,24 @@ pub(crate) fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Viola
     read_resource(value)
 }
 
+/// Reads the fields of a resource that a document changes, and says which these are, as paths of an update mask: each key that is
+/// there, down to the leaves, so that what a document does not name stays as it is. `null` clears.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_changes<M: prost::Name + Default>(
+    value: &Value,
+) -> Result<(M, Vec<String>), Violations> {
+    let mut reading = Reading {
+        changed: Some(Vec::new()),
+        ..Reading::default()
+    };
+    let message = reading.message(&proto::descriptor_of::<M>(), object(value)?, "");
+    let changed = reading.changed.take().unwrap_or_default();
+    let (message, _notes) = reading.finish(&message)?;
+    Ok((message, changed))
+}
+
 /// Reads a backup, or the bare metadata of one.
 ///
 /// # Errors
@@ -203,9 +221,25 @@ impl Fit {
 pub(super) struct Reading {
     violations: Violations,
     notes: Vec<String>,
+    /// The paths of what was found, where they are asked for, and outside of lists, which change as a whole.
+    changed: Option<Vec<String>>,
 }
 
 impl Reading {
+    fn change(&mut self, path: &str) {
+        if let Some(changed) = &mut self.changed {
+            changed.push(path.to_owned());
+        }
+    }
+
+    /// Reads what changes as a whole.
+    fn whole<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let changed = self.changed.take();
+        let read = read(self);
+        self.changed = changed;
+        read
+    }
+
     fn finish<M: prost::Name + Default>(
         self,
         message: &DynamicMessage,
@@ -228,11 +262,8 @@ impl Reading {
         let extra_field = extra_field(descriptor);
         let mut extra = Struct::default();
         for (key, value) in members {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
+            let within = path;
+            let path = below(within, key);
             let field = descriptor
                 .get_field_by_name(key)
                 .filter(|field| Some(field) != extra_field.as_ref());
@@ -240,16 +271,27 @@ impl Reading {
                 Some(field) if is_output_only(field) => continue,
                 Some(field) => match self.value(field, value, &path) {
                     Fit::Value(value) => {
+                        // A message names what is in it.
+                        if field.is_list() || value.as_message().is_none() {
+                            self.change(&path);
+                        }
                         message.set_field(field, value);
                         continue;
                     }
-                    Fit::Unset => continue,
-                    Fit::No(expected) => Some(expected),
+                    Fit::Unset => {
+                        self.change(&path);
+                        continue;
+                    }
+                    Fit::No(expected) => {
+                        self.change(&path);
+                        Some(expected)
+                    }
                 },
                 None => None,
             };
             match misfit {
                 _ if extra_field.is_some() => {
+                    self.change(&below(&below(within, EXTRA), key));
                     extra.fields.insert(
                         key.clone(),
                         self.struct_value(value, &path, 1, field.is_none()),
@@ -301,7 +343,7 @@ impl Reading {
         let mut list = Vec::with_capacity(elements.len().min(limits::JOB_ACTIONS_MAX));
         for (n, element) in elements.iter().enumerate() {
             let path = format!("{path}[{n}]");
-            match self.single(&field.kind(), element, &path) {
+            match self.whole(|reading| reading.single(&field.kind(), element, &path)) {
                 Fit::Value(element) => list.push(element),
                 // A list has no place for an element that is not there.
                 Fit::Unset => self.violations.add(path, "must not be empty"),
@@ -320,7 +362,7 @@ impl Reading {
         let mut map = HashMap::new();
         for (key, value) in members {
             let path = format!("{path}.{key}");
-            match self.single(&kind, value, &path) {
+            match self.whole(|reading| reading.single(&kind, value, &path)) {
                 Fit::Value(value) => {
                     map.insert(MapKey::String(key.clone()), value);
                 }
@@ -435,6 +477,15 @@ impl Reading {
             }
         };
         prost_types::Value { kind: Some(kind) }
+    }
+}
+
+/// The path of a key in a message.
+fn below(message: &str, key: &str) -> String {
+    if message.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{message}.{key}")
     }
 }
 

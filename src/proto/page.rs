@@ -11,7 +11,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{Action, Backup, Client, Job, Session};
+use super::{Action, Backup, Client, Job, Session, fields::Fields};
 
 const RECORDS_TAG: u32 = 1;
 const NEXT_PAGE_TOKEN_TAG: u32 = 2;
@@ -191,6 +191,28 @@ impl<T> Page<T> {
         match &self.records {
             Records::Spliced { count, .. } => *count,
             Records::Apart(records) => records.len(),
+        }
+    }
+}
+
+impl<T> Page<T> {
+    /// The records, encoded, one after another.
+    ///
+    /// # Errors
+    /// If the page was not made of records.
+    pub fn encoded(&self) -> Result<Vec<&[u8]>, DecodeError> {
+        match &self.records {
+            Records::Spliced { pieces, count, .. } => {
+                let mut records = Vec::with_capacity(*count);
+                for piece in pieces {
+                    let mut fields = Fields::of(piece);
+                    while let Some((_, record)) = fields.next()? {
+                        records.push(record.bytes()?);
+                    }
+                }
+                Ok(records)
+            }
+            Records::Apart(records) => Ok(records.iter().map(|record| &record[..]).collect()),
         }
     }
 }

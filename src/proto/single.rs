@@ -44,6 +44,12 @@ impl<T: Revisioned> Single<T> {
         }
     }
 
+    /// The encoded resource, but for a revision that stands beside it.
+    #[must_use]
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
     /// Writes the resource as the field of a message.
     pub(super) fn encode_as(&self, tag: u32, buf: &mut impl BufMut) {
         encoding::encode_key(tag, WireType::LengthDelimited, buf);

@@ -88,6 +88,22 @@ impl<R: Resource> Patch<R> {
         violations.or(patch)
     }
 
+    /// Refuses to be put into a resource in which these are something else: paths of fields that cannot be changed.
+    ///
+    /// # Errors
+    /// A violation for each that names no field.
+    pub(crate) fn keep(&mut self, paths: &[String]) -> Result<(), Violations> {
+        let descriptor = self.source.descriptor();
+        let mut violations = Violations::new();
+        for path in paths {
+            match resolve(&descriptor, path) {
+                Ok(kept) => self.unchanged.push(kept),
+                Err(reason) => violations.add(path, reason),
+            }
+        }
+        violations.or(())
+    }
+
     /// Sorts paths that were not asked for by name: what the server sets is left alone.
     fn take(&mut self, paths: Vec<Path>) {
         for path in paths {

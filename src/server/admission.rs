@@ -40,6 +40,9 @@ const ANSWER_BYTES: usize = 4 << 10;
 const PAGES_MADE_MAX: usize = 16;
 /// Before a message stand a flag and its length.
 const PREFIX_BYTES: usize = 5;
+/// How much is read of what is too large, and for how long, before it is said.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Parts in which a request may come: clients send parts of 16 KiB, and one that sends bytes one by one has other intentions.
 const PARTS_MAX: usize = 4096;
 /// When it may be worth trying again what there was no room for.
@@ -60,11 +63,28 @@ struct Room {
     pages: Semaphore,
     waiting: Arc<Waiting>,
     metrics: Metrics,
+    message: Message,
+}
+
+/// How the message of a request stands in its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// With a flag and its length before it, as gRPC has it.
+    Framed,
+    /// The body is the message.
+    #[cfg(feature = "http")]
+    Whole,
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits, metrics: Metrics, access: Access) -> Admission {
+    pub(super) fn new(
+        limits: &Limits,
+        metrics: Metrics,
+        access: Access,
+        message: Message,
+    ) -> Admission {
         Admission(Arc::new(Room {
+            message,
             access,
             calls: Arc::new(Semaphore::new(limits.calls)),
             streams: Arc::new(Semaphore::new(limits.streams)),
@@ -233,7 +253,13 @@ impl Room {
                 if let Some(turn) = &turn {
                     turn.add(part.len());
                 }
-                read.add(part, self.limits.request_bytes)?;
+                if let Err(refused) = read.add(part, self.message, self.limits.request_bytes) {
+                    if self.message != Message::Framed {
+                        // It reads no answer before it has sent everything.
+                        let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await;
+                    }
+                    return Err(refused);
+                }
             }
         }
     }
@@ -296,7 +322,12 @@ impl Read {
 
     /// # Errors
     /// If it is too large, or comes in too many parts.
-    fn add(&mut self, part: Bytes, request_bytes_max: usize) -> Result<(), Status> {
+    fn add(
+        &mut self,
+        part: Bytes,
+        message: Message,
+        request_bytes_max: usize,
+    ) -> Result<(), Status> {
         self.parts += 1;
         if self.parts > PARTS_MAX {
             let message = format!("the request comes in more than {PARTS_MAX} parts");
@@ -315,12 +346,18 @@ impl Read {
         } else {
             &self.rest[..]
         };
-        let says = begun.get(1..PREFIX_BYTES).map_or(0, |length| {
-            length
-                .iter()
-                .fold(0, |sum, &byte| sum << 8 | usize::from(byte))
-        });
-        let bytes = says.max(begun.len().saturating_sub(PREFIX_BYTES));
+        let bytes = match message {
+            Message::Framed => {
+                let says = begun.get(1..PREFIX_BYTES).map_or(0, |length| {
+                    length
+                        .iter()
+                        .fold(0, |sum, &byte| sum << 8 | usize::from(byte))
+                });
+                says.max(begun.len().saturating_sub(PREFIX_BYTES))
+            }
+            #[cfg(feature = "http")]
+            Message::Whole => begun.len(),
+        };
         if bytes > request_bytes_max {
             return Err(larger_than(request_bytes_max));
         }
@@ -332,6 +369,17 @@ impl Read {
             self.first
         } else {
             self.rest.freeze()
+        }
+    }
+}
+
+/// Reads what is left of a body, and forgets it.
+async fn discard(mut body: Pin<&mut Body>) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > DISCARDED_BYTES_MAX {
+            return;
         }
     }
 }
@@ -477,18 +525,19 @@ mod tests {
     fn a_request_is_too_large_as_soon_as_it_says_so() {
         let part = Bytes::copy_from_slice;
         let mut says = Read::default();
-        says.add(part(&[0, 0, 0]), 100).unwrap();
-        let refused = says.add(part(&[0, 101]), 100).unwrap_err();
+        let framed = Message::Framed;
+        says.add(part(&[0, 0, 0]), framed, 100).unwrap();
+        let refused = says.add(part(&[0, 101]), framed, 100).unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted);
         let mut fits = Read::default();
-        fits.add(part(&[0, 0, 0, 0, 100]), 100).unwrap();
-        fits.add(part(&[7; 100]), 100).unwrap();
+        fits.add(part(&[0, 0, 0, 0, 100]), framed, 100).unwrap();
+        fits.add(part(&[7; 100]), framed, 100).unwrap();
         assert_eq!(fits.bytes(), 105);
-        assert!(fits.add(part(&[7]), 100).is_err());
+        assert!(fits.add(part(&[7]), framed, 100).is_err());
         let mut trickles = Read::default();
         for _ in 0..PARTS_MAX {
-            trickles.add(Bytes::new(), 100).unwrap();
+            trickles.add(Bytes::new(), framed, 100).unwrap();
         }
-        assert!(trickles.add(Bytes::new(), 100).is_err());
+        assert!(trickles.add(Bytes::new(), framed, 100).is_err());
     }
 }

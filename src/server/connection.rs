@@ -15,7 +15,12 @@ use tokio::{
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::server::Connected;
 
-use super::{Tls, metrics::OneOf, until};
+use super::{
+    Tls,
+    metrics::OneOf,
+    tls::{HTTP2, Protocol},
+    until,
+};
 
 /// How every HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,7 +46,7 @@ pub(super) struct Peer {
     pub(super) cut: watch::Sender<bool>,
 }
 
-/// One connection that has begun as one of HTTP/2.
+/// One connection that has begun.
 pub(super) struct Connection {
     transport: Box<dyn Transport>,
     peer: Arc<Peer>,
@@ -62,12 +67,13 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    /// Shakes hands, and waits for the preface. What says anything else is not worth an answer.
+    /// Shakes hands, and waits for the preface of HTTP/2, if that is spoken. What says anything else is not worth an answer.
     ///
     /// # Errors
-    /// If it takes longer than `timeout`, or is not HTTP/2, or the handshake fails.
+    /// If it takes longer than `timeout`, or the handshake fails, or the preface is another.
     pub(super) async fn greet(
         self,
+        protocol: Protocol,
         tls: Option<Tls>,
         timeout: Duration,
         all_cut: watch::Receiver<bool>,
@@ -81,21 +87,23 @@ impl Accepted {
         let mut certified = Vec::new();
         let greeting = async {
             if let Some(tls) = tls {
-                let secured = tls.acceptor().accept(transport).await?;
+                let secured = tls.acceptor(protocol).accept(transport).await?;
                 let (_, session) = secured.get_ref();
                 let chain = session.peer_certificates().unwrap_or_default();
                 certified = chain.first().map(names_in).unwrap_or_default();
                 transport = Box::new(secured);
             }
+            let preface = if protocol == HTTP2 { PREFACE } else { b"" };
             let mut begun = [0; PREFACE.len()];
-            transport.read_exact(&mut begun).await?;
-            if begun == PREFACE {
-                Ok(transport)
+            let begun = &mut begun[..preface.len()];
+            transport.read_exact(begun).await?;
+            if begun == preface {
+                Ok((transport, preface))
             } else {
                 Err(io::Error::from(io::ErrorKind::InvalidData))
             }
         };
-        let transport = tokio::time::timeout(timeout, greeting).await??;
+        let (transport, preface) = tokio::time::timeout(timeout, greeting).await??;
         let cut = watch::channel(false).0;
         let own_cut = cut.subscribe();
         Ok(Connection {
@@ -106,7 +114,7 @@ impl Accepted {
                 pages: Arc::new(Semaphore::new(PAGES_MAX)),
                 cut,
             }),
-            preface: PREFACE,
+            preface,
             cut: Box::pin(async move {
                 tokio::select! {
                     () = until(own_cut) => {}

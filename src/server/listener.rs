@@ -18,6 +18,7 @@ use super::{
     Limits, Tls,
     connection::{Accepted, Connection, Transport},
     metrics::Metrics,
+    tls::Protocol,
 };
 
 /// File descriptors that no connection takes: the store needs some for its file, snapshots and sled.
@@ -41,6 +42,12 @@ impl Listener {
     pub fn with_tls(mut self, tls: Tls) -> Listener {
         self.tls = Some(tls);
         self
+    }
+
+    /// Whether it speaks TLS.
+    #[cfg(feature = "http")]
+    pub(super) fn is_secure(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Takes on no more than that from whoever connects.
@@ -92,7 +99,7 @@ impl From<DuplexStream> for Listener {
     }
 }
 
-/// Connections as they come, once they have begun as ones of HTTP/2, and no more at a time than the process has file descriptors
+/// Connections as they come, once they have begun as ones on which that is spoken, and no more at a time than the process has file descriptors
 /// for: the others wait to be accepted. Once `cut` is true, those that are open fail.
 pub(super) fn connections(
     Listener {
@@ -100,11 +107,13 @@ pub(super) fn connections(
         tls,
         limits,
     }: Listener,
+    protocol: Protocol,
     metrics: Metrics,
     cut: watch::Receiver<bool>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let acceptor = Acceptor {
         source,
+        protocol,
         tls,
         greeting_timeout: limits.greeting_timeout,
         metrics,
@@ -130,6 +139,7 @@ fn connections_max(wanted: usize) -> usize {
 
 struct Acceptor {
     source: Source,
+    protocol: Protocol,
     tls: Option<Tls>,
     greeting_timeout: Duration,
     metrics: Metrics,
@@ -148,13 +158,14 @@ impl Acceptor {
                     Ok(Ok(connection)) => return connection,
                     Ok(Err(error)) => {
                         self.metrics.disconnected().because("greeting");
-                        tracing::debug!(%error, "a connection did not begin as one of HTTP/2");
+                        tracing::debug!(%error, "a connection did not begin as it must");
                     }
                     Err(error) => tracing::error!(%error, "a connection's beginning failed"),
                 },
                 accepted = self.accept() => {
                     let (tls, cut) = (self.tls.clone(), self.cut.clone());
-                    greeting.spawn(accepted.greet(tls, self.greeting_timeout, cut));
+                    let greet = accepted.greet(self.protocol, tls, self.greeting_timeout, cut);
+                    greeting.spawn(greet);
                 }
             }
         }

@@ -3,6 +3,8 @@
 mod admission;
 mod connection;
 mod guard;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(test)]
 mod isolation;
 mod limits;
@@ -41,12 +43,13 @@ use tower::{
     util::MapResponseLayer,
 };
 
-use admission::Admission;
+use admission::{Admission, Message};
 use guard::Guard;
 pub use limits::Limits;
 pub use listener::Listener;
 use metrics::Metrics;
 use request_log::RequestLog;
+use tls::HTTP2;
 pub use tls::{BadTls, Tls};
 
 use crate::{
@@ -102,6 +105,29 @@ impl Servers {
         }))
     }
 
+    /// Starts one of Freezer's HTTP API.
+    #[cfg(feature = "http")]
+    pub(crate) fn start_http(
+        &self,
+        catalog: Catalog,
+        listener: Listener,
+        access: Access,
+    ) -> Serving {
+        let running = self.running.0.clone();
+        let serving = self::http::serve(
+            catalog,
+            listener,
+            access,
+            self.metrics.clone(),
+            self.ends.subscribe(),
+        );
+        Serving(tokio::spawn(async move {
+            serving.await;
+            drop(running);
+            Ok(())
+        }))
+    }
+
     /// Starts to answer scrapes.
     pub(crate) fn start_metrics(&self, listener: TcpListener) -> Serving {
         let serving = metrics::serve(self.metrics.clone(), listener, self.ends.subscribe());
@@ -153,7 +179,7 @@ async fn serve(
         ends.clone(),
     )
     .await;
-    let connections = listener::connections(listener, metrics, cut);
+    let connections = listener::connections(listener, HTTP2, metrics, cut);
     let mut serving =
         std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
     tokio::select! {
@@ -216,7 +242,7 @@ async fn router(
         .layer(MapResponseLayer::new(date as Date))
         .layer(RequestLog(metrics.clone()))
         .layer(Guard(access.clone()))
-        .layer(Admission::new(limits, metrics, access))
+        .layer(Admission::new(limits, metrics, access, Message::Framed))
         .add_service(health)
         .add_service(
             reflection()
@@ -271,13 +297,13 @@ async fn health(mut condition: watch::Receiver<Condition>) -> HealthServer<impl 
     health
 }
 
-type Date = fn(http::Response<Body>) -> http::Response<Body>;
+type Date = fn(::http::Response<Body>) -> ::http::Response<Body>;
 
 /// hyper dates every answer that has no date, and panics where the clock says what no date can.
-fn date(mut response: http::Response<Body>) -> http::Response<Body> {
+fn date(mut response: ::http::Response<Body>) -> ::http::Response<Body> {
     if let Some(date) = clock::http_date_instead() {
-        let date = http::HeaderValue::from_static(date);
-        response.headers_mut().insert(http::header::DATE, date);
+        let date = ::http::HeaderValue::from_static(date);
+        response.headers_mut().insert(::http::header::DATE, date);
     }
     response
 }

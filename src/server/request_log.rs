@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::{connection::Peer, metrics::Metrics};
-use crate::identity;
+use crate::identity::{self, Rpc};
 
 /// Numbers the requests of this process.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
@@ -59,8 +59,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Looked up once: what comes next finds it there.
-        let rpc = identity::rpc(request.uri().path());
+        // Looked up once: what comes next finds it there. Over HTTP it is known already.
+        let known = request.extensions().get::<&Rpc>().copied();
+        let rpc = known.or_else(|| identity::rpc(request.uri().path()));
         if let Some(rpc) = rpc {
             request.extensions_mut().insert(rpc);
         }

@@ -15,8 +15,13 @@ use tokio_rustls::{
     },
 };
 
-/// HTTP/2, as ALPN names it. A client that cannot speak it is refused in the handshake.
-const HTTP2: &[u8] = b"h2";
+/// What a client must be able to speak, as ALPN names it: one that cannot is refused in the handshake.
+pub(super) type Protocol = &'static [u8];
+/// HTTP/2, which gRPC needs.
+pub(super) const HTTP2: Protocol = b"h2";
+/// HTTP/1.1.
+#[cfg(feature = "http")]
+pub(super) const HTTP1: Protocol = b"http/1.1";
 
 /// The certificate of a server, for [`Listener::with_tls`](crate::Listener::with_tls). Clones are the same one:
 /// [`Tls::replace`] counts for all of them.
@@ -90,9 +95,11 @@ impl Tls {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    /// What makes a TLS connection of another.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config())
+    /// What makes a TLS connection of another, on which that is spoken.
+    pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
+        let mut config = (*self.config()).clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        TlsAcceptor::from(Arc::new(config))
     }
 
     fn config(&self) -> Arc<ServerConfig> {
@@ -120,12 +127,11 @@ fn config(
     key: &PrivateKeyDer<'static>,
     verifier: Arc<dyn ClientCertVerifier>,
 ) -> Result<Arc<ServerConfig>, BadTls> {
-    let mut config = ServerConfig::builder_with_provider(provider().into())
+    let config = ServerConfig::builder_with_provider(provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| BadTls::because(&error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates.to_vec(), key.clone_key())
         .map_err(|error| BadTls::because(&error))?;
-    config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(Arc::new(config))
 }

@@ -14,7 +14,8 @@ use crate::{Limits, cli::listen::Listen};
 #[command(after_help = "Examples:
   icebox serve
   icebox serve --listen 127.0.0.1:0 --store /var/lib/icebox/icebox.db
-  icebox serve --listen unix:/run/icebox.sock")]
+  icebox serve --listen unix:/run/icebox.sock
+  icebox serve --http 127.0.0.1:9090")]
 pub(crate) struct Args {
     /// Where to listen: IP:PORT (port 0 picks a free one) or unix:PATH
     #[arg(long, env = "ICEBOX_LISTEN", default_value = "127.0.0.1:50051")]
@@ -73,6 +74,9 @@ pub(crate) struct Args {
         requires = "tokens"
     )]
     pub(super) tls_client_ca: Option<PathBuf>,
+    /// Serve Freezer's HTTP API v2 there as well: IP:PORT or unix:PATH. Callers, TLS and limits are the same
+    #[arg(long, env = "ICEBOX_HTTP", value_name = "ADDRESS")]
+    pub(super) http: Option<Listen>,
     /// Answer Prometheus over HTTP there: /metrics, /livez and /readyz. Nobody is asked who they are
     #[arg(long, env = "ICEBOX_METRICS", value_name = "IP:PORT")]
     pub(super) metrics: Option<SocketAddr>,

@@ -3,7 +3,7 @@
 mod args;
 mod identity;
 
-use std::{io::IsTerminal, time::Duration};
+use std::{io::IsTerminal, iter, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
@@ -15,9 +15,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Error,
-    listen::{self, Listen},
+    listen::{self, Bound, Listen},
 };
-use crate::{Icebox, clock, store};
+use crate::{Icebox, Listener, clock, store};
 pub(super) use args::Args;
 use identity::Identity;
 
@@ -51,20 +51,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
             std::process::exit(1);
         });
         let asks = args.tokens.is_some();
-        let announce = |bound: &Listen| {
-            if is_json {
-                // Whatever is logged, who started it learns the address.
-                let line = serde_json::json!({
-                    "timestamp": jiff::Timestamp::from_millisecond(
-                        i64::try_from(clock::now_ms()).expect("before the year 10000")
-                    ).expect("before the year 10000").to_string(),
-                    "level": "INFO",
-                    "fields": {"message": "listening", "address": bound.to_string()},
-                    "target": "icebox",
-                });
-                eprintln!("{line}");
-            } else {
-                eprintln!("icebox: listening on {bound}");
+        let announce = |bound: &Listen, http: Option<&Listen>| {
+            tell_address(is_json, "listening", bound);
+            if let Some(http) = http {
+                tell_address(is_json, "listening for HTTP", http);
             }
             if let Listen::Unix(_) = bound {
                 tracing::info!(
@@ -83,15 +73,33 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     })
 }
 
+/// Says where it listens: whatever is logged, who started it learns that.
+fn tell_address(is_json: bool, message: &str, address: &Listen) {
+    if !is_json {
+        eprintln!("icebox: {message} on {address}");
+        return;
+    }
+    let now_ms = i64::try_from(clock::now_ms()).expect("before the year 10000");
+    let now = jiff::Timestamp::from_millisecond(now_ms).expect("before the year 10000");
+    let line = serde_json::json!({
+        "timestamp": now.to_string(),
+        "level": "INFO",
+        "fields": {"message": message, "address": address.to_string()},
+        "target": "icebox",
+    });
+    eprintln!("{line}");
+}
+
 /// Whether the server is one that others can reach and that is not safe, which must be said to be meant.
 ///
 /// # Errors
 /// If it was not said.
 fn check_exposure(args: &Args) -> Result<bool, Error> {
     let is_safe = args.tokens.is_some() && args.tls_cert.is_some();
-    let is_exposed = !args.listen.is_local() && !is_safe;
+    let mut listens = iter::once(&args.listen).chain(&args.http);
+    let exposed = listens.find(|listen| !listen.is_local() && !is_safe);
     if args.insecure {
-        return Ok(is_exposed);
+        return Ok(exposed.is_some());
     }
     if let Some(metrics) = args.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
         return Err(Error::Usage(format!(
@@ -99,10 +107,9 @@ fn check_exposure(args: &Args) -> Result<bool, Error> {
              127.0.0.1, or say --insecure"
         )));
     }
-    if is_exposed {
+    if let Some(listen) = exposed {
         return Err(Error::Usage(format!(
-            "{} can be reached from other machines, and {}; or listen on 127.0.0.1 or unix:PATH, or say --insecure",
-            args.listen,
+            "{listen} can be reached from other machines, and {}; or listen on 127.0.0.1 or unix:PATH, or say --insecure",
             if args.tokens.is_some() {
                 "tokens would go there in plain text: give it --tls-cert and --tls-key"
             } else {
@@ -116,7 +123,7 @@ fn check_exposure(args: &Args) -> Result<bool, Error> {
 /// Serves until `asked_to_end` resolves.
 async fn serve(
     args: &Args,
-    announce: impl FnOnce(&Listen),
+    announce: impl FnOnce(&Listen, Option<&Listen>),
     mut asked_to_end: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
     let identity = Identity::read(args)?;
@@ -124,9 +131,11 @@ async fn serve(
     let Identity { access, tls } = identity;
     // Bound first: a taken address is told at once, however long the store takes to open. Whoever connects from now on is
     // answered once it is.
-    let (listener, bound) = listen::bind(&args.listen)
-        .await
-        .map_err(|error| Error::Failed(format!("could not listen on {}: {error}", args.listen)))?;
+    let (listener, bound) = bind(&args.listen).await?;
+    let http = match &args.http {
+        Some(http) => Some(bind(http).await?),
+        None => None,
+    };
     let metrics =
         match args.metrics {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
@@ -134,12 +143,14 @@ async fn serve(
             })?),
             None => None,
         };
-    let listener = listener.with_limits(args.limits());
-    let listener = match tls {
-        Some(tls) => listener.with_tls(tls),
-        None => listener,
+    let taking = |listener: Listener| {
+        let listener = listener.with_limits(args.limits());
+        match &tls {
+            Some(tls) => listener.with_tls(tls.clone()),
+            None => listener,
+        }
     };
-    announce(&bound.listen);
+    announce(&bound.listen, http.as_ref().map(|(_, bound)| &bound.listen));
     let options = store::Options {
         cache_bytes: args.cache_mib << 20,
         view: args.view.clone(),
@@ -165,7 +176,12 @@ async fn serve(
         // It goes on until the store is closed.
         drop(icebox.serve_metrics(metrics));
     }
-    let serving = icebox.serve_those(listener, access);
+    // Its address is given up when this function is left.
+    let _http_bound = http.map(|(listener, bound)| {
+        drop(icebox.serve_http(taking(listener), access.clone()));
+        bound
+    });
+    let serving = icebox.serve_those(taking(listener), access);
     tracing::info!(revision = icebox.revision(), "serving");
     tell_systemd(NotifyState::Ready);
     tokio::select! {
@@ -177,6 +193,11 @@ async fn serve(
     tracing::info!("shutting down: finishing what is under way");
     tell_systemd(NotifyState::Stopping);
     icebox.close().await.map_err(|error| failed(&error))
+}
+
+async fn bind(listen: &Listen) -> Result<(Listener, Bound), Error> {
+    let bound = listen::bind(listen).await;
+    bound.map_err(|error| Error::Failed(format!("could not listen on {listen}: {error}")))
 }
 
 /// Tells what has started the process, if that has asked to be told.

@@ -1,0 +1,46 @@
+//! What is asked of jobs beyond what is asked of every kind.
+
+use axum::{
+    Extension,
+    body::Bytes,
+    extract::{Path, State},
+    response::Response,
+};
+use http::StatusCode;
+use serde_json::json;
+
+use super::{Edge, document_in, refusal::Refused, resources::answer};
+use crate::{
+    calls::{Behalf, Calls},
+    proto::Job,
+    resource::{Event, Violations},
+};
+
+/// `POST /v2/{project_id}/jobs/{job_id}/event`: `{"start": null}`, `{"stop": null}` or `{"abort": null}`.
+pub(super) async fn event(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, job_id)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let document = document_in(&body)?;
+    let events = document.as_object().into_iter().flatten();
+    let mut events = events.map(|(name, _)| name.as_str());
+    let (event, name) = match (events.next(), events.next()) {
+        (Some("start"), None) => (Event::Start, "start"),
+        (Some("stop"), None) => (Event::Stop, "stop"),
+        (Some("abort"), None) => (Event::Abort, "abort"),
+        _ => {
+            let expected = r#"must be {"start": null}, {"stop": null} or {"abort": null}"#;
+            return Err(Violations::one("the body", expected).into());
+        }
+    };
+    let calls = Calls::<Job>::on_behalf(&behalf, &edge.catalog);
+    let (_, is_news) = calls.ask(event, &project_id, &job_id).await?;
+    let result = if is_news {
+        "success".to_owned()
+    } else {
+        format!("{name} already requested")
+    };
+    Ok(answer(StatusCode::ACCEPTED, &json!({"result": result})))
+}

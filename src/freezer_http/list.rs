@@ -1,0 +1,258 @@
+//! Lists: what is asked for, and the answer, which is written while it is read.
+
+use std::{collections::HashMap, future::ready, io, sync::Arc};
+
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    extract::{Path, Query, State},
+    response::Response,
+};
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
+
+use super::{Edge, document::Document, refusal::Refused, resources::json_of, search::Search};
+use crate::{
+    calls::{Behalf, Calls},
+    catalog::{Error, Only},
+    freezer_json::Writer,
+    proto::Page,
+    resource::Violations,
+    service::AnswerBytes,
+};
+
+/// What a list has that is not told how much: Freezer's clients say it themselves.
+const LIMIT_DEFAULT: usize = 100;
+/// More than a project has: what is asked for is streamed, however much it is.
+const LIMIT_MAX: u64 = 1_000_000;
+/// What is read at once.
+const PAGE_ITEMS_MAX: usize = 200;
+/// What is written before it is sent on.
+const CHUNK_BYTES: usize = 64 << 10;
+/// What stands for every project.
+const ALL_PROJECTS: &str = "-";
+
+/// `GET /v2/{project_id}/{kind}`
+pub(super) async fn list<R: Document>(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path(project_id): Path<String>,
+    Query(parameters): Query<HashMap<String, String>>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let asked = Asked::read(&parameters)?;
+    let search = Search::read(&body)?;
+    let filter = match (search.time_after, search.time_before) {
+        (None, None) => None,
+        (after, before) => Some(R::within(after, before).ok_or_else(|| {
+            Violations::one(
+                "time_after",
+                "and time_before are for backups, which have a time",
+            )
+        })?),
+    };
+    let only = (!search.is_empty())
+        .then(|| Only(Arc::new(move |record| search.matches(&R::writer(), record))));
+    let project_id = if asked.has_all_projects {
+        ALL_PROJECTS.to_owned()
+    } else {
+        project_id
+    };
+    let walk = Walk {
+        kind: R::PLURAL,
+        walker: behalf.author.as_ref().map(|author| author.caller.clone()),
+        project_id: project_id.clone(),
+        search: body,
+        limit: asked.limit,
+        marker: asked.marker.clone(),
+    };
+    let known = (asked.offset > 0).then(|| edge.walks.get(&(&walk, asked.offset)));
+    let mut listing = Listing::<R> {
+        next: (walk, asked.offset.saturating_add(asked.limit)),
+        edge,
+        behalf,
+        project_id,
+        filter,
+        only,
+        left: asked.limit,
+        page: Page::default(),
+        written: 0,
+        stands: Stands::Unbegun,
+    };
+    match known.flatten() {
+        Some(token) => listing.turn("", &token, 0).await?,
+        None => listing.turn(&asked.marker, "", asked.offset).await?,
+    }
+    let first = listing.chunk().await?;
+    let bytes = AnswerBytes(first.len());
+    let body = if listing.stands == Stands::Done {
+        Body::from(first)
+    } else {
+        Body::from_stream(stream::once(ready(Ok(first))).chain(stream::unfold(listing, rest)))
+    };
+    let mut response = json_of(StatusCode::OK, body);
+    response.extensions_mut().insert(bytes);
+    Ok(response)
+}
+
+/// The next chunk of a list, with what comes behind it.
+async fn rest<R: Document>(mut listing: Listing<R>) -> Option<(io::Result<Bytes>, Listing<R>)> {
+    if listing.stands == Stands::Done {
+        return None;
+    }
+    let chunk = listing.chunk().await.map_err(|error| {
+        tracing::warn!(%error, "a list is broken off");
+        listing.stands = Stands::Done;
+        io::Error::other(error)
+    });
+    Some((chunk, listing))
+}
+
+/// What the URL asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    limit: usize,
+    offset: usize,
+    marker: String,
+    has_all_projects: bool,
+}
+
+impl Asked {
+    /// # Errors
+    /// Every bad parameter. Others than these are nobody's.
+    fn read(parameters: &HashMap<String, String>) -> Result<Asked, Violations> {
+        let mut violations = Violations::new();
+        let mut number =
+            |name: &str, max: u64| match parameters.get(name).map(|text| text.parse::<u64>()) {
+                None => 0,
+                Some(Ok(number)) if number <= max => usize::try_from(number).unwrap_or(usize::MAX),
+                Some(_) => {
+                    violations.add(name, format!("must be a whole number from 0 to {max}"));
+                    0
+                }
+            };
+        let limit = match number("limit", LIMIT_MAX) {
+            0 => LIMIT_DEFAULT,
+            limit => limit,
+        };
+        let offset = number("offset", u64::from(u32::MAX));
+        let all_projects = parameters.get("all_projects").map(String::as_str);
+        let has_all_projects = match all_projects.unwrap_or_default() {
+            "" | "False" | "false" | "0" => false,
+            "True" | "true" | "1" => true,
+            _ => {
+                violations.add("all_projects", "must be True or False");
+                false
+            }
+        };
+        violations.or(Asked {
+            limit,
+            offset,
+            marker: parameters.get("marker").cloned().unwrap_or_default(),
+            has_all_projects,
+        })
+    }
+}
+
+/// Which list is walked page by page, by whom.
+#[derive(Clone, Debug, Hash)]
+struct Walk {
+    kind: &'static str,
+    walker: Option<Arc<str>>,
+    project_id: String,
+    search: Bytes,
+    limit: usize,
+    marker: String,
+}
+
+/// A list that is being written.
+struct Listing<R: Document> {
+    edge: Edge,
+    behalf: Behalf,
+    project_id: String,
+    filter: Option<R::Filter>,
+    only: Option<Only>,
+    /// The walk that it is a page of, and the offset that asks for the next one.
+    next: (Walk, usize),
+    /// So many more may come.
+    left: usize,
+    /// What was read, and how many of its records are written.
+    page: Page<R>,
+    written: usize,
+    stands: Stands,
+}
+
+/// How far a list is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stands {
+    Unbegun,
+    HasNone,
+    HasSome,
+    Done,
+}
+
+impl<R: Document> Listing<R> {
+    /// Reads on.
+    async fn turn(&mut self, marker: &str, page_token: &str, skip: usize) -> Result<(), Error> {
+        let calls = Calls::<R>::on_behalf(&self.behalf, &self.edge.catalog);
+        let limit = self.left.min(PAGE_ITEMS_MAX);
+        let list = calls
+            .list(&*self.project_id)
+            .limit(i32::try_from(limit).expect("a page is small"))
+            .after(marker)
+            .page_token(page_token)
+            .filter(self.filter.clone())
+            .only(self.only.clone())
+            .skip(skip);
+        self.page = list.encoded().await?;
+        self.written = 0;
+        Ok(())
+    }
+
+    /// The next part of the answer.
+    async fn chunk(&mut self) -> Result<Bytes, Error> {
+        let mut text = Vec::with_capacity(CHUNK_BYTES);
+        loop {
+            self.write_page(&mut text)?;
+            let has_more = self.left > 0 && !self.page.next_page_token.is_empty();
+            if text.len() >= CHUNK_BYTES && (has_more || self.written < self.page.count()) {
+                return Ok(text.into());
+            }
+            let token = std::mem::take(&mut self.page.next_page_token);
+            if has_more {
+                self.turn("", &token, 0).await?;
+                continue;
+            }
+            if !token.is_empty() {
+                self.edge.walks.put(&(&self.next.0, self.next.1), token);
+            }
+            text.extend_from_slice(b"]}");
+            self.stands = Stands::Done;
+            return Ok(text.into());
+        }
+    }
+
+    /// Writes what was read, up to a chunk.
+    fn write_page(&mut self, text: &mut Vec<u8>) -> Result<(), Error> {
+        if self.stands == Stands::Unbegun {
+            text.extend_from_slice(format!("{{\"{}\":[", R::PLURAL).as_bytes());
+            self.stands = Stands::HasNone;
+        }
+        let undecodable = |_| Error::undecodable(R::KIND.field.as_bytes());
+        let writer: Writer = R::writer();
+        let records = self.page.encoded().map_err(undecodable)?;
+        for record in &records[self.written..] {
+            if text.len() >= CHUNK_BYTES {
+                break;
+            }
+            if self.stands == Stands::HasSome {
+                text.push(b',');
+            }
+            writer.write(record, text).map_err(undecodable)?;
+            self.stands = Stands::HasSome;
+            self.written += 1;
+            self.left -= 1;
+        }
+        Ok(())
+    }
+}

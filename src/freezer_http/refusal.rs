@@ -1,0 +1,149 @@
+//! What is refused, in Freezer's shape. It is made of the status that the request's twin is refused with, so that both say the same.
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::catalog::Error;
+
+/// What the fields of a resource are named by where a request names it beside others: here it is the whole document.
+const WITHIN: [&str; 5] = ["backup.", "job.", "action.", "client.", "session."];
+
+/// What a handler refuses with.
+#[derive(Debug)]
+pub(super) struct Refused(Status);
+
+impl<E: Into<Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Refused(error.into().into())
+    }
+}
+
+impl Refused {
+    /// Whether there is nothing with that id.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.0.code() == Code::NotFound
+    }
+
+    /// Whether the id is taken.
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.code() == Code::AlreadyExists
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        // As its twin would: what it passes on its way out counts it, and `refused` words it.
+        self.0.into_http()
+    }
+}
+
+/// Words what a status says as Freezer does. Other answers pass.
+pub(crate) fn refused(response: Response) -> Response {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return worded(&status);
+    }
+    // Of requests that axum cannot take apart.
+    let status = response.status();
+    let is_worded = response.headers().get(CONTENT_TYPE).is_some_and(is_json);
+    if is_worded || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    of(status)
+}
+
+fn is_json(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes() == mime().as_bytes()
+}
+
+/// The type of all answers.
+pub(super) fn mime() -> HeaderValue {
+    HeaderValue::from_static("application/json")
+}
+
+/// What is refused without a word of its own.
+pub(super) fn of(status: StatusCode) -> Response {
+    let what = match status {
+        StatusCode::NOT_FOUND => {
+            "there is nothing at this path: /v2/PROJECT/ backups, jobs, actions, clients and sessions are served"
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            "this path does not take that method: see the header Allow"
+        }
+        _ => "the request cannot be read",
+    };
+    answer(status, title(status, Code::Unknown), what)
+}
+
+fn worded(status: &Status) -> Response {
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    let reason = reason.unwrap_or_default();
+    let code = match (status.code(), reason.as_str()) {
+        (Code::InvalidArgument | Code::OutOfRange, _) => StatusCode::BAD_REQUEST,
+        (Code::Unauthenticated, _) => StatusCode::UNAUTHORIZED,
+        (Code::PermissionDenied, _) => StatusCode::FORBIDDEN,
+        (Code::NotFound, _) => StatusCode::NOT_FOUND,
+        (Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition, _) => StatusCode::CONFLICT,
+        (Code::ResourceExhausted, "REQUEST_TOO_LARGE") => StatusCode::PAYLOAD_TOO_LARGE,
+        (Code::ResourceExhausted, "DISK_FULL") => StatusCode::INSUFFICIENT_STORAGE,
+        (Code::ResourceExhausted, _) => StatusCode::TOO_MANY_REQUESTS,
+        (Code::DeadlineExceeded, _) => StatusCode::GATEWAY_TIMEOUT,
+        (Code::Unavailable, _) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let description = match (reason.as_str(), status.get_details_bad_request()) {
+        ("NO_TOKEN", _) => "who are you? Send a token, as `X-Auth-Token: TOKEN`".into(),
+        (_, Some(bad)) => {
+            let violations = bad.field_violations.iter();
+            let said = violations.map(|bad| format!("{} {}", here(&bad.field), bad.description));
+            said.collect::<Vec<_>>().join("; ")
+        }
+        _ => status.message().to_owned(),
+    };
+    let mut response = answer(code, title(code, status.code()), &description);
+    let headers = response.headers_mut();
+    match code {
+        StatusCode::UNAUTHORIZED => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// A field's path in the document.
+fn here(field: &str) -> &str {
+    let mut within = WITHIN.iter();
+    within
+        .find_map(|within| field.strip_prefix(within))
+        .unwrap_or(field)
+}
+
+/// Freezer's, where it has one.
+fn title(status: StatusCode, code: Code) -> &'static str {
+    match (status, code) {
+        (StatusCode::BAD_REQUEST, _) => "Bad request format",
+        (StatusCode::CONFLICT, Code::AlreadyExists) => "Document already existing",
+        (StatusCode::FORBIDDEN, _) => "Access Forbidden",
+        _ => status.canonical_reason().unwrap_or("Refused"),
+    }
+}
+
+fn answer(status: StatusCode, title: &str, description: &str) -> Response {
+    let error = json!({"title": title, "description": description}).to_string();
+    let mut response = Response::new(Body::from(error));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, mime());
+    response
+}

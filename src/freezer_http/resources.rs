@@ -1,0 +1,185 @@
+//! What is asked of every kind of resource, but for lists.
+
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header::CONTENT_TYPE};
+use serde_json::{Value, json};
+
+use super::{
+    Edge,
+    document::{Document, without},
+    document_in,
+    refusal::{Refused, mime},
+};
+use crate::{
+    calls::{Behalf, Calls},
+    catalog::Error,
+    freezer_json,
+    resource::{ResourceId, Violations},
+};
+
+/// How often it is looked again whether there is a resource to replace, where it comes and goes meanwhile.
+const REPLACE_TRIES_MAX: usize = 8;
+
+/// `POST /v2/{project_id}/{kind}`
+pub(super) async fn create<R: Document>(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path(project_id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let resource = read_new::<R>(&project_id, &document_in(&body)?, "")?;
+    let created = create_one(&edge, &behalf, &project_id, resource).await?;
+    Ok(answer(
+        StatusCode::CREATED,
+        &json!({R::KIND.id_field: created.id()}),
+    ))
+}
+
+/// `GET /v2/{project_id}/{kind}/{id}`
+pub(super) async fn get<R: Document>(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, id)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let stored = calls.get_encoded(&project_id, &id).await?;
+    written::<R>(stored.record())
+}
+
+/// `PATCH /v2/{project_id}/{kind}/{id}`: changes what the document names, and nothing else.
+pub(super) async fn update<R: Document>(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    // What only the server sets it sets, whatever a document says that was read before.
+    let document = without(document_in(&body)?, R::OUTPUT_ONLY);
+    let (mut resource, changed) = freezer_json::read_changes::<R>(&document)?;
+    let id = ResourceId::of(R::KIND, R::KIND.id_field, &id)?;
+    check_id(&resource, &id)?;
+    resource.set_id(id);
+    let is_kept = |path: &String| R::IMMUTABLE.contains(&path.as_str());
+    let (kept, changed): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_kept);
+    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let update = calls.update(project_id, resource);
+    let updated = update.fields(changed).keeping(kept).await?;
+    if R::PLURAL == "backups" {
+        return written::<R>(&updated.encode_to_vec());
+    }
+    Ok(answer(StatusCode::OK, &versioned(&updated)))
+}
+
+/// `POST /v2/{project_id}/{kind}/{id}`: replaces a resource, or creates it.
+pub(super) async fn replace<R: Document>(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let resource = read_new::<R>(&project_id, &document_in(&body)?, &id)?;
+    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let mut tries = 0;
+    let replaced = loop {
+        let update = calls.update(project_id.clone(), resource.clone());
+        match update.fields(["*"]).await.map_err(Refused::from) {
+            Err(refused) if refused.is_not_found() => {}
+            replaced => break replaced?,
+        }
+        tries += 1;
+        match create_one(&edge, &behalf, &project_id, resource.clone()).await {
+            Err(refused) if refused.is_taken() && tries < REPLACE_TRIES_MAX => {}
+            created => break created?,
+        }
+    };
+    Ok(answer(StatusCode::CREATED, &versioned(&replaced)))
+}
+
+/// `DELETE /v2/{project_id}/{kind}/{id}`
+pub(super) async fn delete<R: Document>(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, id)): Path<(String, String)>,
+) -> Result<StatusCode, Refused> {
+    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    calls.delete(project_id, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A new resource of the project whose URL it was sent to, whatever its document says.
+///
+/// # Errors
+/// If the document is none of one.
+pub(super) fn read_new<R: Document>(
+    project_id: &str,
+    document: &Value,
+    id: &str,
+) -> Result<R, Violations> {
+    let mut resource = R::read(document, id)?;
+    resource.belong_to(project_id);
+    Ok(resource)
+}
+
+/// # Errors
+/// As of the call; if there is one with that id, though it is equal.
+async fn create_one<R: Document>(
+    edge: &Edge,
+    behalf: &Behalf,
+    project_id: &str,
+    resource: R,
+) -> Result<R, Refused> {
+    let calls = Calls::<R>::on_behalf(behalf, &edge.catalog);
+    let created = calls.create(project_id, resource).await?;
+    if !created.is_new {
+        return Err(Refused::from(Error::AlreadyExists {
+            kind: R::KIND,
+            id: created.resource.id().to_owned(),
+        }));
+    }
+    Ok(created.resource)
+}
+
+/// A document may name the resource that its URL names.
+///
+/// # Errors
+/// If it names another.
+fn check_id<R: Document>(resource: &R, id: &ResourceId) -> Result<(), Violations> {
+    let own = resource.id();
+    if own.is_empty() || own == id.to_string() {
+        return Ok(());
+    }
+    Err(Violations::one(
+        R::KIND.id_field,
+        format!("is {own:?}, and the URL names {id}: it cannot be changed"),
+    ))
+}
+
+fn versioned<R: Document>(resource: &R) -> Value {
+    json!({R::KIND.id_field: resource.id(), "version": resource.stamps().revision})
+}
+
+/// The answer that is a document.
+///
+/// # Errors
+/// If what is stored is no resource.
+fn written<R: Document>(record: &[u8]) -> Result<Response, Refused> {
+    let mut text = Vec::with_capacity(record.len() * 2);
+    let written = R::writer().write(record, &mut text);
+    written.map_err(|_| Error::undecodable(R::KIND.field.as_bytes()))?;
+    Ok(json_of(StatusCode::OK, text))
+}
+
+/// The answer that says what has become of a request.
+pub(super) fn answer(status: StatusCode, said: &Value) -> Response {
+    json_of(status, said.to_string())
+}
+
+/// An answer that is JSON already.
+pub(super) fn json_of(status: StatusCode, text: impl Into<Body>) -> Response {
+    (status, [(CONTENT_TYPE, mime())], text.into()).into_response()
+}

@@ -1,0 +1,120 @@
+//! What is asked of sessions beyond what is asked of every kind.
+
+use axum::{
+    Extension,
+    body::Bytes,
+    extract::{Path, State},
+    response::Response,
+};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Edge, document_in, refusal::Refused, resources::answer};
+use crate::{
+    calls::{Behalf, Calls},
+    proto::Session,
+    resource::Violations,
+};
+
+/// `PUT /v2/{project_id}/sessions/{session_id}/jobs/{job_id}`
+pub(super) async fn add_job(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, session_id, job_id)): Path<(String, String, String)>,
+) -> Result<StatusCode, Refused> {
+    let calls = Calls::<Session>::on_behalf(&behalf, &edge.catalog);
+    calls.add_job(&project_id, &session_id, &job_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /v2/{project_id}/sessions/{session_id}/jobs/{job_id}`
+pub(super) async fn remove_job(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, session_id, job_id)): Path<(String, String, String)>,
+) -> Result<StatusCode, Refused> {
+    let calls = Calls::<Session>::on_behalf(&behalf, &edge.catalog);
+    calls.remove_job(&project_id, &session_id, &job_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v2/{project_id}/sessions/{session_id}/action`: `{"start": {"job_id", "current_tag"}}`, or
+/// `{"end": {"job_id", "current_tag", "result"}}`.
+pub(super) async fn action(
+    State(edge): State<Edge>,
+    Extension(behalf): Extension<Behalf>,
+    Path((project_id, session_id)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let asked = Asked::read(&document_in(&body)?)?;
+    let calls = Calls::<Session>::on_behalf(&behalf, &edge.catalog);
+    let Asked {
+        job_id,
+        current_tag,
+        result,
+    } = &asked;
+    let answered = match result {
+        None => {
+            calls
+                .start(&project_id, &session_id, job_id, *current_tag)
+                .await?
+        }
+        Some(result) => {
+            calls
+                .end(&project_id, &session_id, job_id, *current_tag, result)
+                .await?
+        }
+    };
+    Ok(answer(
+        StatusCode::ACCEPTED,
+        &json!({"result": answered.result, "session_tag": answered.session_tag}),
+    ))
+}
+
+/// What a member may ask.
+const EXPECTED: &str = r#"must be {"start": {"job_id", "current_tag"}} or {"end": {"job_id", "current_tag", "result"}}"#;
+
+/// What a member asks: whether it may run, or, with a result, that its run has ended.
+struct Asked {
+    job_id: String,
+    current_tag: i64,
+    result: Option<String>,
+}
+
+impl Asked {
+    /// # Errors
+    /// Every bad field.
+    fn read(document: &Value) -> Result<Asked, Violations> {
+        let members = document.as_object().into_iter().flatten();
+        let mut members = members.map(|(name, asked)| (name.as_str(), asked));
+        let (Some((verb @ ("start" | "end"), asked)), None) = (members.next(), members.next())
+        else {
+            return Err(Violations::one("the body", EXPECTED));
+        };
+        let mut violations = Violations::new();
+        let mut text = |key: &str| {
+            let text = asked.get(key).and_then(Value::as_str);
+            if text.is_none() {
+                violations.add(format!("{verb}.{key}"), "must be a string");
+            }
+            text.unwrap_or_default().to_owned()
+        };
+        let job_id = text("job_id");
+        let result = (verb == "end").then(|| text("result"));
+        let current_tag = asked.get("current_tag").and_then(whole);
+        if current_tag.is_none() {
+            violations.add(format!("{verb}.current_tag"), "must be a whole number");
+        }
+        violations.or(Asked {
+            job_id,
+            current_tag: current_tag.unwrap_or_default(),
+            result,
+        })
+    }
+}
+
+/// A whole number, which may be written as text.
+fn whole(value: &Value) -> Option<i64> {
+    let text = value.as_str().and_then(|text| text.trim().parse().ok());
+    value.as_i64().or(text)
+}

@@ -1,0 +1,22 @@
+//! Which versions of the API there are, for clients that ask before anything else.
+
+use axum::{body::Body, response::Response};
+use http::{HeaderValue, Request, StatusCode, header::HOST};
+use serde_json::json;
+
+use super::resources::answer;
+
+/// `GET /`, where they are choices, and `GET /v2`. Everybody may ask.
+pub(super) fn versions(status: StatusCode, scheme: &str, request: &Request<Body>) -> Response {
+    let host = request.headers().get(HOST).map(HeaderValue::to_str);
+    let at = host
+        .and_then(Result::ok)
+        .map_or_else(String::new, |host| format!("{scheme}://{host}"));
+    let versions = json!({"versions": [{
+        "id": "v2",
+        "status": "CURRENT",
+        "updated": "2018-02-21T13:30:00",
+        "links": [{"rel": "self", "href": format!("{at}/v2/")}],
+    }]});
+    answer(status, &versions)
+}

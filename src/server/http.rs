@@ -1,0 +1,160 @@
+//! Freezer's HTTP API, served: HTTP/1.1 connections, and what a request goes through on its way to its handler, which is what its
+//! twin of gRPC goes through.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    routing::{MethodRouter, Route},
+};
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_stream::StreamExt;
+use tonic::transport::server::Connected;
+use tower::{Layer, ServiceExt, layer::layer_fn};
+
+use super::{
+    DRAIN, Limits, Listener,
+    admission::{Admission, Message},
+    connection::Connection,
+    date,
+    guard::Guard,
+    listener,
+    metrics::Metrics,
+    request_log::RequestLog,
+    tls::HTTP1,
+    until,
+};
+use crate::{
+    catalog::Catalog,
+    freezer_http::{self, X_AUTH_TOKEN},
+    identity::{Access, Rpc},
+};
+
+/// What hyper may hold of one connection that it has not handled yet, at the least: it refuses to work with less.
+const BUFFER_BYTES_MIN: usize = 8 << 10;
+/// What answers are, as the layers that they come through know them.
+type GrpcBody = tonic::body::Body;
+
+/// Serves until `ends` is true.
+pub(super) async fn serve(
+    catalog: Catalog,
+    listener: Listener,
+    access: Access,
+    metrics: Metrics,
+    ends: watch::Receiver<bool>,
+) {
+    let limits = listener.limits.clone();
+    let scheme = if listener.is_secure() {
+        "https"
+    } else {
+        "http"
+    };
+    let router = router(catalog, scheme, access, metrics.clone(), &limits);
+    let (cuts, cut) = watch::channel(false);
+    let mut connections = pin!(listener::connections(listener, HTTP1, metrics, cut));
+    let mut open = JoinSet::new();
+    let mut ended = pin!(until(ends.clone()));
+    loop {
+        tokio::select! {
+            Some(Ok(connection)) = connections.next() => {
+                open.spawn(converse(connection, router.clone(), limits.clone(), ends.clone()));
+            }
+            Some(_) = open.join_next() => {}
+            () = &mut ended => break,
+        }
+    }
+    let all = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        let seconds = DRAIN.as_secs();
+        tracing::warn!(seconds, "requests still under way are broken off");
+        cuts.send_replace(true);
+        while open.join_next().await.is_some() {}
+    }
+}
+
+/// Answers one request after another, until one of both has had enough.
+async fn converse(
+    connection: Connection,
+    router: Router,
+    limits: Limits,
+    ends: watch::Receiver<bool>,
+) {
+    let peer = connection.connect_info();
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&peer));
+        answer(router.clone(), request.map(Body::new))
+    });
+    let mut conversation = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(idle_timeout(&limits))
+            .max_buf_size(BUFFER_BYTES_MIN.max(limits.header_bytes as usize))
+            .serve_connection(TokioIo::new(connection), answer)
+    );
+    let ended = tokio::select! {
+        ended = &mut conversation => ended,
+        () = until(ends) => {
+            conversation.as_mut().graceful_shutdown();
+            conversation.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection has ended");
+    }
+}
+
+/// How long a connection may take for the next request.
+fn idle_timeout(limits: &Limits) -> Duration {
+    limits.stall_timeout
+}
+
+async fn answer(router: Router, request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    router
+        .oneshot(freezer_http::without_last_slash(request))
+        .await
+}
+
+fn router(
+    catalog: Catalog,
+    scheme: &'static str,
+    access: Access,
+    metrics: Metrics,
+    limits: &Limits,
+) -> Router {
+    let log = RequestLog(metrics.clone());
+    let guard = Guard(access.clone());
+    let admission = Admission::new(limits, metrics, access, Message::Whole);
+    let guarded = move |rpc: &'static Rpc, route: MethodRouter| {
+        let (log, guard, admission) = (log.clone(), guard.clone(), admission.clone());
+        route.layer(layer_fn(move |route: Route| {
+            let inner = route
+                .map_request(|request: Request<GrpcBody>| request.map(Body::new))
+                .map_response(|response: Response<Body>| response.map(GrpcBody::new));
+            log.layer(guard.layer(admission.layer(inner)))
+                .map_request(move |request| as_of_twin(rpc, request))
+                .map_response(|response: Response<GrpcBody>| date(response).map(Body::new))
+                .map_response(freezer_http::refused)
+        }))
+    };
+    freezer_http::router(catalog, scheme, guarded)
+}
+
+/// A request as its twin of gRPC would bring its token.
+fn as_of_twin(rpc: &'static Rpc, mut request: Request<Body>) -> Request<GrpcBody> {
+    request.extensions_mut().insert(rpc);
+    let headers = request.headers_mut();
+    let tokens: Vec<_> = headers.get_all(X_AUTH_TOKEN).iter().cloned().collect();
+    headers.remove(X_AUTH_TOKEN);
+    for token in tokens {
+        let bearer = [b"Bearer ", token.as_bytes()].concat();
+        if let Ok(mut bearer) = HeaderValue::from_bytes(&bearer) {
+            bearer.set_sensitive(true);
+            headers.append(AUTHORIZATION, bearer);
+        }
+    }
+    request.map(GrpcBody::new)
+}
