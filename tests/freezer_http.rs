@@ -310,6 +310,16 @@ async fn a_patch_of_a_backup_merges_its_metadata() {
         (&metadata["hostname"], &metadata["container"]),
         (&json!("node2"), &json!("c"))
     );
+    // A scheduler sends bare metadata of a backup that was recorded before it was made.
+    let creating = json!({"backup_name": "vol", "container": "c", "status": "creating", "mode": "cindernative"});
+    let early = freezer.create(BACKUPS, creating).await;
+    let mut made = self::backup("vol");
+    made["status"] = json!("available");
+    made["backup_id"] = json!(early);
+    let path = format!("{BACKUPS}{early}");
+    let patched = freezer.send("PATCH", &path, made).await;
+    assert_eq!(patched.status, 200, "{patched:?}");
+    assert_eq!(patched.document["backup_metadata"]["hostname"], "node1");
     let renamed = json!({"backup_metadata": {"backup_name": "another"}});
     assert_eq!(freezer.send("PATCH", &one, renamed).await.status, 400);
 }

@@ -19,6 +19,11 @@ pub(super) trait Document: Resource {
     /// If it is none.
     fn read(document: &Value, id: &str) -> Result<Self, Violations>;
 
+    /// A document that changes one, in the shape that its resource has.
+    fn changing(document: Value) -> Value {
+        document
+    }
+
     /// Gives it to the project whose URL it was sent to, whatever it says: what is taken along from another place fits.
     fn belong_to(&mut self, project_id: &str) {
         self.set_project_id(project_id);
@@ -54,6 +59,11 @@ impl Document for Backup {
             }
         }
         Ok(backup)
+    }
+
+    /// A scheduler sends an agent's metadata as it is, here too.
+    fn changing(document: Value) -> Value {
+        freezer_json::with_metadata_apart(document)
     }
 
     fn within(time_after: Option<i64>, time_before: Option<i64>) -> Option<BackupFilter> {

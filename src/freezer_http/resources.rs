@@ -59,7 +59,7 @@ pub(super) async fn update<R: Document>(
     body: Bytes,
 ) -> Result<Response, Refused> {
     // What only the server sets it sets, whatever a document says that was read before.
-    let document = without(document_in(&body)?, R::OUTPUT_ONLY);
+    let document = without(R::changing(document_in(&body)?), R::OUTPUT_ONLY);
     let (mut resource, changed) = freezer_json::read_changes::<R>(&document)?;
     let id = ResourceId::of(R::KIND, R::KIND.id_field, &id)?;
     check_id(&resource, &id)?;

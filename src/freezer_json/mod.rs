@@ -27,7 +27,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 pub(crate) use self::{
     read::{
         read_backup, read_changes, read_client, read_document, read_job, read_job_fields,
-        read_resource,
+        read_resource, with_metadata_apart,
     },
     write::{Writer, write_backup, write_client, write_job, write_resource},
 };
@@ -346,6 +346,8 @@ mod tests {
             json!({}),
             json!({"backup_id": "1"}),
             json!({"backup_metadata": null}),
+            json!({"freezer_action": null}),
+            json!({"job_actions": null}),
         ] {
             let refused = read_document(&value).unwrap_err().to_string();
             assert!(refused.contains("backup_metadata"), "{refused}");

@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{Document, EXTRA, Read, STRUCT, extra_field, is_output_only};
 use crate::{
-    proto::{self, Backup, BackupMetadata, Client, Job},
+    proto::{self, Backup, Client, Job},
     resource::{Violations, limits},
 };
 
@@ -42,31 +42,33 @@ pub(super) const BESIDE_METADATA: [&str; 8] = [
 /// If it is none of these, or has values that fit neither their field nor an `extra`.
 pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
     let object = object(value)?;
-    if object.contains_key("job_actions") || object.contains_key("job_schedule") {
+    // What is null is as good as missing.
+    let has = |key| object.get(key).is_some_and(|value| !value.is_null());
+    if has("job_actions") || has("job_schedule") {
         let (job, notes) = read_job(value)?;
         Ok(Read {
             document: Document::Job(job),
             notes,
         })
-    } else if has_metadata(object) || object.contains_key("backup_name") {
+    } else if has("backup_metadata") || object.contains_key("backup_name") {
         let (backup, notes) = read_backup(value)?;
         Ok(Read {
             document: Document::Backup(backup),
             notes,
         })
-    } else if object.contains_key("freezer_action") {
+    } else if has("freezer_action") {
         let (action, notes) = read_resource(value)?;
         Ok(Read {
             document: Document::Action(action),
             notes,
         })
-    } else if object.contains_key("client") || object.contains_key("supported_actions") {
+    } else if has("client") || has("supported_actions") {
         let (client, notes) = read_client(value)?;
         Ok(Read {
             document: Document::Client(client),
             notes,
         })
-    } else if object.contains_key("schedule") || object.contains_key("hold_off") {
+    } else if has("schedule") || has("hold_off") {
         let (session, notes) = read_resource(value)?;
         Ok(Read {
             document: Document::Session(session),
@@ -153,21 +155,23 @@ pub(crate) fn read_changes<M: prost::Name + Default>(
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
 pub(crate) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
-    let object = object(value)?;
-    let mut reading = Reading::default();
-    let descriptor = proto::descriptor_of::<Backup>();
-    let message = if has_metadata(object) || !object.contains_key("backup_name") {
-        reading.message(&descriptor, object, "")
-    } else {
-        let (beside, metadata): (Vec<_>, Vec<_>) = object
-            .iter()
-            .partition(|(key, _)| BESIDE_METADATA.contains(&key.as_str()));
-        let mut backup = reading.message(&descriptor, beside, "");
-        let metadata = reading.message(&proto::descriptor_of::<BackupMetadata>(), metadata, "");
-        backup.set_field_by_name("backup_metadata", Field::Message(metadata));
-        backup
-    };
-    reading.finish(&message)
+    read_resource(&with_metadata_apart(value.clone()))
+}
+
+/// A backup's document whose metadata stands apart from the backup itself, made of bare metadata, if it is that.
+pub(crate) fn with_metadata_apart(document: Value) -> Value {
+    match document {
+        Value::Object(members)
+            if members.contains_key("backup_name") && !has_metadata(&members) =>
+        {
+            let is_beside = |(key, _): &(String, Value)| BESIDE_METADATA.contains(&key.as_str());
+            let (mut beside, metadata): (Map<_, _>, Map<_, _>) =
+                members.into_iter().partition(is_beside);
+            beside.insert("backup_metadata".into(), Value::Object(metadata));
+            Value::Object(beside)
+        }
+        other => other,
+    }
 }
 
 fn object(value: &Value) -> Result<&Map<String, Value>, Violations> {

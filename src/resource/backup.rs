@@ -14,6 +14,9 @@ use crate::proto::{Backup, BackupFilter, BackupMetadata};
 /// Freezer API v2: the statuses of a backup. An empty one means available.
 const STATUSES: &[&str] = &["creating", "available", "error", "deleting", "deleted"];
 
+/// Freezer API v2: those of a backup that there is not, or not yet: where it lies and what it is of need not be known.
+const STATUSES_OF_NONE: &[&str] = &["creating", "error", "deleting"];
+
 /// What an empty status means.
 const STATUS_WHEN_EMPTY: &str = "available";
 
@@ -60,7 +63,9 @@ pub(super) fn check_backup(backup: &Backup, path: &str, violations: &mut Violati
     labels::check(&backup.labels, format_args!("{path}.labels"), violations);
     match &backup.backup_metadata {
         Some(metadata) => {
-            check_metadata(metadata, format_args!("{path}.backup_metadata"), violations);
+            let path = format_args!("{path}.backup_metadata");
+            check_places(backup, metadata, path, violations);
+            check_metadata(metadata, path, violations);
         }
         None => violations.add(format!("{path}.backup_metadata"), "is required"),
     }
@@ -77,16 +82,32 @@ pub(super) fn check_backup(backup: &Backup, path: &str, violations: &mut Violati
     }
 }
 
-/// Freezer API v2: `backup_name`, `container` and `hostname` of an available backup are required; its mode, action and storage
-/// are open, unlike a job's.
-fn check_metadata(metadata: &BackupMetadata, path: rules::Path<'_>, violations: &mut Violations) {
-    for (field, name, bytes_max) in [
-        ("backup_name", &metadata.backup_name, NAME_BYTES_MAX),
-        ("container", &metadata.container, CONTAINER_BYTES_MAX),
-        ("hostname", &metadata.hostname, NAME_BYTES_MAX),
+/// Freezer API v2: a `backup_name` is required, and of an available backup `container` and `hostname` as well.
+fn check_places(
+    backup: &Backup,
+    metadata: &BackupMetadata,
+    path: rules::Path<'_>,
+    violations: &mut Violations,
+) {
+    let is_none = STATUSES_OF_NONE.contains(&backup.status.as_str());
+    for (field, name, bytes_max, is_required) in [
+        ("backup_name", &metadata.backup_name, NAME_BYTES_MAX, true),
+        (
+            "container",
+            &metadata.container,
+            CONTAINER_BYTES_MAX,
+            !is_none,
+        ),
+        ("hostname", &metadata.hostname, NAME_BYTES_MAX, !is_none),
     ] {
-        rules::required_name(format_args!("{path}.{field}"), name, bytes_max, violations);
+        if is_required || !name.is_empty() {
+            rules::required_name(format_args!("{path}.{field}"), name, bytes_max, violations);
+        }
     }
+}
+
+/// Freezer API v2: a backup's mode, action and storage are open, unlike a job's.
+fn check_metadata(metadata: &BackupMetadata, path: rules::Path<'_>, violations: &mut Violations) {
     rules::time_s(
         format_args!("{path}.time_stamp"),
         metadata.time_stamp,
@@ -414,6 +435,18 @@ mod tests {
             })
             .is_empty()
         );
+    }
+
+    #[test]
+    fn a_backup_that_there_is_not_yet_need_not_be_anywhere() {
+        for (status, missing) in [("creating", 0), ("error", 0), ("", 2), ("deleted", 2)] {
+            let said = said(|backup, metadata| {
+                backup.status = status.into();
+                metadata.container.clear();
+                metadata.hostname.clear();
+            });
+            assert_eq!(said.len(), missing, "{status}: {said:?}");
+        }
     }
 
     #[test]

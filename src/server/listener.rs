@@ -99,7 +99,7 @@ impl From<DuplexStream> for Listener {
     }
 }
 
-/// Connections as they come, once they have begun as ones on which that is spoken, and no more at a time than the process has file descriptors
+/// Connections as they come, once they have begun as ones that speak so, and no more at a time than the process has file descriptors
 /// for: the others wait to be accepted. Once `cut` is true, those that are open fail.
 pub(super) fn connections(
     Listener {
