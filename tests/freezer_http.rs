@@ -316,10 +316,11 @@ async fn a_patch_of_a_backup_merges_its_metadata() {
     let mut made = self::backup("vol");
     made["status"] = json!("available");
     made["backup_id"] = json!(early);
-    let path = format!("{BACKUPS}{early}");
-    let patched = freezer.send("PATCH", &path, made).await;
-    assert_eq!(patched.status, 200, "{patched:?}");
-    assert_eq!(patched.document["backup_metadata"]["hostname"], "node1");
+    let made = freezer
+        .send("PATCH", &format!("{BACKUPS}{early}"), made)
+        .await;
+    assert_eq!(made.status, 200, "{made:?}");
+    assert_eq!(made.document["backup_metadata"]["hostname"], "node1");
     let renamed = json!({"backup_metadata": {"backup_name": "another"}});
     assert_eq!(freezer.send("PATCH", &one, renamed).await.status, 400);
 }
@@ -446,7 +447,9 @@ async fn clients_are_registered_once_and_shown_as_freezer_shows_them() {
         }
     );
     assert_eq!(register().await.status, 409);
-    let shown = json!({"project_id": "demo", "user_id": "", "client": client});
+    let mut whole = client.clone();
+    whole["is_central"] = json!(false);
+    let shown = json!({"project_id": "demo", "user_id": "", "client": whole});
     assert_eq!(freezer.get("/v2/demo/clients/node1").await, shown);
     let listed = freezer.get("/v2/demo/clients/").await;
     assert_eq!(listed, json!({"clients": [shown]}));
@@ -603,4 +606,46 @@ async fn a_token_may_here_what_it_may_over_grpc() {
     assert_eq!(values(&listed.document, "client_id"), ["node1"]);
     let patched = freezer.send_as("agent", "PATCH", &own, patch).await;
     assert_eq!(patched.status, 200, "{patched:?}");
+}
+
+/// What Freezer's programs ask a Keystone.
+fn login(password: &str, project: &str) -> String {
+    let user = json!({"name": "freezer", "password": password, "domain": {"name": "Default"}});
+    let scope = json!({"project": {"name": project, "domain": {"name": "Default"}}});
+    json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}).to_string()
+}
+
+#[tokio::test]
+async fn a_token_is_the_password_of_those_who_ask_a_keystone() {
+    let access = Access::with_tokens(tokens());
+    let freezer = Freezer::start_for(access, Limits::default()).await;
+    let version = freezer.send_as("", "GET", "/v3/", "").await;
+    let identity = &version.document["version"];
+    assert_eq!((version.status, &identity["id"]), (200, &json!("v3.14")));
+    let path = "/v3/auth/tokens";
+    let given = freezer
+        .send_as("", "POST", path, login("member", "demo"))
+        .await;
+    assert_eq!(given.status, 201, "{given:?}");
+    let token = &given.document["token"];
+    assert_eq!(token["user"]["id"], "the-member");
+    assert_eq!(token["project"]["id"], "demo");
+    let endpoint = &token["catalog"][0]["endpoints"][0]["url"];
+    assert_eq!(*endpoint, format!("http://{}", freezer.address));
+    for (body, status) in [
+        (login("nobody", "demo"), 401),
+        (login("member", "other"), 401),
+        (login("", "demo"), 401),
+        (login("m\nr", "demo"), 401),
+        (
+            r#"{"auth": {"identity": {"methods": ["password"]}}}"#.into(),
+            400,
+        ),
+        ("[]".into(), 400),
+        (String::new(), 400),
+    ] {
+        let refused = freezer.send_as("", "POST", path, body.clone()).await;
+        assert_eq!(refused.status, status, "{body}: {refused:?}");
+        assert!(refused.document["description"].is_string(), "{refused:?}");
+    }
 }

@@ -1,13 +1,12 @@
 """Freezer's own tools, unmodified, against Icebox: python freezer.py PATH_TO_ICEBOX DIRECTORY_OF_THEIR_PROGRAMS
 
 Every command of the OpenStack client's plugin does what it says, and a scheduler picks up a job that was created over gRPC, has the
-agent make the backup, and reports it. The scheduler asks a Keystone for its token: one that gives everybody the same is here.
+agent make the backup, and reports it.
 """
 
 import atexit
 import configparser
 import csv
-import http.server
 import io
 import json
 import os
@@ -17,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 
@@ -232,49 +230,38 @@ def strangers_are_refused():
     assert "403" in openstack("job", "delete", "0" * 32, token=AGENT, expect=1)
 
 
-class Keystone(http.server.BaseHTTPRequestHandler):
-    """Gives everybody the agent's token."""
+def credentials(user, token):
+    """What OpenStack's programs take from their environment. The server is the Keystone, too: a token is the password."""
+    domains = {"OS_USER_DOMAIN_NAME": "Default", "OS_PROJECT_DOMAIN_NAME": "Default"}
+    asked = {"OS_AUTH_URL": f"http://{HTTP}/v3", "OS_USERNAME": user, "OS_PASSWORD": token, "OS_PROJECT_NAME": PROJECT}
+    return os.environ | asked | domains | {"OS_IDENTITY_API_VERSION": "3"}
 
-    protocol_version = "HTTP/1.1"
 
-    def answer(self, status, document, headers=()):
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        for name, value in [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers]:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        version = {"id": "v3.14", "status": "stable", "links": [{"rel": "self", "href": f"http://{self.headers['Host']}/v3/"}]}
-        self.answer(200, {"version": version})
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        domain = {"id": "default", "name": "Default"}
-        token = {"methods": ["password"], "roles": [], "catalog": [], "user": {"id": "u", "name": "u", "domain": domain}}
-        token |= {"project": {"id": PROJECT, "name": "p", "domain": domain}}
-        token |= {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2999-01-01T00:00:00.000000Z"}
-        self.answer(201, {"token": token}, [("X-Subject-Token", AGENT)])
-
-    def log_message(self, *_):
-        pass
+def freezers_own_command():
+    """It insists on a Keystone."""
+    listed = subprocess.run(
+        [PROGRAMS / "freezer", "backup-list"], env=credentials("alice", MEMBER), capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert listed.returncode == 0 and "backup-node1" in listed.stdout, listed
+    plain = subprocess.run(
+        [PROGRAMS / "openstack", "--os-auth-type", "password", "backup", "list", "-f", "csv"],
+        env=credentials("alice", MEMBER),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert plain.returncode == 0 and "backup-node1" in plain.stdout, plain
 
 
 def schedule():
     """A scheduler, with its log."""
-    keystone = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Keystone)
-    threading.Thread(target=keystone.serve_forever, daemon=True).start()
     log = open(work / "scheduler.log", "w")
-    named = {"username": "u", "password": "p", "project-name": "p", "user-domain-name": "Default", "project-domain-name": "Default"}
     scheduler = subprocess.Popen(
-        [PROGRAMS / "freezer-scheduler", "--os-auth-url", f"http://127.0.0.1:{keystone.server_port}/v3"]
-        + ["--os-backup-url", f"http://{HTTP}", *[word for name, value in named.items() for word in (f"--os-{name}", value)]]
-        + ["--scheduler-client-id", "node1", "--scheduler-interval", "1", "--scheduler-jobs-dir", work / "jobs"]
-        + ["--scheduler-no-daemon", "--log-file", work / "scheduler.log", "start"],
+        [PROGRAMS / "freezer-scheduler", "--scheduler-client-id", "node1", "--scheduler-interval", "1"]
+        + ["--scheduler-jobs-dir", work / "jobs", "--scheduler-no-daemon", "--log-file", work / "scheduler.log", "start"],
         stdout=log,
         stderr=log,
-        env=os.environ | {"HOME": str(work), "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},
+        env=credentials("node1", AGENT) | {"HOME": str(work), "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},
     )
     atexit.register(scheduler.kill)
     return scheduler
@@ -326,4 +313,5 @@ actions()
 sessions(jobs())
 every_command_was_used()
 strangers_are_refused()
+freezers_own_command()
 a_scheduler_runs_a_job()

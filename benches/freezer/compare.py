@@ -1,102 +1,22 @@
-"""Freezer's own API, installed from PyPI and started on SQLite, beside Icebox: python3 benches/freezer/compare.py [DIRECTORY]
+"""Freezer's own API beside Icebox, with the same requests in the same run: python3 benches/freezer/compare.py [DIRECTORY]
 
-DIRECTORY keeps what is installed. Instead of Keystone, a middleware (headers.py) says who asks.
+DIRECTORY keeps what is installed from PyPI.
 """
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
-HERE = pathlib.Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-FREEZER_API = "freezer-api==19.0.0"
-START_TIMEOUT_S = 60
+import original
+
+REPOSITORY = original.HERE.parents[1]
 BENCH_TIMEOUT_S = 1800
 
-CONFIG = """
-[DEFAULT]
-bind_host = 127.0.0.1
-bind_port = {port}
-log_file = {directory}/freezer-api.log
-[database]
-connection = sqlite:///{directory}/freezer.db
-[storage]
-backend = sqlalchemy
-driver = sqlalchemy
-[paste_deploy]
-config_file = {directory}/paste.ini
-"""
-
-PASTE = """
-[composite:main]
-use = egg:Paste#urlmap
-/ = api
-[pipeline:api]
-pipeline = headers context backupapp
-[filter:headers]
-paste.filter_factory = headers:factory
-[filter:context]
-paste.filter_factory = freezer_api.api.common.middleware:ContextMiddleware.factory
-[composite:backupapp]
-paste.composite_factory = freezer_api.service:root_app_factory
-/: api_versions
-/v2: appv2
-[app:api_versions]
-paste.app_factory = freezer_api.api.versions:api_versions
-[app:appv2]
-paste.app_factory = freezer_api.service:freezer_appv2_factory
-"""
-
-
-def installed(venv):
-    if not (venv / "bin/freezer-api").exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([venv / "bin/pip", "install", "--quiet", FREEZER_API], check=True)
-    return venv / "bin"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def answers(at):
-    try:
-        with urllib.request.urlopen(f"{at}/v2/p/jobs", timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def main():
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = pathlib.Path(scratch)
-        programs = installed(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else directory / "venv")
-        port = free_port()
-        config = directory / "freezer-api.conf"
-        config.write_text(CONFIG.format(port=port, directory=directory))
-        (directory / "paste.ini").write_text(PASTE)
-        environment = os.environ | {"PYTHONPATH": str(HERE)}
-        subprocess.run([programs / "freezer-manage", "--config-file", config, "db", "sync"], check=True, env=environment)
-        log = open(directory / "out.log", "w")
-        server = subprocess.Popen([programs / "freezer-api", "--config-file", config], env=environment, stdout=log, stderr=log)
-        try:
-            at = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not answers(at):
-                assert server.poll() is None and time.monotonic() < deadline, (directory / "out.log").read_text()[-4000:]
-                time.sleep(0.2)
-            bench = ["cargo", "bench", "--quiet", "--bench", "freezer"]
-            subprocess.run(bench, check=True, cwd=REPOSITORY, env=os.environ | {"FREEZER_API": at}, timeout=BENCH_TIMEOUT_S)
-        finally:
-            server.kill()
-            server.wait()
-
-
-main()
+with tempfile.TemporaryDirectory() as scratch:
+    directory = pathlib.Path(scratch)
+    programs = original.installed(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else directory / "venv")
+    with original.running(programs, directory) as at:
+        bench = ["cargo", "bench", "--quiet", "--bench", "freezer"]
+        subprocess.run(bench, check=True, cwd=REPOSITORY, env=os.environ | {"FREEZER_API": at}, timeout=BENCH_TIMEOUT_S)

@@ -112,6 +112,12 @@ impl Api {
     /// What the figures are about.
     async fn figures(&self) -> Vec<(&'static str, Measured)> {
         let (backup, job) = (backup(), job());
+        for project in [LISTS, POLLS, CREATES] {
+            for n in 0..CLIENTS {
+                let client = json!({"client_id": client_of(n), "hostname": client_of(n)});
+                self.create(&format!("{project}/clients/"), &client).await;
+            }
+        }
         for n in 0..LISTED {
             let mut backup = backup.clone();
             backup["backup_name"] = json!(format!("backup {n:03}"));

@@ -138,7 +138,7 @@ impl Document for Session {
     /// How it stands is not for who creates it to say: Freezer begins each anew.
     fn read(document: &Value, id: &str) -> Result<Self, Violations> {
         let document = without(document.clone(), Session::OUTPUT_ONLY);
-        let (mut session, _notes) = freezer_json::read_resource::<Session>(&document)?;
+        let (mut session, _notes) = freezer_json::read_session(&document)?;
         named(&mut session, id)?;
         Ok(session)
     }

@@ -4,6 +4,7 @@
 mod clients;
 mod document;
 mod jobs;
+mod keystone;
 mod list;
 mod refusal;
 mod resources;
@@ -23,6 +24,7 @@ use axum::{
 use http::{Request, StatusCode, Uri, uri::PathAndQuery};
 use serde_json::Value;
 
+pub(crate) use keystone::Door;
 pub(crate) use refusal::refused;
 
 use crate::{
@@ -37,6 +39,9 @@ use walks::Walks;
 /// The header that a token is in.
 pub(crate) const X_AUTH_TOKEN: &str = "x-auth-token";
 
+/// The twin of what everybody may ask.
+const EVERYBODYS: &str = "/grpc.health.v1.Health/Check";
+
 /// What handlers work with.
 #[derive(Clone, Debug)]
 struct Edge {
@@ -44,11 +49,10 @@ struct Edge {
     walks: Arc<Walks>,
 }
 
-/// What answers, over a catalog. `guarded` lets a route's requests through as their twin's: who may call that may make them. `scheme`
-/// is the one that clients reach it by.
+/// What answers, over a catalog. `guarded` lets a route's requests through as their twin's: who may call that may make them.
 pub(crate) fn router(
     catalog: Catalog,
-    scheme: &'static str,
+    door: &Door,
     guarded: impl Fn(&'static Rpc, MethodRouter) -> MethodRouter,
 ) -> Router {
     let edge = Edge {
@@ -61,8 +65,16 @@ pub(crate) fn router(
         router = router.route(path, guarded(rpc, route.with_state(edge.clone())));
     }
     for (path, status) in [("/", StatusCode::MULTIPLE_CHOICES), ("/v2", StatusCode::OK)] {
+        let scheme = door.scheme;
         let told = async move |request| versions::versions(status, scheme, &request);
         router = router.route(path, get(told));
+    }
+    let everybody = identity::rpc(EVERYBODYS).expect("it is served");
+    for (path, route) in [
+        ("/v3", get(keystone::version)),
+        ("/v3/auth/tokens", post(keystone::token)),
+    ] {
+        router = router.route(path, guarded(everybody, route.with_state(door.clone())));
     }
     router
         .layer(DefaultBodyLimit::disable())

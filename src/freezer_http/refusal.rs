@@ -28,6 +28,11 @@ impl<E: Into<Error>> From<E> for Refused {
 }
 
 impl Refused {
+    /// What has a status of its own.
+    pub(super) fn of(status: Status) -> Refused {
+        Refused(status)
+    }
+
     /// Whether there is nothing with that id.
     pub(super) fn is_not_found(&self) -> bool {
         self.0.code() == Code::NotFound

@@ -1,17 +1,14 @@
 //! Which versions of the API there are, for clients that ask before anything else.
 
 use axum::{body::Body, response::Response};
-use http::{HeaderValue, Request, StatusCode, header::HOST};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header::HOST};
 use serde_json::json;
 
 use super::resources::answer;
 
 /// `GET /`, where they are choices, and `GET /v2`. Everybody may ask.
 pub(super) fn versions(status: StatusCode, scheme: &str, request: &Request<Body>) -> Response {
-    let host = request.headers().get(HOST).map(HeaderValue::to_str);
-    let at = host
-        .and_then(Result::ok)
-        .map_or_else(String::new, |host| format!("{scheme}://{host}"));
+    let at = host_of(scheme, request.headers());
     let versions = json!({"versions": [{
         "id": "v2",
         "status": "CURRENT",
@@ -19,4 +16,11 @@ pub(super) fn versions(status: StatusCode, scheme: &str, request: &Request<Body>
         "links": [{"rel": "self", "href": format!("{at}/v2/")}],
     }]});
     answer(status, &versions)
+}
+
+/// Where a client has reached the server, as it says itself: empty where it does not say.
+pub(super) fn host_of(scheme: &str, headers: &HeaderMap) -> String {
+    let host = headers.get(HOST).map(HeaderValue::to_str);
+    host.and_then(Result::ok)
+        .map_or_else(String::new, |host| format!("{scheme}://{host}"))
 }

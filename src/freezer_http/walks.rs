@@ -65,14 +65,15 @@ mod tests {
     #[test]
     fn the_latest_end_counts_and_the_oldest_is_forgotten() {
         let walks = Walks::default();
-        walks.put(&("a", 0), "first".into());
-        walks.put(&("a", 0), "second".into());
-        assert_eq!(walks.get(&("a", 0)).as_deref(), Some("second"));
-        assert_eq!(walks.get(&("b", 0)), None);
-        for n in 1..=PAGES_MAX {
-            walks.put(&("a", n), String::new());
+        let page = |offset: usize| ("a", offset);
+        walks.put(&page(0), "first".into());
+        walks.put(&page(0), "second".into());
+        assert_eq!(walks.get(&page(0)).as_deref(), Some("second"));
+        assert_eq!(walks.get(&("b", 0_usize)), None);
+        for offset in 1..=PAGES_MAX {
+            walks.put(&page(offset), String::new());
         }
-        assert_eq!(walks.get(&("a", 0)), None);
-        assert!(walks.get(&("a", 1)).is_some());
+        assert_eq!(walks.get(&page(0)), None);
+        assert!(walks.get(&page(1)).is_some());
     }
 }

@@ -10,12 +10,16 @@ use serde_json::{Map, Number, Value};
 
 use super::{Document, EXTRA, Read, STRUCT, extra_field, is_output_only};
 use crate::{
-    proto::{self, Backup, Client, Job},
+    proto::{self, Backup, Client, Job, Session},
     resource::{Violations, limits},
 };
 
-/// What Freezer keeps in its documents for itself.
-const BOOKKEEPING: &str = "_version";
+/// What Freezer keeps in its documents for itself: in which message, or in each.
+const BOOKKEEPING: [(Option<&str>, &str); 2] = [
+    (None, "_version"),
+    // It is the job's.
+    (Some("freezer.v2.JobAction"), "project_id"),
+];
 
 /// How deep a value in `extra` may nest, so that every protobuf reader's limit of 100 messages takes
 /// it: a level of JSON is up to three of protobuf. What a record may have is less, and the server's
@@ -69,7 +73,7 @@ pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
             notes,
         })
     } else if has("schedule") || has("hold_off") {
-        let (session, notes) = read_resource(value)?;
+        let (session, notes) = read_session(value)?;
         Ok(Read {
             document: Document::Session(session),
             notes,
@@ -110,6 +114,24 @@ pub(crate) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violat
         whole.entry(key).or_insert_with(|| value.clone());
     }
     read_resource(&Value::Object(whole))
+}
+
+/// Reads a session. One that has never run is active in Freezer, and has a list of jobs, which is empty.
+///
+/// # Errors
+/// If it is no object, or has values that fit neither their field nor an `extra`.
+pub(crate) fn read_session(value: &Value) -> Result<(Session, Vec<String>), Violations> {
+    let mut members = object(value)?.clone();
+    if members
+        .get("status")
+        .is_some_and(|status| status == "active")
+    {
+        members.remove("status");
+    }
+    if members.get("jobs").is_some_and(is_nothing) {
+        members.remove("jobs");
+    }
+    read_resource(&Value::Object(members))
 }
 
 /// Reads a job. One without a description is named after its first action's backup, else its id.
@@ -302,7 +324,8 @@ impl Reading {
                     );
                 }
                 Some(expected) => self.violations.add(path, format!("must be {expected}")),
-                None if key == BOOKKEEPING => {}
+                // What has nothing in it is no loss.
+                None if is_nothing(value) || is_bookkeeping(descriptor, key) => {}
                 None => self
                     .notes
                     .push(format!("{path} was left out: Icebox has no such field")),
@@ -490,6 +513,21 @@ fn below(message: &str, key: &str) -> String {
         key.to_owned()
     } else {
         format!("{message}.{key}")
+    }
+}
+
+fn is_bookkeeping(message: &MessageDescriptor, key: &str) -> bool {
+    let is_of = |of: Option<&str>| of.is_none_or(|of| of == message.full_name());
+    BOOKKEEPING.iter().any(|&(of, own)| own == key && is_of(of))
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(elements) => elements.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -79,6 +79,7 @@ pub(super) const ALWAYS_WRITTEN: &[(&str, &str, &[Form], &[&str])] = &[
     ("freezer.v2.Session", "{}", API, &["schedule", "jobs"]),
     ("freezer.v2.SessionJob", "-1", API, &["time_started", "time_ended"]),
     ("freezer.v2.Client", r#""""#, API, &["user_id"]),
+    ("freezer.v2.Client", "false", API, &["is_central"]),
 ];
 
 /// Those of the resources, and of what is in them. They live as long as the process.

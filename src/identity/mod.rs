@@ -56,7 +56,7 @@ pub(crate) struct Caller {
     pub(crate) role: Role,
     pub(crate) authority: Arc<Authority>,
     /// From when on they are nobody, milliseconds since the Unix epoch.
-    expires_ms: Option<u64>,
+    pub(crate) expires_ms: Option<u64>,
     /// Whether it is one among others, so that it must leave room for them.
     is_one_of_many: bool,
     load: Load,
@@ -166,6 +166,12 @@ impl Access {
         Access(Arc::new(Asks::Everybody(watch::Sender::new(Arc::new(
             tokens,
         )))))
+    }
+
+    /// Whether anybody is asked for a token.
+    #[cfg(feature = "http")]
+    pub(crate) fn asks(&self) -> bool {
+        matches!(*self.0, Asks::Everybody(_))
     }
 
     /// From now on these tokens count, for servers that are at work as well. Calls that are under way go on, but for streams of those

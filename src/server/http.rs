@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    freezer_http::{self, X_AUTH_TOKEN},
+    freezer_http::{self, Door, X_AUTH_TOKEN},
     identity::{Access, Rpc},
 };
 
@@ -53,7 +53,8 @@ pub(super) async fn serve(
     } else {
         "http"
     };
-    let router = router(catalog, scheme, access, metrics.clone(), &limits);
+    let door = Door { access, scheme };
+    let router = router(catalog, &door, metrics.clone(), &limits);
     let (cuts, cut) = watch::channel(false);
     let mut connections = pin!(listener::connections(listener, HTTP1, metrics, cut));
     let mut open = JoinSet::new();
@@ -118,16 +119,10 @@ async fn answer(router: Router, request: Request<Body>) -> Result<Response<Body>
         .await
 }
 
-fn router(
-    catalog: Catalog,
-    scheme: &'static str,
-    access: Access,
-    metrics: Metrics,
-    limits: &Limits,
-) -> Router {
+fn router(catalog: Catalog, door: &Door, metrics: Metrics, limits: &Limits) -> Router {
     let log = RequestLog(metrics.clone());
-    let guard = Guard(access.clone());
-    let admission = Admission::new(limits, metrics, access, Message::Whole);
+    let guard = Guard(door.access.clone());
+    let admission = Admission::new(limits, metrics, door.access.clone(), Message::Whole);
     let guarded = move |rpc: &'static Rpc, route: MethodRouter| {
         let (log, guard, admission) = (log.clone(), guard.clone(), admission.clone());
         route.layer(layer_fn(move |route: Route| {
@@ -140,7 +135,7 @@ fn router(
                 .map_response(freezer_http::refused)
         }))
     };
-    freezer_http::router(catalog, scheme, guarded)
+    freezer_http::router(catalog, door, guarded)
 }
 
 /// A request as its twin of gRPC would bring its token.

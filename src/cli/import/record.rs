@@ -22,7 +22,7 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
         Expected::Job => freezer_json::read_job(value).map(as_read(Document::Job)),
         Expected::Client => freezer_json::read_client(value).map(as_read(Document::Client)),
         Expected::Action => freezer_json::read_resource(value).map(as_read(Document::Action)),
-        Expected::Session => freezer_json::read_resource(value).map(as_read(Document::Session)),
+        Expected::Session => freezer_json::read_session(value).map(as_read(Document::Session)),
     };
     let mut read = read.map_err(|violations| violations.to_string())?;
     let meant = target.project.as_deref();
