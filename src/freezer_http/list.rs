@@ -1,6 +1,11 @@
 //! Lists: what is asked for, and the answer, which is written while it is read.
 
-use std::{collections::HashMap, future::ready, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::ready,
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::{
     Extension,
@@ -10,6 +15,7 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
+use prost::Message;
 
 use super::{Edge, document::Document, refusal::Refused, resources::json_of, search::Search};
 use crate::{
@@ -18,7 +24,7 @@ use crate::{
     freezer_json::Writer,
     proto::Page,
     resource::Violations,
-    service::AnswerBytes,
+    service::{AnswerBytes, HeldBytes},
 };
 
 /// What a list has that is not told how much: Freezer's clients say it themselves.
@@ -76,6 +82,7 @@ pub(super) async fn list<R: Document>(
         only,
         left: asked.limit,
         page: Page::default(),
+        held: HeldBytes::default(),
         written: 0,
         stands: Stands::Unbegun,
     };
@@ -85,6 +92,7 @@ pub(super) async fn list<R: Document>(
     }
     let first = listing.chunk().await?;
     let bytes = AnswerBytes(first.len());
+    let held = listing.held.clone();
     let body = if listing.stands == Stands::Done {
         Body::from(first)
     } else {
@@ -92,6 +100,7 @@ pub(super) async fn list<R: Document>(
     };
     let mut response = json_of(StatusCode::OK, body);
     response.extensions_mut().insert(bytes);
+    response.extensions_mut().insert(held);
     Ok(response)
 }
 
@@ -178,6 +187,7 @@ struct Listing<R: Document> {
     left: usize,
     /// What was read, and how many of its records are written.
     page: Page<R>,
+    held: HeldBytes,
     written: usize,
     stands: Stands,
 }
@@ -205,6 +215,8 @@ impl<R: Document> Listing<R> {
             .only(self.only.clone())
             .skip(skip);
         self.page = list.encoded().await?;
+        let bytes = self.page.encoded_len();
+        self.held.0.store(bytes, Ordering::Relaxed);
         self.written = 0;
         Ok(())
     }
@@ -226,6 +238,7 @@ impl<R: Document> Listing<R> {
             if !token.is_empty() {
                 self.edge.walks.put(&(&self.next.0, self.next.1), token);
             }
+            self.held.0.store(0, Ordering::Relaxed);
             text.extend_from_slice(b"]}");
             self.stands = Stands::Done;
             return Ok(text.into());

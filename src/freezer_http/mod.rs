@@ -19,9 +19,10 @@ use axum::{
     Router,
     body::Body,
     extract::DefaultBodyLimit,
-    routing::{MethodRouter, any, delete, get, patch, post, put},
+    handler::Handler,
+    routing::{MethodFilter, MethodRouter, any, get, on, post},
 };
-use http::{Request, StatusCode, Uri, uri::PathAndQuery};
+use http::{Method, Request, StatusCode, Uri, uri::PathAndQuery};
 use serde_json::Value;
 
 pub(crate) use keystone::Door;
@@ -60,7 +61,10 @@ pub(crate) fn router(
         walks: Arc::default(),
     };
     let mut router = Router::new();
-    for (path, twin, route) in routes() {
+    for Way {
+        path, twin, route, ..
+    } in ways()
+    {
         let rpc = identity::rpc(twin).expect("a twin is an RPC that is served");
         router = router.route(path, guarded(rpc, route.with_state(edge.clone())));
     }
@@ -82,42 +86,67 @@ pub(crate) fn router(
         .fallback(any(async || refusal::of(StatusCode::NOT_FOUND)))
 }
 
-/// Where requests go, and their twins.
+/// A way that requests take.
+pub(crate) struct Way {
+    /// As they name it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is in the route"))]
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    /// The RPC that they are as.
+    pub(crate) twin: &'static str,
+    route: MethodRouter<Edge>,
+}
+
+fn way<H, T>(method: Method, path: &'static str, twin: &'static str, handler: H) -> Way
+where
+    H: Handler<T, Edge>,
+    T: 'static,
+{
+    let on_method = MethodFilter::try_from(method.clone()).expect("it is one of HTTP's own");
+    Way {
+        method,
+        path,
+        twin,
+        route: on(on_method, handler),
+    }
+}
+
+/// All of them.
 #[rustfmt::skip]
-fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Edge>)> {
+pub(crate) fn ways() -> Vec<Way> {
     use resources as of;
     vec![
-        ("/v2/{project_id}/backups", "/freezer.v2.BackupService/ListBackups", get(list::list::<Backup>)),
-        ("/v2/{project_id}/backups", "/freezer.v2.BackupService/CreateBackup", post(of::create::<Backup>)),
-        ("/v2/{project_id}/backups/{id}", "/freezer.v2.BackupService/GetBackup", get(of::get::<Backup>)),
-        ("/v2/{project_id}/backups/{id}", "/freezer.v2.BackupService/UpdateBackup", patch(of::update::<Backup>)),
-        ("/v2/{project_id}/backups/{id}", "/freezer.v2.BackupService/DeleteBackup", delete(of::delete::<Backup>)),
-        ("/v2/{project_id}/jobs", "/freezer.v2.JobService/ListJobs", get(list::list::<Job>)),
-        ("/v2/{project_id}/jobs", "/freezer.v2.JobService/CreateJob", post(of::create::<Job>)),
-        ("/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/GetJob", get(of::get::<Job>)),
-        ("/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/UpdateJob", patch(of::update::<Job>)),
-        ("/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/CreateJob", post(of::replace::<Job>)),
-        ("/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/DeleteJob", delete(of::delete::<Job>)),
-        ("/v2/{project_id}/jobs/{id}/event", "/freezer.v2.JobService/StartJob", post(jobs::event)),
-        ("/v2/{project_id}/actions", "/freezer.v2.ActionService/ListActions", get(list::list::<Action>)),
-        ("/v2/{project_id}/actions", "/freezer.v2.ActionService/CreateAction", post(of::create::<Action>)),
-        ("/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/GetAction", get(of::get::<Action>)),
-        ("/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/UpdateAction", patch(of::update::<Action>)),
-        ("/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/CreateAction", post(of::replace::<Action>)),
-        ("/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/DeleteAction", delete(of::delete::<Action>)),
-        ("/v2/{project_id}/clients", "/freezer.v2.ClientService/ListClients", get(list::list::<Client>)),
-        ("/v2/{project_id}/clients", "/freezer.v2.ClientService/RegisterClient", post(clients::register)),
-        ("/v2/{project_id}/clients/{id}", "/freezer.v2.ClientService/GetClient", get(of::get::<Client>)),
-        ("/v2/{project_id}/clients/{id}", "/freezer.v2.ClientService/DeleteClient", delete(of::delete::<Client>)),
-        ("/v2/{project_id}/sessions", "/freezer.v2.SessionService/ListSessions", get(list::list::<Session>)),
-        ("/v2/{project_id}/sessions", "/freezer.v2.SessionService/CreateSession", post(of::create::<Session>)),
-        ("/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/GetSession", get(of::get::<Session>)),
-        ("/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/UpdateSession", patch(of::update::<Session>)),
-        ("/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/CreateSession", post(of::replace::<Session>)),
-        ("/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/DeleteSession", delete(of::delete::<Session>)),
-        ("/v2/{project_id}/sessions/{id}/action", "/freezer.v2.SessionService/StartSession", post(sessions::action)),
-        ("/v2/{project_id}/sessions/{id}/jobs/{job_id}", "/freezer.v2.SessionService/AddJob", put(sessions::add_job)),
-        ("/v2/{project_id}/sessions/{id}/jobs/{job_id}", "/freezer.v2.SessionService/RemoveJob", delete(sessions::remove_job)),
+        way(Method::GET, "/v2/{project_id}/backups", "/freezer.v2.BackupService/ListBackups", list::list::<Backup>),
+        way(Method::POST, "/v2/{project_id}/backups", "/freezer.v2.BackupService/CreateBackup", of::create::<Backup>),
+        way(Method::GET, "/v2/{project_id}/backups/{id}", "/freezer.v2.BackupService/GetBackup", of::get::<Backup>),
+        way(Method::PATCH, "/v2/{project_id}/backups/{id}", "/freezer.v2.BackupService/UpdateBackup", of::update::<Backup>),
+        way(Method::DELETE, "/v2/{project_id}/backups/{id}", "/freezer.v2.BackupService/DeleteBackup", of::delete::<Backup>),
+        way(Method::GET, "/v2/{project_id}/jobs", "/freezer.v2.JobService/ListJobs", list::list::<Job>),
+        way(Method::POST, "/v2/{project_id}/jobs", "/freezer.v2.JobService/CreateJob", of::create::<Job>),
+        way(Method::GET, "/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/GetJob", of::get::<Job>),
+        way(Method::PATCH, "/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/UpdateJob", of::update::<Job>),
+        way(Method::POST, "/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/CreateJob", of::replace::<Job>),
+        way(Method::DELETE, "/v2/{project_id}/jobs/{id}", "/freezer.v2.JobService/DeleteJob", of::delete::<Job>),
+        way(Method::POST, "/v2/{project_id}/jobs/{id}/event", "/freezer.v2.JobService/StartJob", jobs::event),
+        way(Method::GET, "/v2/{project_id}/actions", "/freezer.v2.ActionService/ListActions", list::list::<Action>),
+        way(Method::POST, "/v2/{project_id}/actions", "/freezer.v2.ActionService/CreateAction", of::create::<Action>),
+        way(Method::GET, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/GetAction", of::get::<Action>),
+        way(Method::PATCH, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/UpdateAction", of::update::<Action>),
+        way(Method::POST, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/CreateAction", of::replace::<Action>),
+        way(Method::DELETE, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/DeleteAction", of::delete::<Action>),
+        way(Method::GET, "/v2/{project_id}/clients", "/freezer.v2.ClientService/ListClients", list::list::<Client>),
+        way(Method::POST, "/v2/{project_id}/clients", "/freezer.v2.ClientService/RegisterClient", clients::register),
+        way(Method::GET, "/v2/{project_id}/clients/{id}", "/freezer.v2.ClientService/GetClient", of::get::<Client>),
+        way(Method::DELETE, "/v2/{project_id}/clients/{id}", "/freezer.v2.ClientService/DeleteClient", of::delete::<Client>),
+        way(Method::GET, "/v2/{project_id}/sessions", "/freezer.v2.SessionService/ListSessions", list::list::<Session>),
+        way(Method::POST, "/v2/{project_id}/sessions", "/freezer.v2.SessionService/CreateSession", of::create::<Session>),
+        way(Method::GET, "/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/GetSession", of::get::<Session>),
+        way(Method::PATCH, "/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/UpdateSession", of::update::<Session>),
+        way(Method::POST, "/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/CreateSession", of::replace::<Session>),
+        way(Method::DELETE, "/v2/{project_id}/sessions/{id}", "/freezer.v2.SessionService/DeleteSession", of::delete::<Session>),
+        way(Method::POST, "/v2/{project_id}/sessions/{id}/action", "/freezer.v2.SessionService/StartSession", sessions::action),
+        way(Method::PUT, "/v2/{project_id}/sessions/{id}/jobs/{job_id}", "/freezer.v2.SessionService/AddJob", sessions::add_job),
+        way(Method::DELETE, "/v2/{project_id}/sessions/{id}/jobs/{job_id}", "/freezer.v2.SessionService/RemoveJob", sessions::remove_job),
     ]
 }
 

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     identity::{Access, Caller, Rpc, Shape, Share},
-    service::AnswerBytes,
+    service::{AnswerBytes, HeldBytes},
 };
 
 /// What a request takes before anything of its message was read, and an answer that does not say what it takes, about.
@@ -188,6 +188,7 @@ impl Room {
             mend(&mut response, self.limits.request_bytes);
             let says = response.extensions().get::<AnswerBytes>();
             let bytes = says.map_or(ANSWER_BYTES, |says| says.0);
+            let held = response.extensions().get::<HeldBytes>().cloned();
             let patience = if is_stream {
                 Patience::Endless
             } else {
@@ -197,6 +198,7 @@ impl Room {
             response.map(|body| {
                 Body::new(Outgoing {
                     turn,
+                    held,
                     lost,
                     patience,
                     body,
@@ -392,6 +394,8 @@ struct Outgoing {
     body: Body,
     /// While it waits for the transport to ask for more, which it does when the caller has room for it.
     turn: Option<Turn>,
+    /// What waits with each part of it.
+    held: Option<HeldBytes>,
     /// Done when the caller of a stream is no longer known.
     lost: Option<Lost>,
     patience: Patience,
@@ -424,8 +428,11 @@ impl HttpBody for Outgoing {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
+            let held = outgoing.held.as_ref();
+            let held = held.map_or(0, |held| held.0.load(Ordering::Relaxed));
             let (peer, patience) = (&outgoing.peer, outgoing.patience);
-            outgoing.turn = Some(outgoing.waiting.begin(peer, data.len(), patience));
+            let turn = outgoing.waiting.begin(peer, data.len() + held, patience);
+            outgoing.turn = Some(turn);
         }
         polled
     }

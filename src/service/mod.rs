@@ -20,6 +20,8 @@ pub(crate) use maintenance_service::Maintenance;
 pub(crate) use session_service::Sessions;
 pub(crate) use watch::{WatchStream, Watches};
 
+use std::sync::{Arc, atomic::AtomicUsize};
+
 use prost::Message;
 use tonic::{Request, Response, metadata::MetadataValue};
 
@@ -31,6 +33,10 @@ pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
 /// What an answer takes, in bytes: said in the extensions of one that may be large.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AnswerBytes(pub(crate) usize);
+
+/// What an answer that is streamed holds besides what it has said last, in bytes: said in its extensions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldBytes(pub(crate) Arc<AtomicUsize>);
 
 /// The response that is a page of a list.
 fn page<T: Message>(page: T) -> Response<T> {

@@ -2,6 +2,8 @@
 //! others', each with the code that it must answer; and what was refused has changed nothing.
 
 mod credentials;
+#[cfg(feature = "http")]
+mod freezer;
 mod house;
 
 use std::collections::BTreeMap;
