@@ -1,17 +1,20 @@
 """Callers that nobody wants, by the thousand: python flood.py PATH_TO_ICEBOX
 
-2,000 connections to one server: some say nothing, some begin and say no more, some send garbage, some ask for lists and do not
-read them, some send half a request on each of a hundred streams, some reset what they open as fast as they can. Meanwhile a caller that
+2,700 connections to one server: some say nothing, some begin and say no more, some send garbage, some ask for lists and do not
+read them, some send half a request on each of a hundred streams, some reset what they open as fast as they can, and some do the like
+over HTTP/1.1. Meanwhile a caller that
 behaves is answered, the server's memory stays within its cache and 256 MiB, and when they have gone it is as it was before.
 """
 
 import asyncio
+import json
 import os
 import pathlib
 import resource
 import subprocess
 import sys
 import time
+import urllib.request
 
 import grpc
 import h2.config
@@ -27,6 +30,14 @@ FLOOD_S = 20
 P99_MAX_S = 0.25
 # Kinds of callers, and how many connections each has.
 KINDS = {"silent": 500, "begun": 300, "garbage": 400, "unread": 300, "half": 300, "resetting": 200}
+# The same over HTTP/1.1, by what they send.
+HTTP_KINDS = {
+    b"": 100,
+    b"GET /v2/p/backups HTTP/1.1\r\nHost: x\r\nX-": 100,
+    b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n{": 100,
+    b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n": 100,
+    b"GET /v2/p/backups?limit=100000 HTTP/1.1\r\nHost: x\r\n\r\n" * 50: 300,
+}
 
 
 def peak_mib(server):
@@ -105,22 +116,44 @@ async def bother(kind, host, port):
             await asyncio.sleep(0.05)
 
 
-async def flood(address):
+async def bother_over_http(said, host, port):
+    """Says something, and reads no answer."""
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.2)
+            continue
+        try:
+            writer.write(said)
+            await writer.drain()
+            await asyncio.sleep(FLOOD_S)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+            await asyncio.sleep(0.05)
+
+
+async def flood(address, http_address):
     host, port = address.rsplit(":", 1)
     callers = [bother(kind, host, int(port)) for kind, count in KINDS.items() for _ in range(count)]
+    host, port = http_address.rsplit(":", 1)
+    callers += [bother_over_http(said, host, int(port)) for said, count in HTTP_KINDS.items() for _ in range(count)]
     await asyncio.wait([asyncio.ensure_future(caller) for caller in callers], timeout=FLOOD_S)
 
 
 def main():
     if len(sys.argv) > 2:
-        asyncio.run(flood(sys.argv[2]))
+        asyncio.run(flood(*sys.argv[2:]))
         # Not one of them is worth an orderly end.
         os._exit(0)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     flooding = None
     try:
-        server = Server(work / "store", arguments=["--stall-timeout-ms", "5000"])
+        server = Server(work / "store", arguments=["--stall-timeout-ms", "5000", "--http", "127.0.0.1:0"])
+        http_address = json.loads(server.process.stderr.readline())["fields"]["address"]
         stub = server.stub()
         for number in range(BACKUPS):
             metadata = backup_pb2.BackupMetadata(
@@ -129,7 +162,7 @@ def main():
             stub.CreateBackup(api.CreateBackupRequest(backup=backup_pb2.Backup(project_id="p", backup_metadata=metadata)))
         idle, _ = p99_s(stub, IDLE_S)
         files_before = files(server)
-        flooding = subprocess.Popen([sys.executable, __file__, sys.argv[1], server.address], stdout=subprocess.DEVNULL)
+        flooding = subprocess.Popen([sys.executable, __file__, sys.argv[1], server.address, http_address], stdout=subprocess.DEVNULL)
         under_flood, calls = p99_s(stub, FLOOD_S)
         flooding.wait(timeout=TIMEOUT_S)
         peak = peak_mib(server)
@@ -141,10 +174,12 @@ def main():
             time.sleep(0.5)
         assert files(server) <= files_before + 5, f"{files(server)} files are open, {files_before} before"
         # Who comes now is answered.
+        with urllib.request.urlopen(f"http://{http_address}/v2/p/backups", timeout=TIMEOUT_S) as answer:
+            assert len(json.load(answer)["backups"]) == 100
         assert len(server.stub().ListBackups(api.ListBackupsRequest(project_id="p"), timeout=TIMEOUT_S).backups) == 100
         code, said = server.terminate()
         assert code == 0 and "panic" not in said, said
-        print(f"ok  {sum(KINDS.values())} connections that nobody wants: {figures}")
+        print(f"ok  {sum(KINDS.values()) + sum(HTTP_KINDS.values())} connections that nobody wants: {figures}")
     except grpc.RpcError as error:
         raise AssertionError(f"a caller that behaves was refused: {error.code()} {error.details()}") from error
     finally:
