@@ -1,5 +1,5 @@
 //! What a page costs: at the start and at the end of lists of 1,000 to 100,000 jobs, and a walk through all of them with a filter
-//! that lets one in 1,000 through.
+//! that lets one in 1,000 through, by their client and by a label.
 //!
 //! `cargo bench --bench pages`. A page by marker is a range scan: its cost must not depend on how many items
 //! stand before it. The machine's noise is in every figure, so the ratios are what to look at.
@@ -25,8 +25,8 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         println!(
-            "{:>9}  {:>14}  {:>14}  {:>14}",
-            "jobs", "first page µs", "last page µs", "1 in 1,000 ms"
+            "{:>9}  {:>14}  {:>14}  {:>14}  {:>14}",
+            "jobs", "first page µs", "last page µs", "1 in 1,000 ms", "by a label ms"
         );
         let mut rows = Vec::new();
         for jobs in [1_000, 10_000, 100_000] {
@@ -39,10 +39,19 @@ fn main() {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let first = median_us(&icebox, "").await;
             let last = median_us(&icebox, &id(jobs - PAGE_ITEMS - 1)).await;
-            let filtered = filtered_ms(&icebox, jobs / RARE).await;
-            println!("{jobs:>9}  {first:>14.1}  {last:>14.1}  {filtered:>14.1}");
+            let by_client = JobFilter {
+                client_id: "rare".into(),
+                ..JobFilter::default()
+            };
+            let by_label = JobFilter {
+                label_selector: "tier in (gold, silver)".into(),
+                ..JobFilter::default()
+            };
+            let filtered = filtered_ms(&icebox, by_client, jobs / RARE).await;
+            let labelled = filtered_ms(&icebox, by_label, jobs / RARE).await;
+            println!("{jobs:>9}  {first:>14.1}  {last:>14.1}  {filtered:>14.1}  {labelled:>14.1}");
             rows.push(
-                json!({"jobs": jobs, "first_us": first, "last_us": last, "filtered_ms": filtered}),
+                json!({"jobs": jobs, "first_us": first, "last_us": last, "filtered_ms": filtered, "labelled_ms": labelled}),
             );
         }
         shared::write_figures("pages", &json!({ "rows": rows }));
@@ -70,14 +79,17 @@ fn job(n: usize) -> Job {
         path_to_backup: "/var/lib/data/".repeat(60),
         ..FreezerAction::default()
     };
-    let client = if n.is_multiple_of(RARE) {
-        "rare"
+    let (client, tier) = if n.is_multiple_of(RARE) {
+        ("rare", "gold")
     } else {
-        "usual"
+        ("usual", "bronze")
     };
+    let labels = [("env", "production"), ("team", "storage"), ("tier", tier)];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
     Job {
         job_id: id(n),
         client_id: client.into(),
+        labels: labels.into(),
         description: format!("job {n:09}"),
         job_actions: vec![JobAction {
             freezer_action: Some(action),
@@ -88,17 +100,13 @@ fn job(n: usize) -> Job {
 }
 
 /// What a walk takes through the whole list, of which a filter lets few through.
-async fn filtered_ms(icebox: &Icebox, expected: usize) -> f64 {
+async fn filtered_ms(icebox: &Icebox, filter: JobFilter, expected: usize) -> f64 {
     let mut times = Vec::with_capacity(WALKS);
     for _ in 0..WALKS {
         let start = Instant::now();
         let (mut found, mut token) = (0, String::new());
         loop {
-            let filter = JobFilter {
-                client_id: "rare".into(),
-                ..JobFilter::default()
-            };
-            let list = icebox.jobs().list(PROJECT).filter(filter);
+            let list = icebox.jobs().list(PROJECT).filter(filter.clone());
             let page = list.page_token(token).encoded().await.expect("a page");
             found += page.count();
             token = page.next_page_token;

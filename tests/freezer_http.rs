@@ -502,24 +502,41 @@ async fn members_of_a_session_join_start_and_end() {
 }
 
 #[tokio::test]
-async fn an_action_that_jobs_use_is_kept() {
+async fn an_action_that_is_deleted_is_taken_out_of_the_jobs_that_use_it() {
     let freezer = Freezer::start().await;
-    let action = json!({"freezer_action": {"action": "backup", "mode": "fs", "backup_name": "etc", "container": "c", "path_to_backup": "/etc"}, "max_retries": 2});
-    let id = freezer.create("/v2/demo/actions/", action).await;
-    let mut job = job("nightly");
-    job["job_actions"] = json!([{"action_id": id}]);
-    let job_id = freezer.create(JOBS, job).await;
+    let backup = job("nightly")["job_actions"][0].clone();
+    let id = freezer.create("/v2/demo/actions/", backup).await;
     let one = format!("/v2/demo/actions/{id}");
-    let refused = freezer.send("DELETE", &one, Value::Null).await;
-    assert_eq!(refused.status, 409, "{refused:?}");
-    let changed = freezer.send("PATCH", &one, json!({"max_retries": 7})).await;
+    let mut uses_it = job("nightly");
+    let own = uses_it["job_actions"][0].clone();
+    uses_it["job_actions"] = json!([{"action_id": id}, own]);
+    let mut has_no_other = job("weekly");
+    has_no_other["job_actions"] = json!([{"action_id": id}]);
+    let uses_it = format!("{JOBS}{}", freezer.create(JOBS, uses_it).await);
+    let has_no_other = format!("{JOBS}{}", freezer.create(JOBS, has_no_other).await);
+    // A change to it is one to them.
+    let changed = json!({"max_retries": 7});
+    let changed = freezer.send("PATCH", &one, changed).await;
     assert_eq!(changed.status, 200, "{changed:?}");
-    let expanded = freezer.get(&format!("{JOBS}{job_id}")).await;
+    let expanded = freezer.get(&uses_it).await;
     assert_eq!(expanded["job_actions"][0]["max_retries"], 7);
     assert_eq!(
         expanded["job_actions"][0]["freezer_action"]["backup_name"],
         "etc"
     );
+    let refused = freezer.send("DELETE", &one, Value::Null).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert_eq!(freezer.get(&uses_it).await, expanded);
+    assert_eq!(
+        freezer
+            .send("DELETE", &has_no_other, Value::Null)
+            .await
+            .status,
+        204
+    );
+    assert_eq!(freezer.send("DELETE", &one, Value::Null).await.status, 204);
+    let left = freezer.get(&uses_it).await;
+    assert_eq!(left["job_actions"], json!([own]));
 }
 
 /// Tokens that are called like their roles.

@@ -2,28 +2,14 @@
 
 use clap::Subcommand;
 use jiff::{Timestamp, civil};
-use prost_types::FieldMask;
 use serde_json::Value;
 
 use super::{
-    Channel, Connection, Error,
-    change::{Fields, chosen},
-    connection::Placing,
-    document,
-    each::each,
-    ids,
-    output::{Format, Listing, Row, Singles, print_one, time},
-    paging::{Paging, Place, for_each, print_pages},
-    watch::{Beginning, print_watch},
+    Error,
+    commands::{self, Create, Delete, Get, Listed, Update, Watch, document_of},
+    output::{Row, time},
 };
-use crate::{
-    freezer_json::{self, Form},
-    proto::{
-        Backup, BackupFilter, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest,
-        ListBackupsRequest, ListBackupsResponse, UpdateBackupRequest, WatchBackupsRequest,
-        backup_service_client::BackupServiceClient,
-    },
-};
+use crate::proto::{Backup, BackupFilter};
 
 /// List, show, record, change and delete backups
 #[derive(clap::Args)]
@@ -41,46 +27,32 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    List(List),
-    Watch(Watch),
-    Get(Get),
-    Create(Create),
-    Update(Update),
-    Delete(Delete),
-}
-
-/// List a project's backups, sorted by name
-#[derive(clap::Args)]
-struct List {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    paging: Paging,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    listing: Listing,
-    /// Go on printing whatever changes
-    #[arg(long, short, conflicts_with_all = ["limit", "marker"])]
-    watch: bool,
-}
-
-/// Print a project's backups, then whatever changes, until it is ended
-///
-/// A watch that breaks off is taken up again, and misses nothing.
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
+    /// List a project's backups, sorted by name
+    List(Listed<Filter>),
+    /// Print a project's backups, then whatever changes, until it is ended
+    #[command(after_help = "Examples:
   icebox backups watch --project demo --client node1
   icebox backups watch --project demo --output jsonl --after-revision 120000")]
-struct Watch {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    from: Beginning,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    listing: Listing,
+    Watch(Watch<Filter>),
+    /// Show backups
+    Get(Get),
+    /// Record a backup from a Freezer document, or from bare metadata
+    Create(Create),
+    /// Change a backup's status or metadata
+    #[command(
+        after_help = "Without --mask, every field that the document sets is changed, and no other. Metadata is merged; its name stays.
+
+Examples:
+  icebox backups update BACKUP_ID --set status=available
+  icebox backups update BACKUP_ID --set backup_metadata.log_file=/var/log/freezer.log
+  echo '{\"status\": \"error\"}' | icebox backups update BACKUP_ID --file -"
+    )]
+    Update(Update),
+    /// Delete backups from the catalog (not from their storage), by their IDs or by what they are
+    #[command(after_help = "Examples:
+  icebox backups delete BACKUP_ID BACKUP_ID
+  icebox backups delete --client node1 --before 2025-01-01")]
+    Delete(Delete<Filter>),
 }
 
 #[derive(clap::Args)]
@@ -127,243 +99,15 @@ struct Filter {
     selector: Option<String>,
 }
 
-/// Show backups
-#[derive(clap::Args)]
-struct Get {
-    #[command(flatten)]
-    connection: Connection,
-    /// The backups' IDs, or as much of each as names one
-    #[arg(required = true, value_name = "BACKUP_ID")]
-    ids: Vec<String>,
-    /// How to print
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-/// Record a backup from a Freezer document
-#[derive(clap::Args)]
-struct Create {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    placing: Placing,
-    /// A backup, or bare metadata, as JSON; - reads standard input
-    file: String,
-    /// How to print what was stored
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-/// Change a backup's status or metadata
-#[derive(clap::Args)]
-#[command(
-    after_help = "Without --mask, every field that the document sets is changed, and no other. Metadata is merged; its name stays.
-
-Examples:
-  icebox backups update BACKUP_ID --set status=available
-  icebox backups update BACKUP_ID --set backup_metadata.log_file=/var/log/freezer.log
-  echo '{\"status\": \"error\"}' | icebox backups update BACKUP_ID --file -"
-)]
-struct Update {
-    #[command(flatten)]
-    connection: Connection,
-    /// The backup's ID, or as much of it as names one
-    #[arg(value_name = "BACKUP_ID")]
-    id: String,
-    #[command(flatten)]
-    fields: Fields,
-    /// Only if the backup is still at this revision
-    #[arg(long, value_name = "N")]
-    revision: Option<u64>,
-    /// How to print what was stored
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-/// Delete backups from the catalog (not from their storage), by their IDs or by what they are
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  icebox backups delete BACKUP_ID BACKUP_ID
-  icebox backups delete --client node1 --before 2025-01-01")]
-struct Delete {
-    #[command(flatten)]
-    connection: Connection,
-    /// The backups' IDs, or as much of each as names one
-    #[arg(value_name = "BACKUP_ID")]
-    ids: Vec<String>,
-    /// Only if the backup is still at this revision
-    #[arg(long, value_name = "N", requires = "ids")]
-    revision: Option<u64>,
-    /// Do not ask before those are deleted that a filter chooses
-    #[arg(long, short)]
-    yes: bool,
-    #[command(flatten)]
-    filter: Filter,
-}
-
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     match args.command {
-        Command::List(args) => list(args).await,
-        Command::Watch(args) => watch(args).await,
-        Command::Get(args) => get(args).await,
-        Command::Create(args) => create(args).await,
-        Command::Update(args) => update(args).await,
-        Command::Delete(args) => delete(args).await,
+        Command::List(args) => commands::list_or_watch::<Backup, _>(args).await,
+        Command::Watch(args) => commands::watch::<Backup, _>(args).await,
+        Command::Get(args) => commands::get::<Backup>(args).await,
+        Command::Create(args) => commands::create::<Backup>(args).await,
+        Command::Update(args) => commands::update::<Backup>(args).await,
+        Command::Delete(args) => commands::delete::<Backup, _>(args).await,
     }
-}
-
-/// A connection, and the project that the command is about.
-struct Backups {
-    channel: Channel,
-    client: BackupServiceClient<Channel>,
-    project_id: String,
-}
-
-impl Backups {
-    async fn connect(connection: &Connection) -> Result<Backups, Error> {
-        let project_id = connection.project()?;
-        let channel = connection.connect().await?;
-        Ok(Backups {
-            client: BackupServiceClient::new(channel.clone()),
-            channel,
-            project_id,
-        })
-    }
-
-    async fn resolve(&self, typed: &str) -> Result<String, Error> {
-        ids::resolve(&self.channel, &self.project_id, "backup", typed).await
-    }
-
-    async fn page(
-        &self,
-        place: Place,
-        filter: &BackupFilter,
-    ) -> Result<ListBackupsResponse, Error> {
-        let Place {
-            limit,
-            marker,
-            page_token,
-        } = place;
-        let request = ListBackupsRequest {
-            project_id: self.project_id.clone(),
-            limit,
-            marker,
-            page_token,
-            filter: Some(filter.clone()),
-        };
-        Ok(self
-            .client
-            .clone()
-            .list_backups(request)
-            .await?
-            .into_inner())
-    }
-
-    async fn watch(
-        &self,
-        from: Beginning,
-        filter: BackupFilter,
-        listing: &Listing,
-    ) -> Result<(), Error> {
-        let open = async |after_revision| {
-            let request = WatchBackupsRequest {
-                project_id: self.project_id.clone(),
-                after_revision,
-                filter: Some(filter.clone()),
-            };
-            let watch = self.client.clone().watch_backups(request).await?;
-            Ok(watch.into_inner())
-        };
-        print_watch::<Backup>(from, listing, self.project_id == "-", open).await
-    }
-}
-
-async fn list(args: List) -> Result<(), Error> {
-    let backups = Backups::connect(&args.connection).await?;
-    let filter = BackupFilter::from(args.filter);
-    let all_projects = backups.project_id == "-";
-    if args.watch {
-        return backups
-            .watch(Beginning::stored(), filter, &args.listing)
-            .await;
-    }
-    let page = async |place| backups.page(place, &filter).await;
-    print_pages::<Backup>(args.paging, &args.listing, all_projects, "backup", page).await
-}
-
-async fn watch(args: Watch) -> Result<(), Error> {
-    let backups = Backups::connect(&args.connection).await?;
-    let filter = args.filter.into();
-    backups.watch(args.from, filter, &args.listing).await
-}
-
-async fn get(args: Get) -> Result<(), Error> {
-    let mut backups = Backups::connect(&args.connection).await?;
-    let mut singles = Singles::new(args.output);
-    each(&args.ids, async |typed| {
-        let request = GetBackupRequest {
-            project_id: backups.project_id.clone(),
-            backup_id: backups.resolve(&typed).await?,
-        };
-        let answer = backups.client.get_backup(request).await?.into_inner();
-        singles.print(&answer.decoded()?)
-    })
-    .await
-}
-
-async fn create(args: Create) -> Result<(), Error> {
-    let mut backup = document::read(&args.file, freezer_json::read_backup)?;
-    let meant = args.connection.project_if_named()?;
-    let placed = args.placing.place_backup(&mut backup, meant.as_deref());
-    placed.map_err(Error::Usage)?;
-    let mut client = BackupServiceClient::new(args.connection.connect().await?);
-    let request = CreateBackupRequest {
-        project_id: String::new(),
-        backup: Some(backup),
-    };
-    let answer = client.create_backup(request).await?.into_inner();
-    print_one(&answer.backup.unwrap_or_default(), args.output)
-}
-
-async fn update(args: Update) -> Result<(), Error> {
-    let (mut backup, paths) = args.fields.read(freezer_json::read_backup)?;
-    let mut backups = Backups::connect(&args.connection).await?;
-    backup.backup_id = backups.resolve(&args.id).await?;
-    let request = UpdateBackupRequest {
-        project_id: backups.project_id,
-        backup: Some(backup),
-        update_mask: Some(FieldMask { paths }),
-        expected_revision: args.revision,
-    };
-    let answer = backups.client.update_backup(request).await?.into_inner();
-    print_one(&answer.backup.unwrap_or_default(), args.output)
-}
-
-async fn delete(args: Delete) -> Result<(), Error> {
-    let mut backups = Backups::connect(&args.connection).await?;
-    let filter = BackupFilter::from(args.filter);
-    let is_filtered = filter != BackupFilter::default();
-    let find = async || {
-        let mut found = Vec::new();
-        let page = async |place| backups.page(place, &filter).await;
-        let take = |backup: Backup| {
-            found.push(backup.backup_id);
-            Ok(())
-        };
-        for_each(Paging::default(), page, take).await?;
-        Ok(found)
-    };
-    let chosen = chosen(args.ids, is_filtered, "backup", args.yes, find).await?;
-    each(&chosen, async |typed| {
-        let request = DeleteBackupRequest {
-            project_id: backups.project_id.clone(),
-            backup_id: backups.resolve(&typed).await?,
-            expected_revision: args.revision,
-        };
-        backups.client.delete_backup(request).await?;
-        Ok(())
-    })
-    .await
 }
 
 impl From<Filter> for BackupFilter {
@@ -426,7 +170,7 @@ impl Row for Backup {
     }
 
     fn document(&self) -> Value {
-        freezer_json::write_backup(self, Form::Full)
+        document_of(self)
     }
 }
 

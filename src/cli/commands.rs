@@ -15,7 +15,7 @@ use super::{
     watch::{Beginning, print_watch},
 };
 use crate::{
-    freezer_json,
+    freezer_json::{Form, Writer},
     resource::{Resource, ResourceId},
 };
 
@@ -205,22 +205,23 @@ pub(super) async fn get<R: Remote>(args: Get) -> Result<(), Error> {
 }
 
 pub(super) async fn create<R: Remote>(args: Create) -> Result<(), Error> {
-    let mut resource: R = document::read(&args.file, freezer_json::read_resource)?;
+    let mut resource: R = document::read(&args.file, R::read)?;
     let meant = args.connection.project_if_named()?;
     let placed = args.placing.place(&mut resource, meant.as_deref());
     placed.map_err(Error::Usage)?;
     let channel = args.connection.connect().await?;
-    print_one(&R::create(&channel, resource).await?, args.output)
+    let created = R::create(&channel, resource).await?;
+    print_one(&created.resource, args.output)
 }
 
 pub(super) async fn update<R: Remote>(args: Update) -> Result<(), Error> {
-    let (mut resource, paths): (R, _) = args.fields.read(freezer_json::read_resource)?;
+    let (mut resource, paths): (R, _) = args.fields.read(R::read_fields)?;
     let place = Place::of(&args.connection).await?;
     let id = place.resolve::<R>(&args.id).await?;
-    resource.set_project_id(&place.project_id);
     let id = ResourceId::of(R::KIND, R::KIND.id_field, &id)?;
     resource.set_id(id);
-    let updated = R::update(&place.channel, resource, paths, args.revision).await?;
+    let (channel, project_id) = (&place.channel, &place.project_id);
+    let updated = R::update(channel, project_id, resource, paths, args.revision).await?;
     print_one(&updated, args.output)
 }
 
@@ -249,7 +250,7 @@ where
     .await
 }
 
-/// The document of a resource.
+/// The document of a resource that has just its fields.
 pub(super) fn document_of<R: Remote>(resource: &R) -> Value {
-    freezer_json::write_resource(resource, freezer_json::Form::Full)
+    Writer::of_fields::<R>(Form::Full).json_of(resource)
 }

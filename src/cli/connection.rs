@@ -19,10 +19,7 @@ use super::{
     Error,
     context::{Config, Context},
 };
-use crate::{
-    proto::{Backup, Job},
-    resource::Resource,
-};
+use crate::freezer_json::Documented;
 
 /// How long to wait for a server to take the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -279,46 +276,20 @@ impl Placing {
         }
     }
 
-    /// Puts a backup into its project.
+    /// Puts a resource into its project.
     ///
     /// # Errors
-    /// As of [`Placing::project`].
-    pub(super) fn place_backup(
-        &self,
-        backup: &mut Backup,
-        meant: Option<&str>,
-    ) -> Result<(), String> {
-        backup.project_id = self.project(&backup.project_id, meant)?;
-        Ok(())
-    }
-
-    /// Puts a resource that holds no other's project into its own.
-    ///
-    /// # Errors
-    /// As of [`Placing::project`].
-    pub(super) fn place<R: Resource>(
+    /// If that is not named, or more than one is.
+    pub(super) fn place<R: Documented>(
         &self,
         resource: &mut R,
         meant: Option<&str>,
     ) -> Result<(), String> {
         let project = self.project(resource.project_id(), meant)?;
-        resource.set_project_id(&project);
-        Ok(())
-    }
-
-    /// Puts a job into its project, and with it those of its actions that name one.
-    ///
-    /// # Errors
-    /// As of [`Placing::project`].
-    pub(super) fn place_job(&self, job: &mut Job, meant: Option<&str>) -> Result<(), String> {
-        job.project_id = self.project(&job.project_id, meant)?;
-        if let Some(into) = &self.into_project {
-            let actions = job.job_actions.iter_mut();
-            for action in actions.filter_map(|action| action.freezer_action.as_mut()) {
-                if !action.project_id.is_empty() {
-                    action.project_id.clone_from(into);
-                }
-            }
+        if self.into_project.is_some() {
+            resource.belong_to(&project);
+        } else {
+            resource.set_project_id(&project);
         }
         Ok(())
     }

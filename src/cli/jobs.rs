@@ -1,27 +1,18 @@
 //! `icebox jobs`: the registry, for people.
 
 use clap::Subcommand;
-use prost_types::FieldMask;
 use serde_json::Value;
+use tonic::Status;
 
 use super::{
     Channel, Connection, Error,
-    change::{Fields, chosen},
-    connection::Placing,
-    document,
+    commands::{self, Create, Delete, Get, Listed, Place, Update, Watch, document_of},
     each::each,
-    ids,
-    output::{Format, Listing, Row, Singles, print_one},
-    paging::{Paging, Place, for_each, print_pages},
-    watch::{Beginning, print_watch},
+    output::Row,
 };
-use crate::{
-    freezer_json::{self, Form},
-    proto::{
-        AbortJobRequest, CreateJobRequest, DeleteJobRequest, GetJobRequest, Job, JobFilter,
-        JobSchedule, ListJobsRequest, ListJobsResponse, StartJobRequest, StopJobRequest,
-        UpdateJobRequest, WatchJobsRequest, job_service_client::JobServiceClient,
-    },
+use crate::proto::{
+    AbortJobRequest, Job, JobFilter, JobSchedule, StartJobRequest, StopJobRequest,
+    job_service_client::JobServiceClient,
 };
 
 /// List, show, create, change, start, stop, abort and delete jobs
@@ -40,10 +31,27 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    List(List),
-    Watch(Watch),
+    /// List a project's jobs, sorted by description
+    List(Listed<Filter>),
+    /// Print a project's jobs, then whatever changes, until it is ended
+    #[command(after_help = "Examples:
+  icebox jobs watch --project demo --client node1
+  icebox jobs watch --project demo --output jsonl --after-revision 120000")]
+    Watch(Watch<Filter>),
+    /// Show jobs
     Get(Get),
+    /// Create a job from a Freezer document
     Create(Create),
+    /// Change a job
+    #[command(
+        after_help = "Without --mask, every field that the document sets is changed, and no other.
+
+Examples:
+  icebox jobs update JOB_ID --set description=weekly
+  icebox jobs update JOB_ID --set job_schedule.schedule_end_date=   (clears it)
+  echo '{\"job_schedule\": {\"status\": \"completed\"}}' | icebox jobs update JOB_ID --file -
+  icebox jobs update JOB_ID --file job.json --mask job_schedule,job_actions"
+    )]
     Update(Update),
     /// Ask the jobs' clients to start them
     Start(Ask),
@@ -51,44 +59,14 @@ enum Command {
     Stop(Ask),
     /// Ask the jobs' clients to end the runs under way
     Abort(Ask),
-    Delete(Delete),
+    /// Delete jobs, by their IDs or by what they are
+    #[command(after_help = "Examples:
+  icebox jobs delete JOB_ID JOB_ID
+  icebox jobs delete --status completed --result success --yes")]
+    Delete(Delete<Filter>),
 }
 
-/// List a project's jobs, sorted by description
 #[derive(clap::Args)]
-struct List {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    paging: Paging,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    listing: Listing,
-    /// Go on printing whatever changes
-    #[arg(long, short, conflicts_with_all = ["limit", "marker"])]
-    watch: bool,
-}
-
-/// Print a project's jobs, then whatever changes, until it is ended
-///
-/// A watch that breaks off is taken up again, and misses nothing.
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  icebox jobs watch --project demo --client node1
-  icebox jobs watch --project demo --output jsonl --after-revision 120000")]
-struct Watch {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    from: Beginning,
-    #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    listing: Listing,
-}
-
-#[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Filters (all must match)")]
 struct Filter {
     /// Run by this client
@@ -114,60 +92,6 @@ struct Filter {
     selector: Option<String>,
 }
 
-/// Show jobs
-#[derive(clap::Args)]
-struct Get {
-    #[command(flatten)]
-    connection: Connection,
-    /// The jobs' IDs, or as much of each as names one
-    #[arg(required = true, value_name = "JOB_ID")]
-    ids: Vec<String>,
-    /// How to print
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-/// Create a job from a Freezer document
-#[derive(clap::Args)]
-struct Create {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    placing: Placing,
-    /// A job as JSON; - reads standard input
-    file: String,
-    /// How to print what was stored
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-/// Change a job
-#[derive(clap::Args)]
-#[command(
-    after_help = "Without --mask, every field that the document sets is changed, and no other.
-
-Examples:
-  icebox jobs update JOB_ID --set description=weekly
-  icebox jobs update JOB_ID --set job_schedule.schedule_end_date=   (clears it)
-  echo '{\"job_schedule\": {\"status\": \"completed\"}}' | icebox jobs update JOB_ID --file -
-  icebox jobs update JOB_ID --file job.json --mask job_schedule,job_actions"
-)]
-struct Update {
-    #[command(flatten)]
-    connection: Connection,
-    /// The job's ID, or as much of it as names one
-    #[arg(value_name = "JOB_ID")]
-    id: String,
-    #[command(flatten)]
-    fields: Fields,
-    /// Only if the job is still at this revision
-    #[arg(long, value_name = "N")]
-    revision: Option<u64>,
-    /// How to print what was stored
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
 #[derive(clap::Args)]
 struct Ask {
     #[command(flatten)]
@@ -177,221 +101,48 @@ struct Ask {
     ids: Vec<String>,
 }
 
-/// Delete jobs, by their IDs or by what they are
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  icebox jobs delete JOB_ID JOB_ID
-  icebox jobs delete --status completed --result success --yes")]
-struct Delete {
-    #[command(flatten)]
-    connection: Connection,
-    /// The jobs' IDs, or as much of each as names one
-    #[arg(value_name = "JOB_ID")]
-    ids: Vec<String>,
-    /// Only if the job is still at this revision
-    #[arg(long, value_name = "N", requires = "ids")]
-    revision: Option<u64>,
-    /// Do not ask before those are deleted that a filter chooses
-    #[arg(long, short)]
-    yes: bool,
-    #[command(flatten)]
-    filter: Filter,
-}
-
 pub(super) async fn run(args: Args) -> Result<(), Error> {
     match args.command {
-        Command::List(args) => list(args).await,
-        Command::Watch(args) => watch(args).await,
-        Command::Get(args) => get(args).await,
-        Command::Create(args) => create(args).await,
-        Command::Update(args) => update(args).await,
+        Command::List(args) => commands::list_or_watch::<Job, _>(args).await,
+        Command::Watch(args) => commands::watch::<Job, _>(args).await,
+        Command::Get(args) => commands::get::<Job>(args).await,
+        Command::Create(args) => commands::create::<Job>(args).await,
+        Command::Update(args) => commands::update::<Job>(args).await,
         Command::Start(args) => {
-            ask(args, async |client, project_id, job_id| {
-                client
-                    .start_job(StartJobRequest { project_id, job_id })
-                    .await
-                    .map(drop)
+            ask(args, async |mut client, project_id, job_id| {
+                let request = StartJobRequest { project_id, job_id };
+                client.start_job(request).await.map(drop)
             })
             .await
         }
         Command::Stop(args) => {
-            ask(args, async |client, project_id, job_id| {
-                client
-                    .stop_job(StopJobRequest { project_id, job_id })
-                    .await
-                    .map(drop)
+            ask(args, async |mut client, project_id, job_id| {
+                let request = StopJobRequest { project_id, job_id };
+                client.stop_job(request).await.map(drop)
             })
             .await
         }
         Command::Abort(args) => {
-            ask(args, async |client, project_id, job_id| {
-                client
-                    .abort_job(AbortJobRequest { project_id, job_id })
-                    .await
-                    .map(drop)
+            ask(args, async |mut client, project_id, job_id| {
+                let request = AbortJobRequest { project_id, job_id };
+                client.abort_job(request).await.map(drop)
             })
             .await
         }
-        Command::Delete(args) => delete(args).await,
+        Command::Delete(args) => commands::delete::<Job, _>(args).await,
     }
-}
-
-/// A connection, and the project that the command is about.
-struct Jobs {
-    channel: Channel,
-    client: JobServiceClient<Channel>,
-    project_id: String,
-}
-
-impl Jobs {
-    async fn connect(connection: &Connection) -> Result<Jobs, Error> {
-        let project_id = connection.project()?;
-        let channel = connection.connect().await?;
-        Ok(Jobs {
-            client: JobServiceClient::new(channel.clone()),
-            channel,
-            project_id,
-        })
-    }
-
-    async fn resolve(&self, typed: &str) -> Result<String, Error> {
-        ids::resolve(&self.channel, &self.project_id, "job", typed).await
-    }
-
-    async fn page(&self, place: Place, filter: &JobFilter) -> Result<ListJobsResponse, Error> {
-        let Place {
-            limit,
-            marker,
-            page_token,
-        } = place;
-        let request = ListJobsRequest {
-            project_id: self.project_id.clone(),
-            limit,
-            marker,
-            page_token,
-            filter: Some(filter.clone()),
-        };
-        Ok(self.client.clone().list_jobs(request).await?.into_inner())
-    }
-
-    async fn watch(
-        &self,
-        from: Beginning,
-        filter: JobFilter,
-        listing: &Listing,
-    ) -> Result<(), Error> {
-        let open = async |after_revision| {
-            let request = WatchJobsRequest {
-                project_id: self.project_id.clone(),
-                after_revision,
-                filter: Some(filter.clone()),
-            };
-            let watch = self.client.clone().watch_jobs(request).await?;
-            Ok(watch.into_inner())
-        };
-        print_watch::<Job>(from, listing, self.project_id == "-", open).await
-    }
-}
-
-async fn list(args: List) -> Result<(), Error> {
-    let jobs = Jobs::connect(&args.connection).await?;
-    let filter = JobFilter::from(args.filter);
-    let all_projects = jobs.project_id == "-";
-    if args.watch {
-        return jobs.watch(Beginning::stored(), filter, &args.listing).await;
-    }
-    let page = async |place| jobs.page(place, &filter).await;
-    print_pages::<Job>(args.paging, &args.listing, all_projects, "job", page).await
-}
-
-async fn watch(args: Watch) -> Result<(), Error> {
-    let jobs = Jobs::connect(&args.connection).await?;
-    let filter = args.filter.into();
-    jobs.watch(args.from, filter, &args.listing).await
-}
-
-async fn get(args: Get) -> Result<(), Error> {
-    let mut jobs = Jobs::connect(&args.connection).await?;
-    let mut singles = Singles::new(args.output);
-    each(&args.ids, async |typed| {
-        let request = GetJobRequest {
-            project_id: jobs.project_id.clone(),
-            job_id: jobs.resolve(&typed).await?,
-        };
-        let answer = jobs.client.get_job(request).await?.into_inner();
-        singles.print(&answer.decoded()?)
-    })
-    .await
-}
-
-async fn create(args: Create) -> Result<(), Error> {
-    let mut job = document::read(&args.file, freezer_json::read_job)?;
-    let meant = args.connection.project_if_named()?;
-    let placed = args.placing.place_job(&mut job, meant.as_deref());
-    placed.map_err(Error::Usage)?;
-    let mut client = JobServiceClient::new(args.connection.connect().await?);
-    let request = CreateJobRequest {
-        project_id: String::new(),
-        job: Some(job),
-    };
-    let answer = client.create_job(request).await?.into_inner();
-    print_one(&answer.job.unwrap_or_default(), args.output)
-}
-
-async fn update(args: Update) -> Result<(), Error> {
-    let (mut job, paths) = args.fields.read(freezer_json::read_job_fields)?;
-    let mut jobs = Jobs::connect(&args.connection).await?;
-    job.job_id = jobs.resolve(&args.id).await?;
-    let request = UpdateJobRequest {
-        project_id: jobs.project_id,
-        job: Some(job),
-        update_mask: Some(FieldMask { paths }),
-        expected_revision: args.revision,
-    };
-    let answer = jobs.client.update_job(request).await?.into_inner();
-    print_one(&answer.job.unwrap_or_default(), args.output)
 }
 
 /// Start, stop or abort each job.
 async fn ask(
     args: Ask,
-    mut call: impl AsyncFnMut(
-        &mut JobServiceClient<Channel>,
-        String,
-        String,
-    ) -> Result<(), tonic::Status>,
+    call: impl AsyncFn(JobServiceClient<Channel>, String, String) -> Result<(), Status>,
 ) -> Result<(), Error> {
-    let mut jobs = Jobs::connect(&args.connection).await?;
+    let place = Place::of(&args.connection).await?;
+    let client = JobServiceClient::new(place.channel.clone());
     each(&args.ids, async |typed| {
-        let job_id = jobs.resolve(&typed).await?;
-        Ok(call(&mut jobs.client, jobs.project_id.clone(), job_id).await?)
-    })
-    .await
-}
-
-async fn delete(args: Delete) -> Result<(), Error> {
-    let mut jobs = Jobs::connect(&args.connection).await?;
-    let filter = JobFilter::from(args.filter);
-    let is_filtered = filter != JobFilter::default();
-    let find = async || {
-        let mut found = Vec::new();
-        let page = async |place| jobs.page(place, &filter).await;
-        let take = |job: Job| {
-            found.push(job.job_id);
-            Ok(())
-        };
-        for_each(Paging::default(), page, take).await?;
-        Ok(found)
-    };
-    let chosen = chosen(args.ids, is_filtered, "job", args.yes, find).await?;
-    each(&chosen, async |typed| {
-        let request = DeleteJobRequest {
-            project_id: jobs.project_id.clone(),
-            job_id: jobs.resolve(&typed).await?,
-            expected_revision: args.revision,
-        };
-        jobs.client.delete_job(request).await?;
-        Ok(())
+        let job_id = place.resolve::<Job>(&typed).await?;
+        Ok(call(client.clone(), place.project_id.clone(), job_id).await?)
     })
     .await
 }
@@ -445,7 +196,7 @@ impl Row for Job {
     }
 
     fn document(&self) -> Value {
-        freezer_json::write_job(self, Form::Full)
+        document_of(self)
     }
 }
 

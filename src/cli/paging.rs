@@ -23,6 +23,7 @@ pub(super) struct Paging {
 }
 
 /// The part of a list request that differs from page to page.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Place {
     pub(super) limit: i32,
     pub(super) marker: String,

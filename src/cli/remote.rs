@@ -5,20 +5,26 @@ use tonic::{Status, Streaming};
 
 use super::{Channel, output::Row, paging::Place};
 use crate::{
+    calls::Created,
+    freezer_json::Documented,
     proto::{
-        Action, Client, CreateActionRequest, CreateSessionRequest, DeleteActionRequest,
-        DeleteClientRequest, DeleteSessionRequest, GetActionRequest, GetClientRequest,
-        GetSessionRequest, ListActionsRequest, ListClientsRequest, ListSessionsRequest, Page,
-        RegisterClientRequest, Session, Single, UpdateActionRequest, UpdateClientRequest,
-        UpdateSessionRequest, WatchClientsRequest, WatchSessionsRequest, Watched,
-        action_service_client::ActionServiceClient, client_service_client::ClientServiceClient,
+        Action, Backup, Client, CreateActionRequest, CreateBackupRequest, CreateJobRequest,
+        CreateSessionRequest, DeleteActionRequest, DeleteBackupRequest, DeleteClientRequest,
+        DeleteJobRequest, DeleteSessionRequest, GetActionRequest, GetBackupRequest,
+        GetClientRequest, GetJobRequest, GetSessionRequest, Job, ListActionsRequest,
+        ListBackupsRequest, ListClientsRequest, ListJobsRequest, ListSessionsRequest, Page,
+        RegisterClientRequest, Session, Single, UpdateActionRequest, UpdateBackupRequest,
+        UpdateClientRequest, UpdateJobRequest, UpdateSessionRequest, WatchBackupsRequest,
+        WatchClientsRequest, WatchJobsRequest, WatchSessionsRequest, Watched,
+        action_service_client::ActionServiceClient, backup_service_client::BackupServiceClient,
+        client_service_client::ClientServiceClient, job_service_client::JobServiceClient,
         session_service_client::SessionServiceClient,
     },
-    resource::Resource,
+    service::UNCHANGED_METADATA,
 };
 
 /// A kind of resource, as a server is asked for it.
-pub(super) trait Remote: Row + Resource {
+pub(super) trait Remote: Row + Documented {
     async fn page(
         channel: &Channel,
         project_id: &str,
@@ -26,9 +32,12 @@ pub(super) trait Remote: Row + Resource {
         filter: &Self::Filter,
     ) -> Result<Page<Self>, Status>;
     async fn get(channel: &Channel, project_id: &str, id: String) -> Result<Single<Self>, Status>;
-    async fn create(channel: &Channel, resource: Self) -> Result<Self, Status>;
+    /// Stores a resource of the project that it names.
+    async fn create(channel: &Channel, resource: Self) -> Result<Created<Self>, Status>;
+    /// Changes these fields of the resource with the id that it has.
     async fn update(
         channel: &Channel,
+        project_id: &str,
         resource: Self,
         paths: Vec<String>,
         expected_revision: Option<u64>,
@@ -51,7 +60,7 @@ pub(super) trait Watchable: Remote {
     ) -> Result<Streaming<Watched<Self>>, Status>;
 }
 
-/// The calls of one service, by their names and their requests.
+/// The calls of one service, by their names and their requests. A client that is registered is never known to be unchanged.
 macro_rules! remote {
     (
         $resource:ident, $field:ident, $id:ident, $client:ident,
@@ -86,32 +95,38 @@ macro_rules! remote {
                     project_id: project_id.into(),
                     $id: id,
                 };
-                let answer = $client::new(channel.clone()).$get(request).await?;
+                let mut client = $client::new(channel.clone());
+                let answer = client.$get(request).await?;
                 Ok(answer.into_inner())
             }
 
-            async fn create(channel: &Channel, resource: Self) -> Result<Self, Status> {
+            async fn create(channel: &Channel, resource: Self) -> Result<Created<Self>, Status> {
                 let request = $create_request {
                     project_id: String::new(),
                     $field: Some(resource),
                 };
-                let answer = $client::new(channel.clone()).$create(request).await?;
-                Ok(answer.into_inner().$field.unwrap_or_default())
+                let mut client = $client::new(channel.clone());
+                let answer = client.$create(request).await?;
+                let is_new = !answer.metadata().contains_key(UNCHANGED_METADATA);
+                let resource = answer.into_inner().$field.unwrap_or_default();
+                Ok(Created { resource, is_new })
             }
 
             async fn update(
                 channel: &Channel,
+                project_id: &str,
                 resource: Self,
                 paths: Vec<String>,
                 expected_revision: Option<u64>,
             ) -> Result<Self, Status> {
                 let request = $update_request {
-                    project_id: String::new(),
+                    project_id: project_id.into(),
                     $field: Some(resource),
                     update_mask: Some(FieldMask { paths }),
                     expected_revision,
                 };
-                let answer = $client::new(channel.clone()).$update(request).await?;
+                let mut client = $client::new(channel.clone());
+                let answer = client.$update(request).await?;
                 Ok(answer.into_inner().$field.unwrap_or_default())
             }
 
@@ -125,7 +140,8 @@ macro_rules! remote {
                 request.project_id = project_id.into();
                 request.$id = id;
                 request.expected_revision = expected_revision;
-                $client::new(channel.clone()).$delete(request).await?;
+                let mut client = $client::new(channel.clone());
+                client.$delete(request).await?;
                 Ok(())
             }
         }
@@ -150,6 +166,30 @@ macro_rules! remote {
     };
 }
 
+remote!(
+    Backup,
+    backup,
+    backup_id,
+    BackupServiceClient,
+    list_backups(ListBackupsRequest),
+    get_backup(GetBackupRequest),
+    create_backup(CreateBackupRequest),
+    update_backup(UpdateBackupRequest),
+    delete_backup(DeleteBackupRequest)
+);
+remote!(watch Backup, BackupServiceClient, watch_backups(WatchBackupsRequest));
+remote!(
+    Job,
+    job,
+    job_id,
+    JobServiceClient,
+    list_jobs(ListJobsRequest),
+    get_job(GetJobRequest),
+    create_job(CreateJobRequest),
+    update_job(UpdateJobRequest),
+    delete_job(DeleteJobRequest)
+);
+remote!(watch Job, JobServiceClient, watch_jobs(WatchJobsRequest));
 remote!(
     Client,
     client,

@@ -26,7 +26,7 @@ pub(super) async fn register(
     Path(project_id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    let client: Client = read_new(&project_id, &document_in(&body)?, "")?;
+    let client: Client = read_new(&project_id, document_in(&body)?, "")?;
     let calls = Calls::<Client>::on_behalf(&behalf, &edge.catalog);
     let client = calls.register_new(&project_id, client).await?;
     Ok(answer(

@@ -1,37 +1,31 @@
-//! The documents of each kind of resource, as requests bring them and answers give them.
+//! The documents of each kind of resource, as requests over HTTP bring them.
 
 use serde_json::Value;
 
 use crate::{
-    freezer_json::{self, Form, Writer},
-    proto::{Action, Backup, BackupFilter, Client, FreezerAction, Job, Session},
+    freezer_json::{self, Documented},
+    proto::{Action, Backup, BackupFilter, Client, Job, Session},
     resource::{Resource, ResourceId, Violations},
 };
 
-/// A resource that Freezer's API has documents of.
-pub(super) trait Document: Resource {
-    /// What a list of them is called.
-    const PLURAL: &'static str;
+/// A resource that Freezer's API has.
+pub(super) trait Document: Documented {
+    /// Whether who changes one is shown it, instead of its version.
+    const IS_SHOWN_WHEN_CHANGED: bool = false;
 
-    /// A new one from its document, with the id that it shall have: empty lets the server choose.
+    /// A new one from its document, with the id that it shall have: empty lets the document choose, or else the server.
     ///
     /// # Errors
     /// If it is none.
-    fn read(document: &Value, id: &str) -> Result<Self, Violations>;
+    fn new(document: Value, id: &str) -> Result<Self, Violations> {
+        let (mut resource, _notes) = Self::read(&document)?;
+        named(&mut resource, id)?;
+        Ok(resource)
+    }
 
     /// A document that changes one, in the shape that its resource has.
     fn changing(document: Value) -> Value {
         document
-    }
-
-    /// Gives it to the project whose URL it was sent to, whatever it says: what is taken along from another place fits.
-    fn belong_to(&mut self, project_id: &str) {
-        self.set_project_id(project_id);
-    }
-
-    /// What writes them.
-    fn writer() -> Writer {
-        Writer::of_fields::<Self>(Form::Api)
     }
 
     /// The filter of a list that was asked for by time, if that can be asked.
@@ -41,11 +35,11 @@ pub(super) trait Document: Resource {
 }
 
 impl Document for Backup {
-    const PLURAL: &'static str = "backups";
+    const IS_SHOWN_WHEN_CHANGED: bool = true;
 
     /// One that is recorded is available, as Freezer has it, and its id is what clients show as its UUID, unless it has one.
-    fn read(document: &Value, id: &str) -> Result<Self, Violations> {
-        let (mut backup, _notes) = freezer_json::read_backup(document)?;
+    fn new(document: Value, id: &str) -> Result<Self, Violations> {
+        let (mut backup, _notes) = Self::read(&document)?;
         named(&mut backup, id)?;
         if backup.backup_id.is_empty() {
             backup.set_id(ResourceId::new());
@@ -77,11 +71,8 @@ impl Document for Backup {
 }
 
 impl Document for Job {
-    const PLURAL: &'static str = "jobs";
-
     /// One without a description is named after its first action's backup, else its id, which it has from here on.
-    fn read(document: &Value, id: &str) -> Result<Self, Violations> {
-        let mut document = document.clone();
+    fn new(mut document: Value, id: &str) -> Result<Self, Violations> {
         if let Value::Object(members) = &mut document {
             let own = members.get("job_id").and_then(Value::as_str);
             let id = [id, own.unwrap_or_default()]
@@ -90,64 +81,21 @@ impl Document for Job {
                 .map_or_else(|| ResourceId::new().to_string(), str::to_owned);
             members.insert("job_id".into(), id.into());
         }
-        Ok(freezer_json::read_job(&document)?.0)
-    }
-
-    fn belong_to(&mut self, project_id: &str) {
-        let actions = self.job_actions.iter_mut();
-        let actions = actions.filter_map(|action| action.freezer_action.as_mut());
-        for action in actions.chain(&mut self.action_defaults) {
-            follow(action, &self.project_id, project_id);
-        }
-        self.set_project_id(project_id);
+        Ok(Self::read(&document)?.0)
     }
 }
 
-impl Document for Action {
-    const PLURAL: &'static str = "actions";
+impl Document for Action {}
 
-    fn read(document: &Value, id: &str) -> Result<Self, Violations> {
-        let (mut action, _notes) = freezer_json::read_resource::<Action>(document)?;
-        named(&mut action, id)?;
-        Ok(action)
-    }
-
-    fn belong_to(&mut self, project_id: &str) {
-        if let Some(action) = &mut self.freezer_action {
-            follow(action, &self.project_id, project_id);
-        }
-        self.set_project_id(project_id);
-    }
-}
-
-impl Document for Client {
-    const PLURAL: &'static str = "clients";
-
-    fn read(document: &Value, _id: &str) -> Result<Self, Violations> {
-        Ok(freezer_json::read_client(document)?.0)
-    }
-
-    fn writer() -> Writer {
-        Writer::of_clients(Form::Api)
-    }
-}
+impl Document for Client {}
 
 impl Document for Session {
-    const PLURAL: &'static str = "sessions";
-
     /// How it stands is not for who creates it to say: Freezer begins each anew.
-    fn read(document: &Value, id: &str) -> Result<Self, Violations> {
-        let document = without(document.clone(), Session::OUTPUT_ONLY);
-        let (mut session, _notes) = freezer_json::read_session(&document)?;
+    fn new(document: Value, id: &str) -> Result<Self, Violations> {
+        let document = without(document, Session::OUTPUT_ONLY);
+        let (mut session, _notes) = Self::read(&document)?;
         named(&mut session, id)?;
         Ok(session)
-    }
-}
-
-/// An action that names the project of what it is in names the one that this comes to.
-fn follow(action: &mut FreezerAction, from: &str, to: &str) {
-    if action.project_id == from && !from.is_empty() {
-        to.clone_into(&mut action.project_id);
     }
 }
 

@@ -21,7 +21,7 @@ use super::{Edge, document::Document, refusal::Refused, resources::json_of, sear
 use crate::{
     calls::{Behalf, Calls},
     catalog::{Error, Only},
-    freezer_json::Writer,
+    freezer_json::Form,
     proto::Page,
     resource::Violations,
     service::{AnswerBytes, HeldBytes},
@@ -57,8 +57,11 @@ pub(super) async fn list<R: Document>(
             )
         })?),
     };
-    let only = (!search.is_empty())
-        .then(|| Only(Arc::new(move |record| search.matches(&R::writer(), record))));
+    let only = (!search.is_empty()).then(|| {
+        Only(Arc::new(move |record| {
+            search.matches(&R::writer(Form::Api), record)
+        }))
+    });
     let project_id = if asked.has_all_projects {
         ALL_PROJECTS.to_owned()
     } else {
@@ -252,7 +255,7 @@ impl<R: Document> Listing<R> {
             self.stands = Stands::HasNone;
         }
         let undecodable = |_| Error::undecodable(R::KIND.field.as_bytes());
-        let writer: Writer = R::writer();
+        let writer = R::writer(Form::Api);
         let records = self.page.encoded().map_err(undecodable)?;
         for record in &records[self.written..] {
             if text.len() >= CHUNK_BYTES {

@@ -1,6 +1,7 @@
 //! Freezer's HTTP API v2, over a catalog: a translation. Each request has a twin of gRPC, ends in the same call, and is refused as
 //! that is; what it takes and gives are Freezer's documents.
 
+mod actions;
 mod clients;
 mod document;
 mod jobs;
@@ -133,7 +134,7 @@ pub(crate) fn ways() -> Vec<Way> {
         way(Method::GET, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/GetAction", of::get::<Action>),
         way(Method::PATCH, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/UpdateAction", of::update::<Action>),
         way(Method::POST, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/CreateAction", of::replace::<Action>),
-        way(Method::DELETE, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/DeleteAction", of::delete::<Action>),
+        way(Method::DELETE, "/v2/{project_id}/actions/{id}", "/freezer.v2.ActionService/DeleteAction", actions::delete),
         way(Method::GET, "/v2/{project_id}/clients", "/freezer.v2.ClientService/ListClients", list::list::<Client>),
         way(Method::POST, "/v2/{project_id}/clients", "/freezer.v2.ClientService/RegisterClient", clients::register),
         way(Method::GET, "/v2/{project_id}/clients/{id}", "/freezer.v2.ClientService/GetClient", of::get::<Client>),

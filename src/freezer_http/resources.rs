@@ -18,7 +18,7 @@ use super::{
 use crate::{
     calls::{Behalf, Calls},
     catalog::Error,
-    freezer_json,
+    freezer_json::{self, Form},
     resource::{ResourceId, Violations},
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn create<R: Document>(
     Path(project_id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    let resource = read_new::<R>(&project_id, &document_in(&body)?, "")?;
+    let resource = read_new::<R>(&project_id, document_in(&body)?, "")?;
     let created = create_one(&edge, &behalf, &project_id, resource).await?;
     Ok(answer(
         StatusCode::CREATED,
@@ -69,7 +69,7 @@ pub(super) async fn update<R: Document>(
     let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
     let update = calls.update(project_id, resource);
     let updated = update.fields(changed).keeping(kept).await?;
-    if R::PLURAL == "backups" {
+    if R::IS_SHOWN_WHEN_CHANGED {
         return written::<R>(&updated.encode_to_vec());
     }
     Ok(answer(StatusCode::OK, &versioned(&updated)))
@@ -82,7 +82,7 @@ pub(super) async fn replace<R: Document>(
     Path((project_id, id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    let resource = read_new::<R>(&project_id, &document_in(&body)?, &id)?;
+    let resource = read_new::<R>(&project_id, document_in(&body)?, &id)?;
     let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
     let mut tries = 0;
     let replaced = loop {
@@ -117,10 +117,10 @@ pub(super) async fn delete<R: Document>(
 /// If the document is none of one.
 pub(super) fn read_new<R: Document>(
     project_id: &str,
-    document: &Value,
+    document: Value,
     id: &str,
 ) -> Result<R, Violations> {
-    let mut resource = R::read(document, id)?;
+    let mut resource = R::new(document, id)?;
     resource.belong_to(project_id);
     Ok(resource)
 }
@@ -169,7 +169,7 @@ fn versioned<R: Document>(resource: &R) -> Value {
 /// If what is stored is no resource.
 fn written<R: Document>(record: &[u8]) -> Result<Response, Refused> {
     let mut text = Vec::with_capacity(record.len() * 2);
-    let written = R::writer().write(record, &mut text);
+    let written = R::writer(Form::Api).write(record, &mut text);
     written.map_err(|_| Error::undecodable(R::KIND.field.as_bytes()))?;
     Ok(json_of(StatusCode::OK, text))
 }

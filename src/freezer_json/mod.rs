@@ -18,6 +18,7 @@
 //!
 //! Whether a resource makes sense is not asked here: the server validates what it is sent.
 
+mod documented;
 mod read;
 mod shape;
 #[cfg(test)]
@@ -27,11 +28,9 @@ mod write;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub(crate) use self::{
-    read::{
-        read_backup, read_changes, read_client, read_document, read_job, read_job_fields,
-        read_resource, read_session, with_metadata_apart,
-    },
-    write::{Writer, write_backup, write_client, write_job, write_resource},
+    documented::Documented,
+    read::{read_changes, read_document, with_metadata_apart},
+    write::Writer,
 };
 use crate::proto::{Action, Backup, Client, Job, Session};
 

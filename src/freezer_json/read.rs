@@ -92,7 +92,7 @@ pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub(crate) fn read_resource<M: prost::Name + Default>(
+pub(super) fn read_resource<M: prost::Name + Default>(
     value: &Value,
 ) -> Result<(M, Vec<String>), Violations> {
     let mut reading = Reading::default();
@@ -104,7 +104,7 @@ pub(crate) fn read_resource<M: prost::Name + Default>(
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub(crate) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violations> {
+pub(super) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violations> {
     let outer = object(value)?;
     let Some(inner) = outer.get("client").and_then(Value::as_object) else {
         return read_resource(value);
@@ -120,7 +120,7 @@ pub(crate) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violat
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub(crate) fn read_session(value: &Value) -> Result<(Session, Vec<String>), Violations> {
+pub(super) fn read_session(value: &Value) -> Result<(Session, Vec<String>), Violations> {
     let mut members = object(value)?.clone();
     if members
         .get("status")
@@ -138,20 +138,12 @@ pub(crate) fn read_session(value: &Value) -> Result<(Session, Vec<String>), Viol
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub(crate) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
-    let (mut job, notes) = read_job_fields(value)?;
+pub(super) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
+    let (mut job, notes): (Job, _) = read_resource(value)?;
     if job.description.is_empty() {
         job.description = name_of_unnamed(&job);
     }
     Ok((job, notes))
-}
-
-/// Reads just the fields of a job that an update changes.
-///
-/// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
-pub(crate) fn read_job_fields(value: &Value) -> Result<(Job, Vec<String>), Violations> {
-    read_resource(value)
 }
 
 /// Reads the fields of a resource that a document changes, and says which these are, as paths of an update mask: each key that is
@@ -176,7 +168,7 @@ pub(crate) fn read_changes<M: prost::Name + Default>(
 ///
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
-pub(crate) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
+pub(super) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
     read_resource(&with_metadata_apart(value.clone()))
 }
 

@@ -8,7 +8,7 @@ use prost_types::Struct;
 use serde_json::{Map, Value};
 
 use super::{
-    read::{BESIDE_METADATA, EXTRA_NESTING_MAX, Reading},
+    read::{BESIDE_METADATA, EXTRA_NESTING_MAX, Reading, read_backup, read_job, read_session},
     shape::ALWAYS_WRITTEN,
     *,
 };
@@ -27,11 +27,11 @@ fn parse(text: &str) -> Value {
 
 fn write(document: &Document) -> Value {
     match document {
-        Document::Backup(backup) => write_backup(backup, Form::Document),
-        Document::Job(job) => write_job(job, Form::Document),
-        Document::Client(client) => write_client(client, Form::Document),
-        Document::Action(action) => write_resource(action, Form::Document),
-        Document::Session(session) => write_resource(session, Form::Document),
+        Document::Backup(backup) => backup.to_document(Form::Document),
+        Document::Job(job) => job.to_document(Form::Document),
+        Document::Client(client) => client.to_document(Form::Document),
+        Document::Action(action) => action.to_document(Form::Document),
+        Document::Session(session) => session.to_document(Form::Document),
     }
 }
 
@@ -118,13 +118,11 @@ fn what_does_not_fit_is_kept_in_extra_and_comes_back() {
     let (read, notes) = metadata(&document);
     assert_eq!(notes, Vec::<String>::new());
     assert_eq!(read.max_level, None);
-    let written = write_backup(
-        &Backup {
-            backup_metadata: Some(read),
-            ..Backup::default()
-        },
-        Form::Document,
-    );
+    let written = Backup {
+        backup_metadata: Some(read),
+        ..Backup::default()
+    }
+    .to_document(Form::Document);
     for (key, value) in document.as_object().unwrap() {
         assert_eq!(written["backup_metadata"][key], *value, "{key}");
     }
@@ -287,7 +285,7 @@ fn nesting_ends_before_protobuf_ends_it() {
     let document =
         |levels| json!({"job_actions": [{"freezer_action": {"options": nested(levels)}}]});
     let (job, _) = read_job(&document(EXTRA_NESTING_MAX)).unwrap();
-    assert_eq!(write_job(&job, Form::Document), document(EXTRA_NESTING_MAX));
+    assert_eq!(job.to_document(Form::Document), document(EXTRA_NESTING_MAX));
     let refused = read_job(&document(EXTRA_NESTING_MAX + 1)).unwrap_err();
     assert_eq!(fields(&refused), ["job_actions[0].freezer_action.options"]);
 }
@@ -302,12 +300,12 @@ fn the_full_form_adds_when_and_at_which_revision() {
         revision: 12,
         ..Job::default()
     };
-    let written = write_job(&job, Form::Full);
+    let written = job.to_document(Form::Full);
     assert_eq!(
         written,
         json!({"job_actions": [], "create_time": "2017-02-09T17:10:14.5Z", "revision": 12})
     );
-    assert_eq!(write_job(&job, Form::Document), json!({"job_actions": []}));
+    assert_eq!(job.to_document(Form::Document), json!({"job_actions": []}));
 }
 
 #[test]
@@ -320,10 +318,7 @@ fn a_times_nonsense_does_not_stop_the_writing() {
         create_time: broken,
         ..Backup::default()
     };
-    assert_eq!(
-        write_backup(&backup, Form::Full)["create_time"],
-        Value::Null
-    );
+    assert_eq!(backup.to_document(Form::Full)["create_time"], Value::Null);
 }
 
 fn field_value(field: &FieldDescriptor) -> BoxedStrategy<Field> {
@@ -463,7 +458,7 @@ proptest! {
     #[test]
     fn a_written_backup_reads_back_the_same(message in any_message(&proto::descriptor_of::<Backup>())) {
         let backup: Backup = proto::from_dynamic(&message).unwrap();
-        let (read, notes) = read_backup(&write_backup(&backup, Form::Full)).unwrap();
+        let (read, notes) = read_backup(&backup.to_document(Form::Full)).unwrap();
         prop_assert_eq!(read, backup);
         prop_assert!(notes.is_empty());
     }
@@ -474,7 +469,7 @@ proptest! {
         if job.description.is_empty() {
             job.description = "an unnamed job is given a name".into();
         }
-        let text = write_job(&job, Form::Document).to_string();
+        let text = job.to_document(Form::Document).to_string();
         let (read, notes) = read_job(&parse(&text)).unwrap();
         prop_assert_eq!(read, job);
         prop_assert!(notes.is_empty());

@@ -14,43 +14,12 @@ use super::{
     shape::{Field, Shape, Value, shape_of},
 };
 use crate::proto::{
-    Backup, Client, Job,
+    Client,
     fields::{Fields, Raw, entry_of, malformed},
 };
 
 /// Whose a client is stands beside it.
 const BESIDE_CLIENT: [&str; 2] = ["project_id", "user_id"];
-
-/// The document of a resource whose fields it has.
-#[must_use]
-pub(crate) fn write_resource<M: prost::Name>(resource: &M, form: Form) -> Json {
-    json_of(resource, Writer::of_fields::<M>(form))
-}
-
-/// The client's document, as Freezer gives it: who owns it stands beside it.
-#[must_use]
-pub(crate) fn write_client(client: &Client, form: Form) -> Json {
-    json_of(client, Writer::of_clients(form))
-}
-
-/// The backup's document.
-#[must_use]
-pub(crate) fn write_backup(backup: &Backup, form: Form) -> Json {
-    write_resource(backup, form)
-}
-
-/// The job's document.
-#[must_use]
-pub(crate) fn write_job(job: &Job, form: Form) -> Json {
-    write_resource(job, form)
-}
-
-fn json_of<M: prost::Name>(resource: &M, writer: Writer) -> Json {
-    let mut text = Vec::new();
-    let written = writer.write(&resource.encode_to_vec(), &mut text);
-    written.expect("a message reads back under its own descriptor");
-    serde_json::from_slice(&text).expect("what was written is JSON")
-}
 
 /// Writes the documents of one kind of resources.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +47,15 @@ impl Writer {
             is_of_clients: true,
             ..Writer::of_fields::<Client>(form)
         }
+    }
+
+    /// The document of a resource.
+    #[must_use]
+    pub(crate) fn json_of(&self, resource: &impl Message) -> Json {
+        let mut text = Vec::new();
+        let written = self.write(&resource.encode_to_vec(), &mut text);
+        written.expect("a message reads back under its own descriptor");
+        serde_json::from_slice(&text).expect("what was written is JSON")
     }
 
     /// Appends the document of an encoded resource.

@@ -13,20 +13,13 @@ use std::{
 
 use clap::ValueEnum;
 use serde_json::Value;
-use tonic::Status;
 
-use super::{Channel, Connection, Error, output::Printable};
+use super::{Channel, Connection, Error, output::Printable, paging::Place, remote::Remote};
 use crate::{
     catalog::{self, Scope},
-    freezer_json::{self, Form},
-    proto::{
-        Action, Backup, Client, Job, ListActionsRequest, ListBackupsRequest, ListClientsRequest,
-        ListJobsRequest, ListSessionsRequest, Page, Session,
-        action_service_client::ActionServiceClient, backup_service_client::BackupServiceClient,
-        client_service_client::ClientServiceClient, job_service_client::JobServiceClient,
-        session_service_client::SessionServiceClient,
-    },
-    resource::{ProjectId, Resource},
+    freezer_json::Form,
+    proto::{Action, Backup, Client, Job, Session},
+    resource::ProjectId,
     store::{self, Examined, OpenError},
 };
 
@@ -232,11 +225,11 @@ fn put_in_place(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
 async fn export<W: Write>(from: &Source, args: &Args, project: &str, to: W) -> Result<W, Failure> {
     let mut documents = Documents::new(BufWriter::with_capacity(BUFFER_BYTES, to), args.format);
     let source = (from, args.what, project);
-    write::<Backup, _>(source, (What::Backups, "backups"), &mut documents).await?;
-    write::<Job, _>(source, (What::Jobs, "jobs"), &mut documents).await?;
-    write::<Action, _>(source, (What::Actions, "actions"), &mut documents).await?;
-    write::<Session, _>(source, (What::Sessions, "sessions"), &mut documents).await?;
-    write::<Client, _>(source, (What::Clients, "clients"), &mut documents).await?;
+    write::<Backup, _>(source, What::Backups, &mut documents).await?;
+    write::<Job, _>(source, What::Jobs, &mut documents).await?;
+    write::<Action, _>(source, What::Actions, &mut documents).await?;
+    write::<Session, _>(source, What::Sessions, &mut documents).await?;
+    write::<Client, _>(source, What::Clients, &mut documents).await?;
     documents
         .finish()?
         .into_inner()
@@ -253,99 +246,36 @@ fn scope(project: &str) -> Result<Scope, Failure> {
         .map_err(|violations| Failure::Read(violations.into()))
 }
 
-/// A resource that documents are written of.
-trait Exported: Resource {
-    async fn page(
-        channel: &Channel,
-        project_id: String,
-        page_token: String,
-    ) -> Result<Page<Self>, Status>;
-    fn document(&self) -> Value;
-}
-
-/// The list of one service, by its name and its request, and how a document is written.
-macro_rules! exported {
-    ($resource:ident, $client:ident, $list:ident($request:ident), $write:path) => {
-        impl Exported for $resource {
-            async fn page(
-                channel: &Channel,
-                project_id: String,
-                page_token: String,
-            ) -> Result<Page<Self>, Status> {
-                let request = $request {
-                    project_id,
-                    limit: PAGE_RECORDS,
-                    page_token,
-                    ..$request::default()
-                };
-                let page = $client::new(channel.clone()).$list(request).await?;
-                Ok(page.into_inner())
-            }
-
-            fn document(&self) -> Value {
-                $write(self, Form::Document)
-            }
-        }
-    };
-}
-
-exported!(
-    Backup,
-    BackupServiceClient,
-    list_backups(ListBackupsRequest),
-    freezer_json::write_backup
-);
-exported!(
-    Job,
-    JobServiceClient,
-    list_jobs(ListJobsRequest),
-    freezer_json::write_job
-);
-exported!(
-    Action,
-    ActionServiceClient,
-    list_actions(ListActionsRequest),
-    freezer_json::write_resource
-);
-exported!(
-    Session,
-    SessionServiceClient,
-    list_sessions(ListSessionsRequest),
-    freezer_json::write_resource
-);
-exported!(
-    Client,
-    ClientServiceClient,
-    list_clients(ListClientsRequest),
-    freezer_json::write_client
-);
-
 /// Writes the documents of one kind, if they are wanted.
-async fn write<R: Exported, W: Write>(
+async fn write<R: Remote, W: Write>(
     (from, wanted, project): (&Source, Option<What>, &str),
-    (what, name): (What, &str),
+    what: What,
     documents: &mut Documents<W>,
 ) -> Result<(), Failure> {
     if wanted.is_some_and(|wanted| wanted != what) {
         return Ok(());
     }
-    documents.begin(name)?;
+    documents.begin(R::PLURAL)?;
     let channel = match from {
         Source::Server(channel) => channel,
         Source::Store(store) => {
             return catalog::for_each(&**store, &scope(project)?, |resource: R| {
-                Ok::<_, Failure>(documents.add(&resource.document())?)
+                Ok::<_, Failure>(documents.add(&resource.to_document(Form::Document))?)
             });
         }
     };
-    let mut page_token = String::new();
+    let mut place = Place {
+        limit: PAGE_RECORDS,
+        ..Place::default()
+    };
+    let filter = R::Filter::default();
     loop {
-        let page = R::page(channel, project.to_owned(), page_token).await?;
+        let page = R::page(channel, project, place.clone(), &filter).await?;
         for resource in page.decoded()? {
-            documents.add(&resource.document())?;
+            documents.add(&resource.to_document(Form::Document))?;
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+        place.page_token = page.next_page_token;
+        if place.page_token.is_empty() {
             return Ok(());
         }
     }

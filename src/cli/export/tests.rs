@@ -11,10 +11,12 @@ use tonic::{
 
 use super::*;
 use crate::cli::connection::without_token;
+use crate::freezer_json::Documented;
 use crate::proto::{
     Backup, BackupMetadata, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
-    DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsResponse, Splice,
-    UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest, WatchBackupsResponse,
+    DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsRequest,
+    ListBackupsResponse, Splice, UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest,
+    WatchBackupsResponse,
     backup_service_server::{BackupService, BackupServiceServer},
 };
 
@@ -126,7 +128,7 @@ async fn every_page_is_exported_and_reads_back_the_same() {
     let value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert!(value.get("jobs").is_none());
     let read = value["backups"].as_array().unwrap().iter().map(|document| {
-        let (backup, notes) = freezer_json::read_backup(document).unwrap();
+        let (backup, notes) = Backup::read(document).unwrap();
         assert_eq!(notes, Vec::<String>::new());
         backup
     });

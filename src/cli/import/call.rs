@@ -2,29 +2,18 @@
 
 use std::time::Duration;
 
-use prost_types::FieldMask;
 use tokio::time::sleep;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{Channel, Done, Target};
+use super::{Done, Target};
 use crate::{
-    freezer_json::Document,
-    proto::{
-        Action, Backup, Client, CreateActionRequest, CreateBackupRequest, CreateJobRequest,
-        CreateSessionRequest, GetActionRequest, GetBackupRequest, GetClientRequest, GetJobRequest,
-        GetSessionRequest, Job, RegisterClientRequest, Session, Single, UpdateActionRequest,
-        UpdateBackupRequest, UpdateClientRequest, UpdateJobRequest, UpdateSessionRequest,
-        action_service_client::ActionServiceClient, backup_service_client::BackupServiceClient,
-        client_service_client::ClientServiceClient, job_service_client::JobServiceClient,
-        session_service_client::SessionServiceClient,
-    },
-    resource::{Resource, Stamps, Valid},
-    service::UNCHANGED_METADATA,
+    cli::remote::Remote,
+    freezer_json::{Document, Form},
+    proto::Single,
+    resource::{Resource, ResourceId, Valid},
 };
 
-/// Longer than any commit takes.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// With the waits between them, 11 seconds: a server that restarts is back by then.
 const ATTEMPTS_MAX: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -54,188 +43,63 @@ pub(super) async fn store(target: &Target, document: &Document) -> Result<Done, 
     }
 }
 
-pub(super) async fn store_once<R: Imported>(target: &Target, resource: R) -> Result<Done, Status> {
-    let channel = &target.channel;
+pub(super) async fn store_once<R: Remote>(target: &Target, resource: R) -> Result<Done, Status> {
     if target.dry_run {
-        let checked = Valid::new("", Some(resource))
-            .map_err(Status::from)?
-            .into_inner();
-        return match R::get(channel, &checked).await {
-            Err(status) if status.code() == Code::NotFound => Ok(Done::Stored),
-            Err(status) => Err(status),
-            Ok(mut stored) => {
-                stored.set_stamps(Stamps::default());
-                if stored == checked {
-                    Ok(Done::Unchanged)
-                } else if target.overwrite {
-                    Ok(Done::Updated)
-                } else {
-                    Err(differs())
-                }
-            }
+        let checked = Valid::new("", Some(resource)).map_err(Status::from)?;
+        return match compared(target, checked.get()).await? {
+            None => Ok(Done::Stored),
+            Some(true) => Ok(Done::Unchanged),
+            Some(false) if target.overwrite => Ok(Done::Updated),
+            Some(false) => Err(differs()),
         };
     }
-    match R::create(channel, resource.clone()).await {
-        Err(status) if status.code() == Code::AlreadyExists && target.overwrite => {
-            R::update(channel, resource).await.map(|()| Done::Updated)
-        }
-        result => result,
-    }
-}
-
-/// A resource that documents describe, and the calls that store it.
-pub(super) trait Imported: Resource {
-    async fn create(channel: &Channel, resource: Self) -> Result<Done, Status>;
-    async fn get(channel: &Channel, resource: &Self) -> Result<Self, Status>;
-    async fn update(channel: &Channel, resource: Self) -> Result<(), Status>;
-}
-
-pub(super) fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
-    request
-}
-
-/// Every field, those cleared that the document does not set.
-pub(super) fn everything() -> FieldMask {
-    FieldMask {
-        paths: vec!["*".into()],
-    }
-}
-
-pub(super) fn done<T>(response: &Response<T>) -> Done {
-    if response.metadata().contains_key(UNCHANGED_METADATA) {
-        Done::Unchanged
+    let stored = if R::KIND.is_named_by_id {
+        register(target, resource.clone()).await
     } else {
-        Done::Stored
-    }
-}
-
-/// The calls of one service, by their names and their requests.
-macro_rules! imported {
-    (
-        $resource:ident, $field:ident, $id:ident, $client:ident,
-        $create:ident($create_request:ident), $get:ident($get_request:ident),
-        $update:ident($update_request:ident)
-    ) => {
-        impl Imported for $resource {
-            async fn create(channel: &Channel, resource: Self) -> Result<Done, Status> {
-                let request = $create_request {
-                    project_id: String::new(),
-                    $field: Some(resource),
-                };
-                let mut client = $client::new(channel.clone());
-                Ok(done(&client.$create(timed(request)).await?))
-            }
-
-            async fn get(channel: &Channel, resource: &Self) -> Result<Self, Status> {
-                let request = $get_request {
-                    project_id: resource.project_id.clone(),
-                    $id: resource.$id.clone(),
-                };
-                let mut client = $client::new(channel.clone());
-                decoded(&client.$get(timed(request)).await?.into_inner())
-            }
-
-            async fn update(channel: &Channel, resource: Self) -> Result<(), Status> {
-                let request = $update_request {
-                    project_id: String::new(),
-                    $field: Some(resource),
-                    update_mask: Some(everything()),
-                    expected_revision: None,
-                };
-                let mut client = $client::new(channel.clone());
-                client.$update(timed(request)).await.map(drop)
-            }
-        }
+        create(target, resource.clone()).await
     };
+    match stored {
+        Err(status) if status.code() == Code::AlreadyExists && target.overwrite => {
+            // Every field, those cleared that the document does not set.
+            let paths = vec!["*".to_owned()];
+            let project_id = resource.project_id().to_owned();
+            R::update(&target.channel, &project_id, resource, paths, None).await?;
+            Ok(Done::Updated)
+        }
+        stored => stored,
+    }
 }
 
-imported!(
-    Backup,
-    backup,
-    backup_id,
-    BackupServiceClient,
-    create_backup(CreateBackupRequest),
-    get_backup(GetBackupRequest),
-    update_backup(UpdateBackupRequest)
-);
-imported!(
-    Job,
-    job,
-    job_id,
-    JobServiceClient,
-    create_job(CreateJobRequest),
-    get_job(GetJobRequest),
-    update_job(UpdateJobRequest)
-);
-imported!(
-    Action,
-    action,
-    action_id,
-    ActionServiceClient,
-    create_action(CreateActionRequest),
-    get_action(GetActionRequest),
-    update_action(UpdateActionRequest)
-);
-imported!(
-    Session,
-    session,
-    session_id,
-    SessionServiceClient,
-    create_session(CreateSessionRequest),
-    get_session(GetSessionRequest),
-    update_session(UpdateSessionRequest)
-);
+async fn create<R: Remote>(target: &Target, resource: R) -> Result<Done, Status> {
+    let created = R::create(&target.channel, resource).await?;
+    Ok(if created.is_new {
+        Done::Stored
+    } else {
+        Done::Unchanged
+    })
+}
 
-impl Imported for Client {
-    /// One that registers takes the place of one that is there: that is for `--overwrite` to say.
-    async fn create(channel: &Channel, client: Client) -> Result<Done, Status> {
-        match Self::get(channel, &client).await {
-            Err(status) if status.code() == Code::NotFound => {
-                let request = RegisterClientRequest {
-                    project_id: String::new(),
-                    client: Some(client),
-                };
-                let mut clients = ClientServiceClient::new(channel.clone());
-                clients.register_client(timed(request)).await?;
-                Ok(Done::Stored)
-            }
-            Err(status) => Err(status),
-            Ok(mut stored) => {
-                stored.set_stamps(Stamps::default());
-                if stored == client {
-                    Ok(Done::Unchanged)
-                } else {
-                    Err(differs())
-                }
-            }
+/// One that registers takes the place of one that is there: that is for `--overwrite` to say.
+async fn register<R: Remote>(target: &Target, resource: R) -> Result<Done, Status> {
+    match compared(target, &resource).await? {
+        None => create(target, resource).await,
+        Some(true) => Ok(Done::Unchanged),
+        Some(false) => Err(differs()),
+    }
+}
+
+/// Whether what is there is the same as its document says, if there is anything.
+async fn compared<R: Remote>(target: &Target, resource: &R) -> Result<Option<bool>, Status> {
+    // As it is stored, whichever way it is written.
+    let id = ResourceId::of(R::KIND, R::KIND.id_field, Resource::id(resource));
+    let id = id.map_err(Status::from)?.to_string();
+    match R::get(&target.channel, resource.project_id(), id).await {
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(status),
+        Ok(stored) => {
+            let stored = decoded(&stored)?.to_document(Form::Document);
+            Ok(Some(stored == resource.to_document(Form::Document)))
         }
-    }
-
-    async fn get(channel: &Channel, client: &Client) -> Result<Client, Status> {
-        let request = GetClientRequest {
-            project_id: client.project_id.clone(),
-            client_id: client.client_id.clone(),
-        };
-        let mut clients = ClientServiceClient::new(channel.clone());
-        let answer = clients.get_client(timed(request)).await?.into_inner();
-        // When it was last heard of is no document's to say.
-        Ok(Client {
-            last_seen_time: None,
-            ..decoded(&answer)?
-        })
-    }
-
-    async fn update(channel: &Channel, client: Client) -> Result<(), Status> {
-        let request = UpdateClientRequest {
-            project_id: String::new(),
-            client: Some(client),
-            update_mask: Some(everything()),
-            expected_revision: None,
-        };
-        let mut clients = ClientServiceClient::new(channel.clone());
-        clients.update_client(timed(request)).await.map(drop)
     }
 }
 

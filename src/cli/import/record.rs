@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::{Target, documents::Expected};
 use crate::{
     cli::ids,
-    freezer_json::{self, Document, Read},
+    freezer_json::{self, Document, Documented, Read},
+    proto::{Action, Backup, Client, Job, Session},
 };
 
 /// What is shown of a record's name.
@@ -18,21 +19,21 @@ const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5f0e_93b1_6a0c_4f0e_9d7b_31c6_1ceb_
 pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Result<Read, String> {
     let read = match expected {
         Expected::Any => freezer_json::read_document(value),
-        Expected::Backup => freezer_json::read_backup(value).map(as_read(Document::Backup)),
-        Expected::Job => freezer_json::read_job(value).map(as_read(Document::Job)),
-        Expected::Client => freezer_json::read_client(value).map(as_read(Document::Client)),
-        Expected::Action => freezer_json::read_resource(value).map(as_read(Document::Action)),
-        Expected::Session => freezer_json::read_session(value).map(as_read(Document::Session)),
+        Expected::Backup => Backup::read(value).map(as_read(Document::Backup)),
+        Expected::Job => Job::read(value).map(as_read(Document::Job)),
+        Expected::Client => Client::read(value).map(as_read(Document::Client)),
+        Expected::Action => Action::read(value).map(as_read(Document::Action)),
+        Expected::Session => Session::read(value).map(as_read(Document::Session)),
     };
     let mut read = read.map_err(|violations| violations.to_string())?;
     let meant = target.project.as_deref();
     let (own_project, id) = match &mut read.document {
         Document::Backup(backup) => {
-            target.placing.place_backup(backup, meant)?;
+            target.placing.place(backup, meant)?;
             (&backup.project_id, &mut backup.backup_id)
         }
         Document::Job(job) => {
-            target.placing.place_job(job, meant)?;
+            target.placing.place(job, meant)?;
             (&job.project_id, &mut job.job_id)
         }
         Document::Client(client) => {

@@ -1,0 +1,116 @@
+//! The documents of each kind of resource.
+
+use serde_json::Value;
+
+use super::{
+    Form, Writer,
+    read::{read_backup, read_client, read_job, read_resource, read_session},
+};
+use crate::{
+    proto::{Action, Backup, Client, FreezerAction, Job, Session},
+    resource::{Resource, Violations},
+};
+
+/// A resource that Freezer has documents of.
+pub(crate) trait Documented: Resource {
+    /// What a list of them is called.
+    const PLURAL: &'static str;
+
+    /// Reads a document, with a note of each thing that has no place.
+    ///
+    /// # Errors
+    /// If it is none, or has values that fit neither their field nor an `extra`.
+    fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_resource(document)
+    }
+
+    /// Reads just those fields that a document has.
+    ///
+    /// # Errors
+    /// As of [`Documented::read`].
+    fn read_fields(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_resource(document)
+    }
+
+    /// What writes their documents.
+    fn writer(form: Form) -> Writer {
+        Writer::of_fields::<Self>(form)
+    }
+
+    /// Its document.
+    fn to_document(&self, form: Form) -> Value {
+        Self::writer(form).json_of(self)
+    }
+
+    /// Gives it to a project, whatever it says: what is taken along from another place is that project's.
+    fn belong_to(&mut self, project_id: &str) {
+        self.set_project_id(project_id);
+    }
+}
+
+impl Documented for Backup {
+    const PLURAL: &'static str = "backups";
+
+    fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_backup(document)
+    }
+
+    fn read_fields(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_backup(document)
+    }
+}
+
+impl Documented for Job {
+    const PLURAL: &'static str = "jobs";
+
+    fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_job(document)
+    }
+
+    fn belong_to(&mut self, project_id: &str) {
+        let actions = self.job_actions.iter_mut();
+        let actions = actions.filter_map(|action| action.freezer_action.as_mut());
+        for action in actions.chain(&mut self.action_defaults) {
+            follow(action, project_id);
+        }
+        self.set_project_id(project_id);
+    }
+}
+
+impl Documented for Action {
+    const PLURAL: &'static str = "actions";
+
+    fn belong_to(&mut self, project_id: &str) {
+        if let Some(action) = &mut self.freezer_action {
+            follow(action, project_id);
+        }
+        self.set_project_id(project_id);
+    }
+}
+
+impl Documented for Client {
+    const PLURAL: &'static str = "clients";
+
+    fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_client(document)
+    }
+
+    fn writer(form: Form) -> Writer {
+        Writer::of_clients(form)
+    }
+}
+
+impl Documented for Session {
+    const PLURAL: &'static str = "sessions";
+
+    fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
+        read_session(document)
+    }
+}
+
+/// An action that names a project names the one that it comes to.
+fn follow(action: &mut FreezerAction, project_id: &str) {
+    if !action.project_id.is_empty() {
+        project_id.clone_into(&mut action.project_id);
+    }
+}

@@ -1,0 +1,170 @@
+//! Promise: Freezer's HTTP API is reached by those alone who may reach gRPC, over TLS where there is TLS, and ends with the server.
+
+mod freezer;
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use freezer::Freezer;
+use icebox::{Access, Icebox, Listener, Options, Tls};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
+};
+
+#[test]
+fn an_address_that_others_can_reach_wants_tls_and_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
+    serve.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "0.0.0.0:0",
+        "--store",
+    ]);
+    let refused = serve.arg(dir.path().join("icebox.db")).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("0.0.0.0:0 can be reached from other machines"),
+        "{said}"
+    );
+    assert!(!dir.path().join("icebox.db").exists());
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_before_anything_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
+    serve.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        &taken.local_addr().unwrap().to_string(),
+        "--store",
+    ]);
+    let refused = serve.arg(dir.path().join("icebox.db")).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not listen on"), "{said}");
+    assert!(!dir.path().join("icebox.db").exists());
+}
+
+#[test]
+fn a_unix_socket_serves_it_as_well_and_goes_with_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("http.sock");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_icebox"))
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--cache-mib",
+            "16",
+            "--http",
+        ])
+        .arg(format!("unix:{}", socket.display()))
+        .arg("--store")
+        .arg(dir.path().join("icebox.db"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let answer = ask_unix(&socket);
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let pid = rustix::process::Pid::from_child(&server);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
+    assert!(!socket.exists());
+}
+
+/// What is answered there, once somebody listens.
+fn ask_unix(socket: &Path) -> String {
+    use std::io::{Read, Write};
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let connected = std::os::unix::net::UnixStream::connect(socket);
+        if let Ok(mut stream) = connected {
+            let request = b"GET /v2/demo/jobs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).expect("it is taken");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            return answer;
+        }
+        assert!(Instant::now() < until, "nobody listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_ends_waits_for_no_connection_that_is_idle() {
+    let freezer = Freezer::start().await;
+    freezer.get("/v2/demo/jobs").await;
+    let mut idle = TcpStream::connect(&freezer.address).await.unwrap();
+    idle.write_all(b"GET /v2/demo/jobs HT").await.unwrap();
+    let start = Instant::now();
+    freezer.icebox.close().await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+/// What a server over TLS answers a client that speaks these protocols.
+async fn over_tls(
+    address: &str,
+    trusted: &RootCertStore,
+    protocols: &[&[u8]],
+) -> std::io::Result<String> {
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(trusted.clone());
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?;
+    let request = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn over_tls_it_speaks_http_1_and_nothing_else() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let mut trusted = RootCertStore::empty();
+    trusted.add(certified.cert.der().clone()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let icebox = Icebox::open(dir.path().join("icebox.db"), Options::default())
+        .await
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let tls = Tls::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    drop(icebox.serve_http(Listener::from(listener).with_tls(tls), Access::default()));
+    let (http1, http2) = (&b"http/1.1"[..], &b"h2"[..]);
+    for protocols in [&[][..], &[http1], &[http2, http1]] {
+        let answer = over_tls(&address, &trusted, protocols).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains("https://localhost/v2/"), "{answer}");
+    }
+    assert!(over_tls(&address, &trusted, &[http2]).await.is_err());
+}
