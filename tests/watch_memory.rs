@@ -1,0 +1,101 @@
+//! Promise: a watcher that stops reading costs a bounded amount of memory, however much is written meanwhile, and catches up when it
+//! reads again.
+
+mod child;
+mod harness;
+
+use child::ChildServer;
+use harness::{PROJECT, backup_with};
+use icebox::proto::{
+    Backup, CreateBackupRequest, WatchBackupsRequest, WatchBackupsResponse, WatchEvent,
+    backup_service_client::BackupServiceClient,
+};
+use prost_types::{Struct, Value, value::Kind};
+use tonic::{Streaming, transport::Channel};
+
+/// Watchers that do not read, on as many connections as they need.
+const WATCHERS: usize = 200;
+const STREAMS: usize = 100;
+/// What is written while they do not: 30 MB, so that an unbounded queue of each would be 6 GB.
+const BACKUPS: usize = 2000;
+const NOTE_BYTES: usize = 15_000;
+/// What they may cost: windows, a message each, and what the store takes for the writes themselves.
+const GROWTH_MIB_MAX: u64 = 128;
+
+fn rss_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.and_then(|kib| kib.parse::<u64>().ok())
+        .expect("a number")
+        >> 10
+}
+
+fn large(n: usize) -> Backup {
+    let note = Value {
+        kind: Some(Kind::StringValue("n".repeat(NOTE_BYTES))),
+    };
+    let note = [("note".to_owned(), note)];
+    backup_with(&format!("backup {n:05}"), |_, metadata| {
+        metadata.extra = Some(Struct {
+            fields: note.into(),
+        });
+    })
+}
+
+async fn write(client: &BackupServiceClient<Channel>, numbers: std::ops::Range<usize>) {
+    for start in numbers.clone().step_by(32) {
+        let creates = (start..numbers.end.min(start + 32)).map(|n| {
+            let mut client = client.clone();
+            async move {
+                let request = CreateBackupRequest {
+                    project_id: PROJECT.into(),
+                    backup: Some(large(n)),
+                };
+                client.create_backup(request).await.expect("created");
+            }
+        });
+        futures_util::future::join_all(creates).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_reading_costs_a_bounded_amount_of_memory_and_catches_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ChildServer::start(&dir.path().join("icebox.db"));
+    let writer = server.backups().await;
+    // What writing takes by itself is taken before.
+    write(&writer, 0..BACKUPS / 2).await;
+    let mut watches: Vec<Streaming<WatchBackupsResponse>> = Vec::new();
+    let mut client = server.backups().await;
+    for n in 0..WATCHERS {
+        if n % STREAMS == 0 {
+            client = server.backups().await;
+        }
+        let request = WatchBackupsRequest {
+            project_id: PROJECT.into(),
+            after_revision: (BACKUPS / 2) as u64,
+            filter: None,
+        };
+        let watch = client.watch_backups(request).await.unwrap();
+        watches.push(watch.into_inner());
+    }
+    let before = rss_mib(server.pid());
+    write(&writer, BACKUPS..2 * BACKUPS).await;
+    let grown = rss_mib(server.pid()).saturating_sub(before);
+    assert!(grown <= GROWTH_MIB_MAX, "it has grown by {grown} MiB");
+    println!(
+        "{WATCHERS} watchers that do not read, {BACKUPS} changes: it has grown by {grown} MiB"
+    );
+    let mut watch = watches.swap_remove(WATCHERS / 2);
+    drop(watches);
+    let mut seen = 0;
+    while seen < BACKUPS {
+        let said = watch.message().await.unwrap().expect("it goes on");
+        if let Some(WatchEvent::Put(_)) = said.decoded().unwrap() {
+            seen += 1;
+        }
+    }
+    drop(watch);
+    assert!(server.terminate().success());
+}
