@@ -134,25 +134,25 @@ impl Asked {
     /// Every bad parameter. Others than these are nobody's.
     fn read(parameters: &HashMap<String, String>) -> Result<Asked, Violations> {
         let mut violations = Violations::new();
-        let mut number =
-            |name: &str, max: u64| match parameters.get(name).map(|text| text.parse::<u64>()) {
-                None => 0,
-                Some(Ok(number)) if number <= max => usize::try_from(number).unwrap_or(usize::MAX),
-                Some(_) => {
-                    violations.add(name, format!("must be a whole number from 0 to {max}"));
-                    0
-                }
-            };
+        // One that is there and empty is as good as missing.
+        let said = |name: &str| parameters.get(name).filter(|text| !text.is_empty());
+        let mut number = |name: &str, max: u64| match said(name).map(|text| text.parse::<u64>()) {
+            None => 0,
+            Some(Ok(number)) if number <= max => usize::try_from(number).unwrap_or(usize::MAX),
+            Some(_) => {
+                violations.add(name, format!("must be a whole number from 0 to {max}"));
+                0
+            }
+        };
         let limit = match number("limit", LIMIT_MAX) {
             0 => LIMIT_DEFAULT,
             limit => limit,
         };
         let offset = number("offset", u64::from(u32::MAX));
-        let all_projects = parameters.get("all_projects").map(String::as_str);
-        let has_all_projects = match all_projects.unwrap_or_default() {
-            "" | "False" | "false" | "0" => false,
-            "True" | "true" | "1" => true,
-            _ => {
+        let has_all_projects = match said("all_projects").map(String::as_str) {
+            None | Some("False" | "false" | "0") => false,
+            Some("True" | "true" | "1") => true,
+            Some(_) => {
                 violations.add("all_projects", "must be True or False");
                 false
             }
@@ -160,7 +160,7 @@ impl Asked {
         violations.or(Asked {
             limit,
             offset,
-            marker: parameters.get("marker").cloned().unwrap_or_default(),
+            marker: said("marker").cloned().unwrap_or_default(),
             has_all_projects,
         })
     }
