@@ -16,7 +16,7 @@ use icebox::{
 use prost_types::FieldMask;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 /// The project that tests work in.
@@ -395,4 +395,14 @@ pub(crate) fn is_new_id(id: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
         && id.as_bytes()[12] == b'7'
+}
+
+/// That `refused` names these fields, in this order, as the only bad ones.
+pub(crate) fn assert_invalid(what: &str, refused: Result<impl Sized, Status>, fields: &[&str]) {
+    let Err(status) = refused else {
+        panic!("{what}: accepted")
+    };
+    assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status:?}");
+    assert_eq!(bad_fields(&status), fields, "{what}: {status}");
+    assert_eq!(reason_of(&status), "INVALID_FIELDS", "{what}");
 }
