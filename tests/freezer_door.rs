@@ -122,6 +122,28 @@ async fn a_server_that_ends_waits_for_no_connection_that_is_idle() {
     );
 }
 
+#[tokio::test]
+async fn a_body_may_come_in_chunks_and_be_called_plain_text() {
+    let freezer = Freezer::start().await;
+    let document = freezer::job("nightly").to_string();
+    let (begin, end) = document.split_at(document.len() / 2);
+    let mut stream = TcpStream::connect(&freezer.address).await.unwrap();
+    let head = "POST /v2/demo/jobs/ HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for chunk in [begin, end, ""] {
+        let chunk = format!("{:x}\r\n{chunk}\r\n", chunk.len());
+        stream.write_all(chunk.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 Created"), "{answer}");
+    assert_eq!(
+        freezer.listed("/v2/demo/jobs/", "description").await,
+        ["nightly"]
+    );
+}
+
 /// What a server over TLS answers a client that speaks these protocols.
 async fn over_tls(
     address: &str,
