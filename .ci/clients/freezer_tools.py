@@ -1,4 +1,4 @@
-"""Freezer's own tools, unmodified, against Icebox: python freezer.py PATH_TO_ICEBOX DIRECTORY_OF_THEIR_PROGRAMS
+"""Freezer's own tools, unmodified, against Icebox: python freezer_tools.py PATH_TO_ICEBOX DIRECTORY_OF_THEIR_PROGRAMS
 
 Every command of the OpenStack client's plugin does what it says, and a scheduler picks up a job that was created over gRPC, has the
 agent make the backup, and reports it.
