@@ -83,14 +83,14 @@ impl Asked {
     /// If neither a password nor a token is there.
     fn read(document: &Value) -> Result<Asked, Violations> {
         let text = |at: &str| document.pointer(at).and_then(Value::as_str);
-        let user = "/auth/identity/password/user";
-        let token = text("/auth/identity/password/user/password")
-            .or_else(|| text("/auth/identity/token/id"));
+        let password = text("/auth/identity/password/user/password");
+        let token = password.or_else(|| text("/auth/identity/token/id"));
         let Some(token) = token else {
             let expected = "must have a password, which is a token of this server";
             return Err(Violations::one("auth.identity", expected));
         };
-        let name = text(&format!("{user}/name")).or_else(|| text(&format!("{user}/id")));
+        let name = text("/auth/identity/password/user/name");
+        let name = name.or_else(|| text("/auth/identity/password/user/id"));
         let project = text("/auth/scope/project/id").or_else(|| text("/auth/scope/project/name"));
         Ok(Asked {
             user: name.unwrap_or_default().to_owned(),

@@ -12,10 +12,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::catalog::Error;
-
-/// What the fields of a resource are named by where a request names it beside others: here it is the whole document.
-const WITHIN: [&str; 5] = ["backup.", "job.", "action.", "client.", "session."];
+use crate::{catalog::Error, freezer_json::path_in_document};
 
 /// What a handler refuses with.
 #[derive(Debug)]
@@ -108,7 +105,8 @@ fn worded(status: &Status) -> Response {
         ("NO_TOKEN", _) => "who are you? Send a token, as `X-Auth-Token: TOKEN`".into(),
         (_, Some(bad)) => {
             let violations = bad.field_violations.iter();
-            let said = violations.map(|bad| format!("{} {}", here(&bad.field), bad.description));
+            let said = violations
+                .map(|bad| format!("{} {}", path_in_document(&bad.field), bad.description));
             said.collect::<Vec<_>>().join("; ")
         }
         _ => status.message().to_owned(),
@@ -125,14 +123,6 @@ fn worded(status: &Status) -> Response {
         _ => {}
     }
     response
-}
-
-/// A field's path in the document.
-fn here(field: &str) -> &str {
-    let mut within = WITHIN.iter();
-    within
-        .find_map(|within| field.strip_prefix(within))
-        .unwrap_or(field)
 }
 
 /// Freezer's, where it has one.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     proto::{Action, Backup, Client, FreezerAction, Job, Session},
-    resource::{Resource, Violations},
+    resource::{Kind, Resource, Violations},
 };
 
 /// A resource that Freezer has documents of.
@@ -106,6 +106,19 @@ impl Documented for Session {
     fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
         read_session(document)
     }
+}
+
+/// The path in a document of a field that is refused by its path in a request, where the resource has a name.
+pub(crate) fn path_in_document(field: &str) -> &str {
+    let kinds = [
+        Backup::KIND,
+        Job::KIND,
+        Action::KIND,
+        Client::KIND,
+        Session::KIND,
+    ];
+    let within = |kind: Kind| field.strip_prefix(kind.field)?.strip_prefix('.');
+    kinds.into_iter().find_map(within).unwrap_or(field)
 }
 
 /// An action that names a project names the one that it comes to.

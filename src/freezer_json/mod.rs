@@ -28,7 +28,7 @@ mod write;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub(crate) use self::{
-    documented::Documented,
+    documented::{Documented, path_in_document},
     read::{read_changes, read_document, with_metadata_apart},
     write::Writer,
 };

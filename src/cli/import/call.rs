@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use super::{Done, Target};
 use crate::{
     cli::remote::Remote,
-    freezer_json::{Document, Form},
+    freezer_json::{Document, Form, path_in_document},
     proto::Single,
     resource::{Resource, ResourceId, Valid},
 };
@@ -143,14 +143,7 @@ pub(super) fn reason_of(status: &Status) -> String {
         return status.message().to_owned();
     }
     let reasons = violations.iter().map(|violation| {
-        let field = violation.field.as_str();
-        let path = field
-            .strip_prefix("backup.")
-            .or_else(|| field.strip_prefix("job."))
-            .or_else(|| field.strip_prefix("client."))
-            .or_else(|| field.strip_prefix("action."))
-            .or_else(|| field.strip_prefix("session."))
-            .unwrap_or(field);
+        let path = path_in_document(&violation.field);
         format!("{path} {}", violation.description)
     });
     reasons.collect::<Vec<_>>().join("; ")
