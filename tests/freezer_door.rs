@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freezer::Freezer;
-use icebox::{Access, Icebox, Listener, Options, Tls};
+use freezer::{Freezer, JOBS, job, values};
+use icebox::{Access, Icebox, Limits, Listener, Options, Tls, Tokens};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -125,7 +126,7 @@ async fn a_server_that_ends_waits_for_no_connection_that_is_idle() {
 #[tokio::test]
 async fn a_body_may_come_in_chunks_and_be_called_plain_text() {
     let freezer = Freezer::start().await;
-    let document = freezer::job("nightly").to_string();
+    let document = job("nightly").to_string();
     let (begin, end) = document.split_at(document.len() / 2);
     let mut stream = TcpStream::connect(&freezer.address).await.unwrap();
     let head = "POST /v2/demo/jobs/ HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
@@ -189,4 +190,132 @@ async fn over_tls_it_speaks_http_1_and_nothing_else() {
         assert!(answer.contains("https://localhost/v2/"), "{answer}");
     }
     assert!(over_tls(&address, &trusted, &[http2]).await.is_err());
+}
+
+/// Tokens that are called like their roles.
+fn tokens() -> Tokens {
+    let entry = |role: &str, hash: &str, client: &str| {
+        format!(
+            "[[token]]\nsha256 = \"{hash}\"\nuser_id = \"the-{role}\"\nrole = \"{role}\"\nprojects = [\"demo\"]\n{client}\n"
+        )
+    };
+    let text = [
+        entry(
+            "member",
+            "e31ab643c44f7a0ec824b59d1194d60dac334200d845e61d2d289daa0f087ea4",
+            "",
+        ),
+        entry(
+            "reader",
+            "3d0941964aa3ebdcb00ccef58b1bb399f9f898465e9886d5aec7f31090a0fb30",
+            "",
+        ),
+        entry(
+            "agent",
+            "d4f0bc5a29de06b510f9aa428f1eedba926012b591fef7a518e776a7c9bd1824",
+            "client_id = \"node1\"",
+        ),
+    ];
+    Tokens::parse(&text.concat()).expect("tokens")
+}
+
+#[tokio::test]
+async fn a_token_may_here_what_it_may_over_grpc() {
+    let access = Access::with_tokens(tokens());
+    let freezer = Freezer::start_for(access, Limits::default()).await;
+    let job_of = |client: &str| {
+        let mut job = job("nightly");
+        job["client_id"] = json!(client);
+        job.to_string()
+    };
+    let created = async |client: &str| {
+        let created = freezer
+            .send_as("member", "POST", JOBS, job_of(client))
+            .await;
+        assert_eq!(created.status, 201, "{created:?}");
+        format!("{JOBS}{}", created.document["job_id"].as_str().unwrap())
+    };
+    let (own, foreign) = (created("node1").await, created("node2").await);
+    let stored = freezer.send_as("member", "GET", &own, "").await;
+    assert_eq!(stored.document["user_id"], "the-member");
+    let patch = r#"{"job_schedule": {"status": "running"}}"#;
+    let event = format!("{own}/event");
+    let revision = freezer.icebox.revision();
+    for (token, method, path, body, status) in [
+        ("", "GET", JOBS, "", 401),
+        ("nobody", "GET", JOBS, "", 401),
+        ("member, member", "GET", JOBS, "", 401),
+        ("reader", "GET", JOBS, "", 200),
+        ("reader", "POST", JOBS, &job_of("node1"), 403),
+        ("reader", "POST", &own, &job_of("node1"), 403),
+        ("reader", "PATCH", &own, patch, 403),
+        ("reader", "DELETE", &own, "", 403),
+        ("reader", "POST", &event, r#"{"start": null}"#, 403),
+        ("member", "GET", "/v2/other/jobs", "", 403),
+        ("member", "POST", "/v2/other/jobs", &job_of("node1"), 403),
+        ("member", "DELETE", &own.replace("demo", "other"), "", 403),
+        ("member", "GET", "/v2/demo/jobs?all_projects=True", "", 403),
+        ("agent", "POST", JOBS, &job_of("node1"), 403),
+        ("agent", "GET", &own, "", 200),
+        ("agent", "GET", &foreign, "", 404),
+        ("agent", "PATCH", &foreign, patch, 404),
+        ("agent", "DELETE", &own, "", 403),
+        ("agent", "GET", "/v2/demo/sessions", "", 403),
+    ] {
+        let answer = freezer.send_as(token, method, path, body.to_owned()).await;
+        assert_eq!(
+            answer.status, status,
+            "{token}: {method} {path}: {answer:?}"
+        );
+        if status >= 400 {
+            assert!(answer.document["description"].is_string(), "{answer:?}");
+        }
+    }
+    assert_eq!(freezer.icebox.revision(), revision);
+    let listed = freezer.send_as("agent", "GET", JOBS, "").await;
+    assert_eq!(values(&listed.document, "client_id"), ["node1"]);
+    let patched = freezer.send_as("agent", "PATCH", &own, patch).await;
+    assert_eq!(patched.status, 200, "{patched:?}");
+}
+
+/// What Freezer's programs ask a Keystone.
+fn login(password: &str, project: &str) -> String {
+    let user = json!({"name": "freezer", "password": password, "domain": {"name": "Default"}});
+    let scope = json!({"project": {"name": project, "domain": {"name": "Default"}}});
+    json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}).to_string()
+}
+
+#[tokio::test]
+async fn a_token_is_the_password_of_those_who_ask_a_keystone() {
+    let access = Access::with_tokens(tokens());
+    let freezer = Freezer::start_for(access, Limits::default()).await;
+    let version = freezer.send_as("", "GET", "/v3/", "").await;
+    let identity = &version.document["version"];
+    assert_eq!((version.status, &identity["id"]), (200, &json!("v3.14")));
+    let path = "/v3/auth/tokens";
+    let given = freezer
+        .send_as("", "POST", path, login("member", "demo"))
+        .await;
+    assert_eq!(given.status, 201, "{given:?}");
+    let token = &given.document["token"];
+    assert_eq!(token["user"]["id"], "the-member");
+    assert_eq!(token["project"]["id"], "demo");
+    let endpoint = &token["catalog"][0]["endpoints"][0]["url"];
+    assert_eq!(*endpoint, format!("http://{}", freezer.address));
+    for (body, status) in [
+        (login("nobody", "demo"), 401),
+        (login("member", "other"), 401),
+        (login("", "demo"), 401),
+        (login("m\nr", "demo"), 401),
+        (
+            r#"{"auth": {"identity": {"methods": ["password"]}}}"#.into(),
+            400,
+        ),
+        ("[]".into(), 400),
+        (String::new(), 400),
+    ] {
+        let refused = freezer.send_as("", "POST", path, body.clone()).await;
+        assert_eq!(refused.status, status, "{body}: {refused:?}");
+        assert!(refused.document["description"].is_string(), "{refused:?}");
+    }
 }

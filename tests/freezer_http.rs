@@ -2,9 +2,9 @@
 
 mod freezer;
 
-use freezer::{Answer, BACKUPS, Freezer, JOBS, PROJECT, SESSIONS, backup, job, values};
+use freezer::{Answer, BACKUPS, Freezer, JOBS, PROJECT, SESSIONS, backup, job};
 use icebox::{
-    Access, Limits, Tokens,
+    Access, Limits,
     proto::{Job, JobSchedule},
 };
 use serde_json::{Value, json};
@@ -537,132 +537,4 @@ async fn an_action_that_is_deleted_is_taken_out_of_the_jobs_that_use_it() {
     assert_eq!(freezer.send("DELETE", &one, Value::Null).await.status, 204);
     let left = freezer.get(&uses_it).await;
     assert_eq!(left["job_actions"], json!([own]));
-}
-
-/// Tokens that are called like their roles.
-fn tokens() -> Tokens {
-    let entry = |role: &str, hash: &str, client: &str| {
-        format!(
-            "[[token]]\nsha256 = \"{hash}\"\nuser_id = \"the-{role}\"\nrole = \"{role}\"\nprojects = [\"demo\"]\n{client}\n"
-        )
-    };
-    let text = [
-        entry(
-            "member",
-            "e31ab643c44f7a0ec824b59d1194d60dac334200d845e61d2d289daa0f087ea4",
-            "",
-        ),
-        entry(
-            "reader",
-            "3d0941964aa3ebdcb00ccef58b1bb399f9f898465e9886d5aec7f31090a0fb30",
-            "",
-        ),
-        entry(
-            "agent",
-            "d4f0bc5a29de06b510f9aa428f1eedba926012b591fef7a518e776a7c9bd1824",
-            "client_id = \"node1\"",
-        ),
-    ];
-    Tokens::parse(&text.concat()).expect("tokens")
-}
-
-#[tokio::test]
-async fn a_token_may_here_what_it_may_over_grpc() {
-    let access = Access::with_tokens(tokens());
-    let freezer = Freezer::start_for(access, Limits::default()).await;
-    let job_of = |client: &str| {
-        let mut job = job("nightly");
-        job["client_id"] = json!(client);
-        job.to_string()
-    };
-    let created = async |client: &str| {
-        let created = freezer
-            .send_as("member", "POST", JOBS, job_of(client))
-            .await;
-        assert_eq!(created.status, 201, "{created:?}");
-        format!("{JOBS}{}", created.document["job_id"].as_str().unwrap())
-    };
-    let (own, foreign) = (created("node1").await, created("node2").await);
-    let stored = freezer.send_as("member", "GET", &own, "").await;
-    assert_eq!(stored.document["user_id"], "the-member");
-    let patch = r#"{"job_schedule": {"status": "running"}}"#;
-    let event = format!("{own}/event");
-    let revision = freezer.icebox.revision();
-    for (token, method, path, body, status) in [
-        ("", "GET", JOBS, "", 401),
-        ("nobody", "GET", JOBS, "", 401),
-        ("member, member", "GET", JOBS, "", 401),
-        ("reader", "GET", JOBS, "", 200),
-        ("reader", "POST", JOBS, &job_of("node1"), 403),
-        ("reader", "POST", &own, &job_of("node1"), 403),
-        ("reader", "PATCH", &own, patch, 403),
-        ("reader", "DELETE", &own, "", 403),
-        ("reader", "POST", &event, r#"{"start": null}"#, 403),
-        ("member", "GET", "/v2/other/jobs", "", 403),
-        ("member", "POST", "/v2/other/jobs", &job_of("node1"), 403),
-        ("member", "DELETE", &own.replace("demo", "other"), "", 403),
-        ("member", "GET", "/v2/demo/jobs?all_projects=True", "", 403),
-        ("agent", "POST", JOBS, &job_of("node1"), 403),
-        ("agent", "GET", &own, "", 200),
-        ("agent", "GET", &foreign, "", 404),
-        ("agent", "PATCH", &foreign, patch, 404),
-        ("agent", "DELETE", &own, "", 403),
-        ("agent", "GET", "/v2/demo/sessions", "", 403),
-    ] {
-        let answer = freezer.send_as(token, method, path, body.to_owned()).await;
-        assert_eq!(
-            answer.status, status,
-            "{token}: {method} {path}: {answer:?}"
-        );
-        if status >= 400 {
-            assert!(answer.document["description"].is_string(), "{answer:?}");
-        }
-    }
-    assert_eq!(freezer.icebox.revision(), revision);
-    let listed = freezer.send_as("agent", "GET", JOBS, "").await;
-    assert_eq!(values(&listed.document, "client_id"), ["node1"]);
-    let patched = freezer.send_as("agent", "PATCH", &own, patch).await;
-    assert_eq!(patched.status, 200, "{patched:?}");
-}
-
-/// What Freezer's programs ask a Keystone.
-fn login(password: &str, project: &str) -> String {
-    let user = json!({"name": "freezer", "password": password, "domain": {"name": "Default"}});
-    let scope = json!({"project": {"name": project, "domain": {"name": "Default"}}});
-    json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}).to_string()
-}
-
-#[tokio::test]
-async fn a_token_is_the_password_of_those_who_ask_a_keystone() {
-    let access = Access::with_tokens(tokens());
-    let freezer = Freezer::start_for(access, Limits::default()).await;
-    let version = freezer.send_as("", "GET", "/v3/", "").await;
-    let identity = &version.document["version"];
-    assert_eq!((version.status, &identity["id"]), (200, &json!("v3.14")));
-    let path = "/v3/auth/tokens";
-    let given = freezer
-        .send_as("", "POST", path, login("member", "demo"))
-        .await;
-    assert_eq!(given.status, 201, "{given:?}");
-    let token = &given.document["token"];
-    assert_eq!(token["user"]["id"], "the-member");
-    assert_eq!(token["project"]["id"], "demo");
-    let endpoint = &token["catalog"][0]["endpoints"][0]["url"];
-    assert_eq!(*endpoint, format!("http://{}", freezer.address));
-    for (body, status) in [
-        (login("nobody", "demo"), 401),
-        (login("member", "other"), 401),
-        (login("", "demo"), 401),
-        (login("m\nr", "demo"), 401),
-        (
-            r#"{"auth": {"identity": {"methods": ["password"]}}}"#.into(),
-            400,
-        ),
-        ("[]".into(), 400),
-        (String::new(), 400),
-    ] {
-        let refused = freezer.send_as("", "POST", path, body.clone()).await;
-        assert_eq!(refused.status, status, "{body}: {refused:?}");
-        assert!(refused.document["description"].is_string(), "{refused:?}");
-    }
 }
