@@ -32,9 +32,10 @@ const LIMIT_DEFAULT: usize = 100;
 /// More than a project has: what is asked for is streamed, however much it is.
 const LIMIT_MAX: u64 = 1_000_000;
 /// What is read at once.
-const PAGE_ITEMS_MAX: usize = 200;
-/// What is written before it is sent on.
-const CHUNK_BYTES: usize = 64 << 10;
+const PAGE_ITEMS_MAX: usize = 100;
+/// What is written before it is sent on, and what one document more takes, most often.
+const CHUNK_BYTES: usize = 32 << 10;
+const DOCUMENT_BYTES: usize = 4 << 10;
 /// What stands for every project.
 const ALL_PROJECTS: &str = "-";
 
@@ -95,15 +96,16 @@ pub(super) async fn list<R: Document>(
     }
     let first = listing.chunk().await?;
     let bytes = AnswerBytes(first.len());
-    let held = listing.held.clone();
-    let body = if listing.stands == Stands::Done {
-        Body::from(first)
+    let mut response = if listing.stands == Stands::Done {
+        json_of(StatusCode::OK, first)
     } else {
-        Body::from_stream(stream::once(ready(Ok(first))).chain(stream::unfold(listing, rest)))
+        let held = listing.held.clone();
+        let chunks = stream::once(ready(Ok(first))).chain(stream::unfold(listing, rest));
+        let mut response = json_of(StatusCode::OK, Body::from_stream(chunks));
+        response.extensions_mut().insert(held);
+        response
     };
-    let mut response = json_of(StatusCode::OK, body);
     response.extensions_mut().insert(bytes);
-    response.extensions_mut().insert(held);
     Ok(response)
 }
 
@@ -226,7 +228,7 @@ impl<R: Document> Listing<R> {
 
     /// The next part of the answer.
     async fn chunk(&mut self) -> Result<Bytes, Error> {
-        let mut text = Vec::with_capacity(CHUNK_BYTES);
+        let mut text = Vec::with_capacity(CHUNK_BYTES + DOCUMENT_BYTES);
         loop {
             self.write_page(&mut text)?;
             let has_more = self.left > 0 && !self.page.next_page_token.is_empty();
