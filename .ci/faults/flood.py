@@ -1,6 +1,6 @@
 """Callers that nobody wants, by the thousand: python flood.py PATH_TO_ICEBOX
 
-2,700 connections to one server: some say nothing, some begin and say no more, some send garbage, some ask for lists and do not
+2,300 connections to one server: some say nothing, some begin and say no more, some send garbage, some ask for lists and do not
 read them, some send half a request on each of a hundred streams, some reset what they open as fast as they can, and some do the like
 over HTTP/1.1. Meanwhile a caller that
 behaves is answered, the server's memory stays within its cache and 256 MiB, and when they have gone it is as it was before.
@@ -32,11 +32,11 @@ P99_MAX_S = 0.25
 KINDS = {"silent": 500, "begun": 300, "garbage": 400, "unread": 300, "half": 300, "resetting": 200}
 # The same over HTTP/1.1, by what they send.
 HTTP_KINDS = {
-    b"": 100,
-    b"GET /v2/p/backups HTTP/1.1\r\nHost: x\r\nX-": 100,
-    b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n{": 100,
-    b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n": 100,
-    b"GET /v2/p/backups?limit=100000 HTTP/1.1\r\nHost: x\r\n\r\n" * 50: 300,
+    b"": 50,
+    b"GET /v2/p/backups HTTP/1.1\r\nHost: x\r\nX-": 50,
+    b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n{": 50,
+    b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n": 50,
+    b"GET /v2/p/backups?limit=100000 HTTP/1.1\r\nHost: x\r\n\r\n" * 50: 100,
 }
 
 
