@@ -12,10 +12,6 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use prost_types::FieldMask;
@@ -234,8 +230,6 @@ impl Calls<'_, Job> {
         project_id: &str,
         job_id: &str,
     ) -> Result<(Job, bool), Error> {
-        let is_news = Arc::new(AtomicBool::new(false));
-        let noted = is_news.clone();
         let (project, id) = one::<Job>(&self.behalf.authority, project_id, job_id)?;
         let asked = id.clone();
         let authority = self.behalf.authority.clone();
@@ -249,13 +243,12 @@ impl Calls<'_, Job> {
                 reason: event.refusal(),
                 message,
             })?;
-            noted.store(changed != *stored, Ordering::Relaxed);
             Ok(changed)
         };
         let author = self.behalf.author.as_ref();
         let updated = self.catalog.update(author, project, asked, None, change);
-        let job = self.behalf.authority.shown(updated.await?);
-        Ok((job, is_news.load(Ordering::Relaxed)))
+        let (job, is_news) = updated.await?;
+        Ok((self.behalf.authority.shown(job), is_news))
     }
 }
 
@@ -328,7 +321,8 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
             let updated = self
                 .catalog
                 .update(author, project, named, expected, change);
-            Ok(self.behalf.authority.shown(updated.await?))
+            let (updated, _) = updated.await?;
+            Ok(self.behalf.authority.shown(updated))
         })
     }
 }
@@ -373,7 +367,7 @@ impl<'a, R: Resource> IntoFuture for Delete<'a, R> {
 }
 
 /// Stored records whose checksum holds, and that are none.
-fn undecodable<R: Resource>() -> Error {
+pub(crate) fn undecodable<R: Resource>() -> Error {
     Error::undecodable(R::KIND.field.as_bytes())
 }
 

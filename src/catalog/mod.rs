@@ -197,8 +197,8 @@ impl Catalog {
             .await
     }
 
-    /// Changes the resource with that id and returns it as stored. What `change` leaves as it is takes no
-    /// revision. `change` may be called again, if others change the resource meanwhile.
+    /// Changes the resource with that id and returns it as stored, and whether that has changed it. What `change` leaves as it is
+    /// takes no revision. `change` may be called again, if others change the resource meanwhile.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision; whatever
@@ -210,7 +210,7 @@ impl Catalog {
         id: ResourceId,
         expected_revision: Option<u64>,
         change: impl Fn(&R) -> Result<R, Error> + Send + Sync + 'static,
-    ) -> Result<R, Error> {
+    ) -> Result<(R, bool), Error> {
         // Patching and checking take a while for a large resource: not on an async thread.
         let about = (project, id.clone());
         let updated = self.transact(author, about, Reach::Far, move |transaction| {
@@ -219,11 +219,11 @@ impl Catalog {
             transaction.replace(&stored, changed)
         });
         Ok(match updated.await? {
-            (unchanged, None) => unchanged,
+            (unchanged, None) => (unchanged, false),
             (changed, Some(revision)) => {
                 let stored = with_revision(changed, revision);
                 tell("updated", &stored);
-                stored
+                (stored, true)
             }
         })
     }
