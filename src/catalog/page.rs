@@ -103,8 +103,11 @@ impl Catalog {
         let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
         // What a filter lets through may lie far apart: such a page may look at very many items.
-        let is_near = compared::<R>(&query).is_none() && query.only.is_none() && query.skip == 0;
-        let reach = if is_near { Reach::Page } else { Reach::Far };
+        let reach = if takes_what_comes(&query) {
+            Reach::Page
+        } else {
+            Reach::Far
+        };
         let id = self.store.id();
         let first = move |view: &View| Scan::start(view, id, &seen, query)?.step(view);
         let mut scan = self.store.read(reach, first).await?;
@@ -230,9 +233,10 @@ fn secrets<R: Resource>(
         return Ok(secrets);
     }
     // Each is one of a record, so that those of the first records are among as many first secrets.
-    let most = match compared::<R>(query) {
-        None if query.only.is_none() && query.skip == 0 => query.limit,
-        _ => STEP_ITEMS_MAX,
+    let most = if takes_what_comes(query) {
+        query.limit
+    } else {
+        STEP_ITEMS_MAX
     };
     let _all = view.scan::<Error>(keys::secrets_of(range), |found| {
         let place = keys::place(found.key).to_vec();
@@ -244,6 +248,11 @@ fn secrets<R: Resource>(
         })
     })?;
     Ok(secrets)
+}
+
+/// Whether the first records of a query's range are its page, whatever they are.
+fn takes_what_comes<R: Resource>(query: &Query<R>) -> bool {
+    compared(query).is_none() && query.only.is_none() && query.skip == 0
 }
 
 /// What records have to be compared with, beyond what their range says of them.
