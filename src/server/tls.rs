@@ -97,7 +97,12 @@ impl Tls {
 
     /// What makes a TLS connection of another, on which that is spoken.
     pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
-        let mut config = (*self.config()).clone();
+        let config = self.config();
+        // Only what is not as it was made is copied.
+        if config.alpn_protocols == [protocol] {
+            return TlsAcceptor::from(config);
+        }
+        let mut config = (*config).clone();
         config.alpn_protocols = vec![protocol.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
@@ -127,11 +132,12 @@ fn config(
     key: &PrivateKeyDer<'static>,
     verifier: Arc<dyn ClientCertVerifier>,
 ) -> Result<Arc<ServerConfig>, BadTls> {
-    let config = ServerConfig::builder_with_provider(provider().into())
+    let mut config = ServerConfig::builder_with_provider(provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| BadTls::because(&error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates.to_vec(), key.clone_key())
         .map_err(|error| BadTls::because(&error))?;
+    config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(Arc::new(config))
 }
