@@ -57,7 +57,7 @@ impl Document for Backup {
 
     /// A scheduler sends an agent's metadata as it is, here too.
     fn changing(document: Value) -> Value {
-        freezer_json::with_metadata_apart(document)
+        freezer_json::with_metadata_apart(&document).into_owned()
     }
 
     fn within(time_after: Option<i64>, time_before: Option<i64>) -> Option<BackupFilter> {

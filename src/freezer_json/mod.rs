@@ -29,7 +29,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub(crate) use self::{
     documented::{Documented, path_in_document},
-    read::{read_changes, read_document, with_metadata_apart},
+    read::{read_changes, read_document, whole_number, with_metadata_apart},
     write::Writer,
 };
 use crate::proto::{Action, Backup, Client, Job, Session};

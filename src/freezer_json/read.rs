@@ -1,6 +1,6 @@
 //! Reading Freezer's documents.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Field,
@@ -169,23 +169,22 @@ pub(crate) fn read_changes<M: prost::Name + Default>(
 /// # Errors
 /// If it is no object, or has values that fit neither their field nor an `extra`.
 pub(super) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
-    read_resource(&with_metadata_apart(value.clone()))
+    read_resource(&with_metadata_apart(value))
 }
 
 /// A backup's document whose metadata stands apart from the backup itself, made of bare metadata, if it is that.
-pub(crate) fn with_metadata_apart(document: Value) -> Value {
-    match document {
-        Value::Object(members)
-            if members.contains_key("backup_name") && !has_metadata(&members) =>
-        {
-            let is_beside = |(key, _): &(String, Value)| BESIDE_METADATA.contains(&key.as_str());
-            let (mut beside, metadata): (Map<_, _>, Map<_, _>) =
-                members.into_iter().partition(is_beside);
-            beside.insert("backup_metadata".into(), Value::Object(metadata));
-            Value::Object(beside)
-        }
-        other => other,
-    }
+pub(crate) fn with_metadata_apart(document: &Value) -> Cow<'_, Value> {
+    let bare = document
+        .as_object()
+        .filter(|members| members.contains_key("backup_name") && !has_metadata(members));
+    let Some(members) = bare else {
+        return Cow::Borrowed(document);
+    };
+    let is_beside = |(key, _): &(String, Value)| BESIDE_METADATA.contains(&key.as_str());
+    let (mut beside, metadata): (Map<_, _>, Map<_, _>) =
+        members.clone().into_iter().partition(is_beside);
+    beside.insert("backup_metadata".into(), Value::Object(metadata));
+    Cow::Owned(Value::Object(beside))
 }
 
 fn object(value: &Value) -> Result<&Map<String, Value>, Violations> {
@@ -530,6 +529,11 @@ fn boolean(value: &Value) -> Option<bool> {
         Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
         _ => None,
     }
+}
+
+/// A whole number of at most 64 bits, which may be written as text.
+pub(crate) fn whole_number(value: &Value) -> Option<i64> {
+    integer(value)?.try_into().ok()
 }
 
 fn integer(value: &Value) -> Option<i128> {
