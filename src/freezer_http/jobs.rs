@@ -9,7 +9,7 @@ use axum::{
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Edge, document_in, refusal::Refused, resources::answer};
+use super::{Edge, document_in, only_member, refusal::Refused, resources::answer};
 use crate::{
     calls::{Behalf, Calls},
     proto::Job,
@@ -24,12 +24,10 @@ pub(super) async fn event(
     body: Bytes,
 ) -> Result<Response, Refused> {
     let document = document_in(&body)?;
-    let events = document.as_object().into_iter().flatten();
-    let mut events = events.map(|(name, _)| name.as_str());
-    let (event, name) = match (events.next(), events.next()) {
-        (Some("start"), None) => (Event::Start, "start"),
-        (Some("stop"), None) => (Event::Stop, "stop"),
-        (Some("abort"), None) => (Event::Abort, "abort"),
+    let (event, name) = match only_member(&document) {
+        Some(("start", _)) => (Event::Start, "start"),
+        Some(("stop", _)) => (Event::Stop, "stop"),
+        Some(("abort", _)) => (Event::Abort, "abort"),
         _ => {
             let expected = r#"must be {"start": null}, {"stop": null} or {"abort": null}"#;
             return Err(Violations::one("the body", expected).into());

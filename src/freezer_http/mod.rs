@@ -182,3 +182,10 @@ fn document_in(body: &[u8]) -> Result<Value, Refused> {
         Violations::one("the body", why).into()
     })
 }
+
+/// The member of an object that has just one: what is asked, with what it is asked about.
+fn only_member(document: &Value) -> Option<(&str, &Value)> {
+    let mut members = document.as_object()?.iter();
+    let (name, value) = members.next()?;
+    members.next().is_none().then_some((name.as_str(), value))
+}

@@ -4,7 +4,10 @@ use memchr::memmem::Finder;
 use prost::DecodeError;
 use serde_json::Value;
 
-use crate::{freezer_json::Writer, resource::Violations};
+use crate::{
+    freezer_json::{Writer, whole_number},
+    resource::Violations,
+};
 
 /// What may be asked for at once.
 const CRITERIA_MAX: usize = 64;
@@ -175,7 +178,11 @@ fn criteria(path: &str, value: &Value, violations: &mut Violations) -> Vec<Crite
         };
         for (key, wanted) in members {
             if key == "_all" {
-                criteria.extend(all_of(&format!("{path}[{n}]._all"), wanted, violations));
+                // What `openstack … --search` makes of its argument: such a list as JSON, in a string.
+                let inner = wanted.as_str().map(serde_json::from_str::<Value>);
+                let inner = inner.and_then(Result::ok).unwrap_or_default();
+                let path = format!("{path}[{n}]._all");
+                criteria.extend(self::criteria(&path, &inner, violations));
             } else {
                 criteria.push(Criterion::new(key, wanted));
             }
@@ -187,36 +194,9 @@ fn criteria(path: &str, value: &Value, violations: &mut Violations) -> Vec<Crite
     criteria
 }
 
-/// What `openstack … --search` makes of its argument: such a list as JSON, in a string.
-fn all_of(path: &str, value: &Value, violations: &mut Violations) -> Vec<Criterion> {
-    let expected = r#"must be a JSON list in a string, such as "[{\"client_id\": \"node1\"}]""#;
-    let inner: Option<Vec<Value>> = value
-        .as_str()
-        .and_then(|text| serde_json::from_str(text).ok());
-    let Some(inner) = inner else {
-        violations.add(path, expected);
-        return Vec::new();
-    };
-    let mut criteria = Vec::new();
-    for element in &inner {
-        match element.as_object() {
-            Some(members) => {
-                criteria.extend(
-                    members
-                        .iter()
-                        .map(|(key, wanted)| Criterion::new(key, wanted)),
-                );
-            }
-            None => violations.add(path, expected),
-        }
-    }
-    criteria
-}
-
 /// Seconds since the Unix epoch.
 fn seconds(path: &str, value: &Value, violations: &mut Violations) -> Option<i64> {
-    let text = value.as_str().and_then(|text| text.trim().parse().ok());
-    let seconds = value.as_i64().or(text);
+    let seconds = whole_number(value);
     if seconds.is_none() {
         violations.add(path, "must be seconds since 1970, a whole number");
     }

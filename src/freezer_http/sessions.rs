@@ -9,9 +9,10 @@ use axum::{
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Edge, document_in, refusal::Refused, resources::answer};
+use super::{Edge, document_in, only_member, refusal::Refused, resources::answer};
 use crate::{
     calls::{Behalf, Calls},
+    freezer_json::whole_number,
     proto::Session,
     resource::Violations,
 };
@@ -85,10 +86,7 @@ impl Asked {
     /// # Errors
     /// Every bad field.
     fn read(document: &Value) -> Result<Asked, Violations> {
-        let members = document.as_object().into_iter().flatten();
-        let mut members = members.map(|(name, asked)| (name.as_str(), asked));
-        let (Some((verb @ ("start" | "end"), asked)), None) = (members.next(), members.next())
-        else {
+        let Some((verb @ ("start" | "end"), asked)) = only_member(document) else {
             return Err(Violations::one("the body", EXPECTED));
         };
         let mut violations = Violations::new();
@@ -101,7 +99,7 @@ impl Asked {
         };
         let job_id = text("job_id");
         let result = (verb == "end").then(|| text("result"));
-        let current_tag = asked.get("current_tag").and_then(whole);
+        let current_tag = asked.get("current_tag").and_then(whole_number);
         if current_tag.is_none() {
             violations.add(format!("{verb}.current_tag"), "must be a whole number");
         }
@@ -111,10 +109,4 @@ impl Asked {
             result,
         })
     }
-}
-
-/// A whole number, which may be written as text.
-fn whole(value: &Value) -> Option<i64> {
-    let text = value.as_str().and_then(|text| text.trim().parse().ok());
-    value.as_i64().or(text)
 }
