@@ -19,10 +19,9 @@ use prost::Message;
 
 use super::{Edge, document::Document, refusal::Refused, resources::json_of, search::Search};
 use crate::{
-    calls::{Behalf, Calls},
+    calls::{Behalf, Calls, undecodable},
     catalog::{Error, Only},
     freezer_json::Form,
-    proto::Page,
     resource::Violations,
     service::{AnswerBytes, HeldBytes},
 };
@@ -85,9 +84,9 @@ pub(super) async fn list<R: Document>(
         filter,
         only,
         left: asked.limit,
-        page: Page::default(),
+        records: Vec::new().into_iter(),
+        next_page_token: String::new(),
         held: HeldBytes::default(),
-        written: 0,
         stands: Stands::Unbegun,
     };
     match known.flatten() {
@@ -190,10 +189,10 @@ struct Listing<R: Document> {
     next: (Walk, usize),
     /// So many more may come.
     left: usize,
-    /// What was read, and how many of its records are written.
-    page: Page<R>,
+    /// What was read and is not written yet, and where to read on.
+    records: std::vec::IntoIter<Bytes>,
+    next_page_token: String,
     held: HeldBytes,
-    written: usize,
     stands: Stands,
 }
 
@@ -219,10 +218,11 @@ impl<R: Document> Listing<R> {
             .filter(self.filter.clone())
             .only(self.only.clone())
             .skip(skip);
-        self.page = list.encoded().await?;
-        let bytes = self.page.encoded_len();
-        self.held.0.store(bytes, Ordering::Relaxed);
-        self.written = 0;
+        let mut page = list.encoded().await?;
+        self.held.0.store(page.encoded_len(), Ordering::Relaxed);
+        self.next_page_token = std::mem::take(&mut page.next_page_token);
+        let records = page.into_encoded().map_err(|_| undecodable::<R>())?;
+        self.records = records.into_iter();
         Ok(())
     }
 
@@ -231,11 +231,11 @@ impl<R: Document> Listing<R> {
         let mut text = Vec::with_capacity(CHUNK_BYTES + DOCUMENT_BYTES);
         loop {
             self.write_page(&mut text)?;
-            let has_more = self.left > 0 && !self.page.next_page_token.is_empty();
-            if text.len() >= CHUNK_BYTES && (has_more || self.written < self.page.count()) {
+            let has_more = self.left > 0 && !self.next_page_token.is_empty();
+            if text.len() >= CHUNK_BYTES && (has_more || self.records.len() > 0) {
                 return Ok(text.into());
             }
-            let token = std::mem::take(&mut self.page.next_page_token);
+            let token = std::mem::take(&mut self.next_page_token);
             if has_more {
                 self.turn("", &token, 0).await?;
                 continue;
@@ -256,19 +256,17 @@ impl<R: Document> Listing<R> {
             text.extend_from_slice(format!("{{\"{}\":[", R::PLURAL).as_bytes());
             self.stands = Stands::HasNone;
         }
-        let undecodable = |_| Error::undecodable(R::KIND.field.as_bytes());
         let writer = R::writer(Form::Api);
-        let records = self.page.encoded().map_err(undecodable)?;
-        for record in &records[self.written..] {
-            if text.len() >= CHUNK_BYTES {
-                break;
-            }
+        while text.len() < CHUNK_BYTES
+            && let Some(record) = self.records.next()
+        {
             if self.stands == Stands::HasSome {
                 text.push(b',');
             }
-            writer.write(record, text).map_err(undecodable)?;
+            writer
+                .write(&record, text)
+                .map_err(|_| undecodable::<R>())?;
             self.stands = Stands::HasSome;
-            self.written += 1;
             self.left -= 1;
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::{
     refusal::{Refused, mime},
 };
 use crate::{
-    calls::{Behalf, Calls},
+    calls::{Behalf, Calls, undecodable},
     catalog::Error,
     freezer_json::{self, Form},
     resource::{ResourceId, Violations},
@@ -170,7 +170,7 @@ fn versioned<R: Document>(resource: &R) -> Value {
 fn written<R: Document>(record: &[u8]) -> Result<Response, Refused> {
     let mut text = Vec::with_capacity(record.len() * 2);
     let written = R::writer(Form::Api).write(record, &mut text);
-    written.map_err(|_| Error::undecodable(R::KIND.field.as_bytes()))?;
+    written.map_err(|_| undecodable::<R>())?;
     Ok(json_of(StatusCode::OK, text))
 }
 

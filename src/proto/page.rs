@@ -196,23 +196,23 @@ impl<T> Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The records, encoded, one after another.
+    /// The records, encoded, one after another: each is a part of what the page holds, not a copy.
     ///
     /// # Errors
     /// If the page was not made of records.
-    pub fn encoded(&self) -> Result<Vec<&[u8]>, DecodeError> {
-        match &self.records {
+    pub fn into_encoded(self) -> Result<Vec<Bytes>, DecodeError> {
+        match self.records {
             Records::Spliced { pieces, count, .. } => {
-                let mut records = Vec::with_capacity(*count);
+                let mut records = Vec::with_capacity(count);
                 for piece in pieces {
-                    let mut fields = Fields::of(piece);
+                    let mut fields = Fields::of(&piece);
                     while let Some((_, record)) = fields.next()? {
-                        records.push(record.bytes()?);
+                        records.push(piece.slice_ref(record.bytes()?));
                     }
                 }
                 Ok(records)
             }
-            Records::Apart(records) => Ok(records.iter().map(|record| &record[..]).collect()),
+            Records::Apart(records) => Ok(records),
         }
     }
 }
