@@ -21,46 +21,41 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
-#[test]
-fn an_address_that_others_can_reach_wants_tls_and_tokens() {
-    let dir = tempfile::tempdir().unwrap();
+/// How a server ends that is to serve HTTP there, and what it says. It makes no store.
+fn refused(http: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = dir.path().join("icebox.db");
     let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
     serve.args([
         "serve",
         "--listen",
         "127.0.0.1:0",
         "--http",
-        "0.0.0.0:0",
+        http,
         "--store",
     ]);
-    let refused = serve.arg(dir.path().join("icebox.db")).output().unwrap();
+    let refused = serve.arg(&store).output().expect("the binary runs");
+    assert!(!store.exists());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(2), "{said}");
+    (refused.status.code(), said)
+}
+
+#[test]
+fn an_address_that_others_can_reach_wants_tls_and_tokens() {
+    let (status, said) = refused("0.0.0.0:0");
+    assert_eq!(status, Some(2), "{said}");
     assert!(
         said.contains("0.0.0.0:0 can be reached from other machines"),
         "{said}"
     );
-    assert!(!dir.path().join("icebox.db").exists());
 }
 
 #[test]
 fn an_address_that_is_taken_is_told_before_anything_is_opened() {
-    let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
-    serve.args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--http",
-        &taken.local_addr().unwrap().to_string(),
-        "--store",
-    ]);
-    let refused = serve.arg(dir.path().join("icebox.db")).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let (status, said) = refused(&taken.local_addr().unwrap().to_string());
+    assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("could not listen on"), "{said}");
-    assert!(!dir.path().join("icebox.db").exists());
 }
 
 #[test]

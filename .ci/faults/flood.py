@@ -79,7 +79,7 @@ def ask(connection, body, end):
 
 
 async def bother(kind, host, port):
-    """Comes back whenever it is thrown out."""
+    """Comes back whenever it is thrown out. A kind of bytes is what is said over HTTP/1.1, without reading what that is answered."""
     whole = message(api.ListBackupsRequest(project_id="p", limit=1000))
     while True:
         try:
@@ -88,6 +88,11 @@ async def bother(kind, host, port):
             await asyncio.sleep(0.2)
             continue
         try:
+            if isinstance(kind, bytes):
+                writer.write(kind)
+                await writer.drain()
+                await asyncio.sleep(FLOOD_S)
+                continue
             if kind == "garbage":
                 writer.write(os.urandom(4096))
             if kind in ("silent", "garbage"):
@@ -116,30 +121,11 @@ async def bother(kind, host, port):
             await asyncio.sleep(0.05)
 
 
-async def bother_over_http(said, host, port):
-    """Says something, and reads no answer."""
-    while True:
-        try:
-            reader, writer = await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(0.2)
-            continue
-        try:
-            writer.write(said)
-            await writer.drain()
-            await asyncio.sleep(FLOOD_S)
-        except OSError:
-            pass
-        finally:
-            writer.close()
-            await asyncio.sleep(0.05)
-
-
 async def flood(address, http_address):
     host, port = address.rsplit(":", 1)
     callers = [bother(kind, host, int(port)) for kind, count in KINDS.items() for _ in range(count)]
     host, port = http_address.rsplit(":", 1)
-    callers += [bother_over_http(said, host, int(port)) for said, count in HTTP_KINDS.items() for _ in range(count)]
+    callers += [bother(said, host, int(port)) for said, count in HTTP_KINDS.items() for _ in range(count)]
     await asyncio.wait([asyncio.ensure_future(caller) for caller in callers], timeout=FLOOD_S)
 
 
