@@ -95,14 +95,11 @@ impl Servers {
 
     /// Starts one.
     pub(crate) fn start(&self, catalog: Catalog, listener: Listener, access: Access) -> Serving {
-        let running = self.running.0.clone();
-        let ends = self.ends.subscribe();
-        let metrics = self.metrics.clone();
-        Serving(tokio::spawn(async move {
+        let (metrics, ends) = (self.metrics.clone(), self.ends.subscribe());
+        self.run(async move {
             let served = serve(catalog, listener, access, metrics, ends).await;
-            drop(running);
             served.map_err(io::Error::other)
-        }))
+        })
     }
 
     /// Starts one of Freezer's HTTP API.
@@ -113,18 +110,20 @@ impl Servers {
         listener: Listener,
         access: Access,
     ) -> Serving {
-        let running = self.running.0.clone();
-        let serving = self::http::serve(
-            catalog,
-            listener,
-            access,
-            self.metrics.clone(),
-            self.ends.subscribe(),
-        );
-        Serving(tokio::spawn(async move {
-            serving.await;
-            drop(running);
+        let (metrics, ends) = (self.metrics.clone(), self.ends.subscribe());
+        self.run(async move {
+            self::http::serve(catalog, listener, access, metrics, ends).await;
             Ok(())
+        })
+    }
+
+    /// Lets one go on, which is waited for when all of them end.
+    fn run(&self, serving: impl Future<Output = io::Result<()>> + Send + 'static) -> Serving {
+        let running = self.running.0.clone();
+        Serving(tokio::spawn(async move {
+            let served = serving.await;
+            drop(running);
+            served
         }))
     }
 
