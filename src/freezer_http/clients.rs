@@ -1,33 +1,24 @@
 //! What is asked of clients beyond what is asked of every kind.
 
-use axum::{
-    Extension,
-    body::Bytes,
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{body::Bytes, extract::Path, response::Response};
 use http::StatusCode;
 use serde_json::json;
 
 use super::{
-    Edge, document_in,
+    Asking, document_in,
     refusal::Refused,
     resources::{answer, read_new},
 };
-use crate::{
-    calls::{Behalf, Calls},
-    proto::Client,
-};
+use crate::proto::Client;
 
 /// `POST /v2/{project_id}/clients`: one that is registered already is refused, which a scheduler that starts again expects.
 pub(super) async fn register(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path(project_id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refused> {
     let client: Client = read_new(&project_id, document_in(&body)?, "")?;
-    let calls = Calls::<Client>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<Client>();
     let client = calls.register_new(&project_id, client).await?;
     Ok(answer(
         StatusCode::CREATED,

@@ -1,25 +1,18 @@
 //! What is asked of jobs beyond what is asked of every kind.
 
-use axum::{
-    Extension,
-    body::Bytes,
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{body::Bytes, extract::Path, response::Response};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Edge, document_in, only_member, refusal::Refused, resources::answer};
+use super::{Asking, document_in, only_member, refusal::Refused, resources::answer};
 use crate::{
-    calls::{Behalf, Calls},
     proto::Job,
     resource::{Event, Violations},
 };
 
 /// `POST /v2/{project_id}/jobs/{job_id}/event`: `{"start": null}`, `{"stop": null}` or `{"abort": null}`.
 pub(super) async fn event(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, job_id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Refused> {
@@ -33,7 +26,7 @@ pub(super) async fn event(
             return Err(Violations::one("the body", expected).into());
         }
     };
-    let calls = Calls::<Job>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<Job>();
     let (_, is_news) = calls.ask(event, &project_id, &job_id).await?;
     let result = if is_news {
         "success".to_owned()

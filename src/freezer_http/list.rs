@@ -8,18 +8,17 @@ use std::{
 };
 
 use axum::{
-    Extension,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::{Path, Query},
     response::Response,
 };
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use prost::Message;
 
-use super::{Edge, document::Document, refusal::Refused, resources::json_of, search::Search};
+use super::{Asking, document::Document, refusal::Refused, resources::json_of, search::Search};
 use crate::{
-    calls::{Behalf, Calls, undecodable},
+    calls::undecodable,
     catalog::{Error, Only},
     freezer_json::Form,
     resource::Violations,
@@ -40,8 +39,7 @@ const ALL_PROJECTS: &str = "-";
 
 /// `GET /v2/{project_id}/{kind}`
 pub(super) async fn list<R: Document>(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path(project_id): Path<String>,
     Query(parameters): Query<HashMap<String, String>>,
     body: Bytes,
@@ -69,17 +67,20 @@ pub(super) async fn list<R: Document>(
     };
     let walk = Walk {
         kind: R::PLURAL,
-        walker: behalf.author.as_ref().map(|author| author.caller.clone()),
+        walker: asking
+            .behalf
+            .author
+            .as_ref()
+            .map(|author| author.caller.clone()),
         project_id: project_id.clone(),
         search: body,
         limit: asked.limit,
         marker: asked.marker.clone(),
     };
-    let known = (asked.offset > 0).then(|| edge.walks.get(&(&walk, asked.offset)));
+    let known = (asked.offset > 0).then(|| asking.edge.walks.get(&(&walk, asked.offset)));
     let mut listing = Listing::<R> {
         next: (walk, asked.offset.saturating_add(asked.limit)),
-        edge,
-        behalf,
+        asking,
         project_id,
         filter,
         only,
@@ -180,8 +181,7 @@ struct Walk {
 
 /// A list that is being written.
 struct Listing<R: Document> {
-    edge: Edge,
-    behalf: Behalf,
+    asking: Asking,
     project_id: String,
     filter: Option<R::Filter>,
     only: Option<Only>,
@@ -208,7 +208,7 @@ enum Stands {
 impl<R: Document> Listing<R> {
     /// Reads on.
     async fn turn(&mut self, marker: &str, page_token: &str, skip: usize) -> Result<(), Error> {
-        let calls = Calls::<R>::on_behalf(&self.behalf, &self.edge.catalog);
+        let calls = self.asking.about::<R>();
         let limit = self.left.min(PAGE_ITEMS_MAX);
         let list = calls
             .list(&*self.project_id)
@@ -241,7 +241,10 @@ impl<R: Document> Listing<R> {
                 continue;
             }
             if !token.is_empty() {
-                self.edge.walks.put(&(&self.next.0, self.next.1), token);
+                self.asking
+                    .edge
+                    .walks
+                    .put(&(&self.next.0, self.next.1), token);
             }
             self.held.0.store(0, Ordering::Relaxed);
             text.extend_from_slice(b"]}");

@@ -14,26 +14,27 @@ mod sessions;
 mod versions;
 mod walks;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, FromRequestParts},
     handler::Handler,
     routing::{MethodFilter, MethodRouter, any, get, on, post},
 };
-use http::{Method, Request, StatusCode, Uri, uri::PathAndQuery};
+use http::{Method, Request, StatusCode, Uri, request::Parts, uri::PathAndQuery};
 use serde_json::Value;
 
 pub(crate) use keystone::Door;
 pub(crate) use refusal::refused;
 
 use crate::{
+    calls::{Behalf, Calls},
     catalog::Catalog,
     identity::{self, Rpc},
     proto::{Action, Backup, Client, Job, Session},
-    resource::Violations,
+    resource::{Resource, Violations},
 };
 use refusal::Refused;
 use walks::Walks;
@@ -49,6 +50,33 @@ const EVERYBODYS: &str = "/grpc.health.v1.Health/Check";
 struct Edge {
     catalog: Catalog,
     walks: Arc<Walks>,
+}
+
+/// A request's caller, and what they ask of.
+#[derive(Debug)]
+struct Asking {
+    edge: Edge,
+    behalf: Behalf,
+}
+
+impl Asking {
+    /// What they may ask about one kind of resource.
+    fn about<R: Resource>(&self) -> Calls<'_, R> {
+        Calls::on_behalf(&self.behalf, &self.edge.catalog)
+    }
+}
+
+impl FromRequestParts<Edge> for Asking {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, edge: &Edge) -> Result<Asking, Infallible> {
+        // One that came past the guard may concern nothing.
+        let behalf = parts.extensions.get::<Behalf>().cloned();
+        Ok(Asking {
+            edge: edge.clone(),
+            behalf: behalf.unwrap_or_else(Behalf::nobodys),
+        })
+    }
 }
 
 /// What answers, over a catalog. `guarded` lets a route's requests through as their twin's: who may call that may make them.

@@ -1,22 +1,21 @@
 //! What is asked of every kind of resource, but for lists.
 
 use axum::{
-    Extension,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::Path,
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use super::{
-    Edge,
+    Asking,
     document::{Document, without},
     document_in,
     refusal::{Refused, mime},
 };
 use crate::{
-    calls::{Behalf, Calls, undecodable},
+    calls::undecodable,
     catalog::Error,
     freezer_json::{self, Form},
     resource::{ResourceId, Violations},
@@ -27,13 +26,12 @@ const REPLACE_TRIES_MAX: usize = 8;
 
 /// `POST /v2/{project_id}/{kind}`
 pub(super) async fn create<R: Document>(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path(project_id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refused> {
     let resource = read_new::<R>(&project_id, document_in(&body)?, "")?;
-    let created = create_one(&edge, &behalf, &project_id, resource).await?;
+    let created = create_one(&asking, &project_id, resource).await?;
     Ok(answer(
         StatusCode::CREATED,
         &json!({R::KIND.id_field: created.id()}),
@@ -42,19 +40,17 @@ pub(super) async fn create<R: Document>(
 
 /// `GET /v2/{project_id}/{kind}/{id}`
 pub(super) async fn get<R: Document>(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, id)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
-    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<R>();
     let stored = calls.get_encoded(&project_id, &id).await?;
     written::<R>(stored.record())
 }
 
 /// `PATCH /v2/{project_id}/{kind}/{id}`: changes what the document names, and nothing else.
 pub(super) async fn update<R: Document>(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Refused> {
@@ -66,7 +62,7 @@ pub(super) async fn update<R: Document>(
     resource.set_id(id);
     let is_kept = |path: &String| R::IMMUTABLE.contains(&path.as_str());
     let (kept, changed): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_kept);
-    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<R>();
     let update = calls.update(project_id, resource);
     let updated = update.fields(changed).keeping(kept).await?;
     if R::IS_SHOWN_WHEN_CHANGED {
@@ -77,13 +73,12 @@ pub(super) async fn update<R: Document>(
 
 /// `POST /v2/{project_id}/{kind}/{id}`: replaces a resource, or creates it.
 pub(super) async fn replace<R: Document>(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Refused> {
     let resource = read_new::<R>(&project_id, document_in(&body)?, &id)?;
-    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<R>();
     let mut tries = 0;
     let replaced = loop {
         let update = calls.update(project_id.clone(), resource.clone());
@@ -92,7 +87,7 @@ pub(super) async fn replace<R: Document>(
             replaced => break replaced?,
         }
         tries += 1;
-        match create_one(&edge, &behalf, &project_id, resource.clone()).await {
+        match create_one(&asking, &project_id, resource.clone()).await {
             Err(refused) if refused.is_taken() && tries < REPLACE_TRIES_MAX => {}
             created => break created?,
         }
@@ -102,11 +97,10 @@ pub(super) async fn replace<R: Document>(
 
 /// `DELETE /v2/{project_id}/{kind}/{id}`
 pub(super) async fn delete<R: Document>(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Refused> {
-    let calls = Calls::<R>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<R>();
     calls.delete(project_id, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -128,12 +122,11 @@ pub(super) fn read_new<R: Document>(
 /// # Errors
 /// As of the call; if there is one with that id, though it is equal.
 async fn create_one<R: Document>(
-    edge: &Edge,
-    behalf: &Behalf,
+    asking: &Asking,
     project_id: &str,
     resource: R,
 ) -> Result<R, Refused> {
-    let calls = Calls::<R>::on_behalf(behalf, &edge.catalog);
+    let calls = asking.about::<R>();
     let created = calls.create(project_id, resource).await?;
     if !created.is_new {
         return Err(Refused::from(Error::AlreadyExists {

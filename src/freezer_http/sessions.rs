@@ -1,40 +1,28 @@
 //! What is asked of sessions beyond what is asked of every kind.
 
-use axum::{
-    Extension,
-    body::Bytes,
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{body::Bytes, extract::Path, response::Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Edge, document_in, only_member, refusal::Refused, resources::answer};
-use crate::{
-    calls::{Behalf, Calls},
-    freezer_json::whole_number,
-    proto::Session,
-    resource::Violations,
-};
+use super::{Asking, document_in, only_member, refusal::Refused, resources::answer};
+use crate::{freezer_json::whole_number, proto::Session, resource::Violations};
 
 /// `PUT /v2/{project_id}/sessions/{session_id}/jobs/{job_id}`
 pub(super) async fn add_job(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, session_id, job_id)): Path<(String, String, String)>,
 ) -> Result<StatusCode, Refused> {
-    let calls = Calls::<Session>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<Session>();
     calls.add_job(&project_id, &session_id, &job_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `DELETE /v2/{project_id}/sessions/{session_id}/jobs/{job_id}`
 pub(super) async fn remove_job(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, session_id, job_id)): Path<(String, String, String)>,
 ) -> Result<StatusCode, Refused> {
-    let calls = Calls::<Session>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<Session>();
     calls.remove_job(&project_id, &session_id, &job_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -42,13 +30,12 @@ pub(super) async fn remove_job(
 /// `POST /v2/{project_id}/sessions/{session_id}/action`: `{"start": {"job_id", "current_tag"}}`, or
 /// `{"end": {"job_id", "current_tag", "result"}}`.
 pub(super) async fn action(
-    State(edge): State<Edge>,
-    Extension(behalf): Extension<Behalf>,
+    asking: Asking,
     Path((project_id, session_id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Refused> {
     let asked = Asked::read(&document_in(&body)?)?;
-    let calls = Calls::<Session>::on_behalf(&behalf, &edge.catalog);
+    let calls = asking.about::<Session>();
     let Asked {
         job_id,
         current_tag,
