@@ -7,7 +7,7 @@
 //! can do: an append of so many creates with its fdatasync, one after the other.
 //!
 //! `ICEBOX_SECONDS` is how long one turn takes (1), `ICEBOX_ROUNDS` how many rounds there are (3), `ICEBOX_CALL` the only call to
-//! measure; `ICEBOX_LOG=info` shows what the line that each change gets costs.
+//! measure, `ICEBOX_RECORDS` how many backups there are before (0); `ICEBOX_LOG=info` shows what the line that each change gets costs.
 
 mod shared;
 
@@ -31,9 +31,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
-use icebox::proto::{
-    CreateBackupRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse,
-    backup_service_client::BackupServiceClient,
+use icebox::{
+    Icebox, Options,
+    proto::{
+        CreateBackupRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse,
+        backup_service_client::BackupServiceClient,
+    },
 };
 use prost::Message;
 use serde_json::json;
@@ -56,6 +59,8 @@ const STORED: u64 = 20_000;
 const LOADS: [(usize, usize); 4] = [(1, 1), (16, 1), (64, 8), (256, 8)];
 /// Set in the process that answers constants.
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
+/// The number of the first backup that is there before.
+const STORED_BEFORE: u64 = 1 << 40;
 /// Creates in one append that the disk is measured with.
 const APPENDED: [usize; 3] = [1, 16, 64];
 
@@ -112,6 +117,7 @@ async fn measure() {
     for (creates, rate) in APPENDED.iter().zip(&appends) {
         println!("append of {creates} with its fdatasync: {rate:.0}/s");
     }
+    store_before(dir.path()).await;
     let icebox = start_icebox(dir.path());
     let markers = fill(&icebox).await;
     let constant = start_constants(&icebox, dir.path()).await;
@@ -211,6 +217,18 @@ fn appends_a_second(dir: &Path, duration: Duration) -> Vec<f64> {
     });
     std::fs::remove_file(path).expect("it is there");
     rates.to_vec()
+}
+
+/// Fills the store before its server starts.
+async fn store_before(dir: &Path) {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let records = setting("ICEBOX_RECORDS", 0.0) as u64;
+    if records > 0 {
+        let icebox = Icebox::open(dir.join("store"), Options::default()).await;
+        let icebox = icebox.expect("a store");
+        shared::fill(&icebox, STORED_BEFORE..STORED_BEFORE + records).await;
+        icebox.close().await.expect("it closes");
+    }
 }
 
 /// A server in a process of its own, ended with this.
