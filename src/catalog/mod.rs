@@ -45,7 +45,7 @@ use crate::{
     clock,
     proto::{Action, Backup, Client, Job, Session, Single},
     resource::{ProjectId, Resource, ResourceId, Stamps, Valid, Violations},
-    store::{self, Entry, Found, Outcome, Reach, Read, Store, View},
+    store::{self, Entry, Found, Outcome, Reach, Read, Reading, Store},
 };
 
 /// How often a read that keeps losing a race with renames is tried again.
@@ -131,7 +131,7 @@ impl Catalog {
                 let (owner, now) = (project.clone(), self.now());
                 let planned = self.store.read(Reach::Page, move |view| {
                     let mut transaction = Transaction::new(view, &owner, now);
-                    let settled = transaction.create(asked)?;
+                    let settled = transaction.create(asked.clone())?;
                     Ok::<_, Error>((settled, transaction.into_plan().unwrap_or_default()))
                 });
                 (resource, plan) = planned.await?;
@@ -443,7 +443,7 @@ fn with_revision<R: Resource>(mut resource: R, revision: u64) -> R {
 
 /// The resource with that id.
 fn find<R: Resource>(
-    view: &View,
+    view: &Reading<'_>,
     project: &str,
     id: &ResourceId,
 ) -> Result<Option<Stored<R>>, Error> {
@@ -461,7 +461,7 @@ fn find<R: Resource>(
 
 /// The locator with that id, and the record that it leads to.
 fn find_record<R: Resource>(
-    view: &View,
+    view: &Reading<'_>,
     project: &str,
     id: &ResourceId,
 ) -> Result<Option<(Entry, Entry)>, Error> {

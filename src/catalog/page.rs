@@ -14,7 +14,7 @@ use super::{Catalog, Error, Scope, keys, secret, seen::Seen, token};
 use crate::{
     proto::{Page, Splice},
     resource::{Chosen, Filter, Resource, ResourceId, Violations},
-    store::{Found, Reach, Read, View},
+    store::{Found, Reach, Read, Reading},
 };
 
 /// Items in a page, at the most.
@@ -109,16 +109,14 @@ impl Catalog {
             Reach::Far
         };
         let id = self.store.id();
-        let first = move |view: &View| Scan::start(view, id, &seen, query)?.step(view);
+        let first =
+            move |view: &Reading<'_>| Scan::start(view, id, &seen, query.clone())?.step(view);
         let mut scan = self.store.read(reach, first).await?;
         let mut steps = 1;
         while scan.end == End::NotYet
             && (steps < STEPS_MAX || (scan.records.count() == 0 && !may_be_empty))
         {
-            scan = self
-                .store
-                .read(Reach::Far, move |view| scan.step(view))
-                .await?;
+            scan = self.store.read_far(move |view| scan.step(view)).await?;
             steps += 1;
         }
         if !scan.last.is_empty() {
@@ -136,7 +134,7 @@ impl Catalog {
 }
 
 impl<R: Resource> Scan<R> {
-    fn start(view: &View, store: Uuid, seen: &Seen, query: Query<R>) -> Result<Self, Error> {
+    fn start(view: &Reading<'_>, store: Uuid, seen: &Seen, query: Query<R>) -> Result<Self, Error> {
         let place = match &query.after {
             After::Nothing => None,
             After::Marker(id) => Some(place_of_marker::<R>(view, seen, &query.scope, id)?),
@@ -153,7 +151,7 @@ impl<R: Resource> Scan<R> {
         })
     }
 
-    fn step(mut self, view: &View) -> Result<Self, Error> {
+    fn step(mut self, view: &Reading<'_>) -> Result<Self, Error> {
         let Scan {
             query,
             range,
@@ -224,7 +222,7 @@ impl<R: Resource> Scan<R> {
 
 /// What only some may see of the records that a step looks at, by their places.
 fn secrets<R: Resource>(
-    view: &View,
+    view: &Reading<'_>,
     query: &Query<R>,
     range: &keys::Range,
 ) -> Result<HashMap<Vec<u8>, Bytes>, Error> {
@@ -277,7 +275,7 @@ fn replace(place: &mut Vec<u8>, by: &[u8]) {
 
 /// The place of the resource with the marker's id.
 fn place_of_marker<R: Resource>(
-    view: &View,
+    view: &Reading<'_>,
     seen: &Seen,
     scope: &Scope,
     id: &ResourceId,

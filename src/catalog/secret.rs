@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{Error, decode, keys};
 use crate::{
     resource::Resource,
-    store::{self, Batch, Found, Read, View},
+    store::{self, Batch, Found, Read, Reading},
 };
 
 /// Puts a resource to its record's key, and what only some may see of it apart.
@@ -38,7 +38,7 @@ pub(super) fn of<R: Resource>(
 
 /// As [`of`], in a view, which knows whether there is any at all.
 pub(super) fn in_view<R: Resource>(
-    view: &View,
+    view: &Reading<'_>,
     record: &[u8],
 ) -> Result<Option<Bytes>, store::Error> {
     if !R::HAS_SECRETS || view.count(keys::secrets_of_kind::<R>()) == 0 {

@@ -7,19 +7,19 @@ use prost_types::Timestamp;
 use super::{Error, Stored, find, id_of, keys, not_found, plan::Plan};
 use crate::{
     resource::{Neighbours, ProjectId, Resource, ResourceId, Valid},
-    store::{Found, Read, View},
+    store::{Found, Read, Reading},
 };
 
 /// What one commit comes from, and what it does. It may be made several times, until nothing has changed meanwhile.
 pub(crate) struct Transaction<'a> {
-    view: &'a View,
+    view: &'a Reading<'a>,
     project: &'a ProjectId,
     now: Timestamp,
     plan: Plan,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(view: &'a View, project: &'a ProjectId, now: Timestamp) -> Self {
+    pub(super) fn new(view: &'a Reading<'a>, project: &'a ProjectId, now: Timestamp) -> Self {
         Transaction {
             view,
             project,

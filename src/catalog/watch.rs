@@ -23,7 +23,7 @@ use super::{
 use crate::{
     proto::Watched,
     resource::{Chosen, Filter, Resource},
-    store::{self, Group, Pulled, Reach, View, Write},
+    store::{self, Group, Pulled, Reading, Write},
 };
 
 /// What a watch has ready at a time, in bytes: what one that is not read holds.
@@ -176,7 +176,7 @@ impl<R: Resource> Watch<R> {
         let query = self.query.clone();
         let until = self.head;
         let store = self.catalog.store.clone();
-        let read = store.read(Reach::Far, move |view| step(view, &query, range, until));
+        let read = store.read_far(move |view| step(view, &query, range, until));
         let (ready, rest) = read.await?;
         self.ready = ready;
         self.state = rest;
@@ -267,7 +267,7 @@ fn matches<R: Resource>(
 /// What is stored in a range, as far as there is room, and the range that is left. What was written after `until` is said by its
 /// change.
 fn step<R: Resource>(
-    view: &View,
+    view: &Reading<'_>,
     query: &WatchQuery<R>,
     range: keys::Range,
     until: u64,

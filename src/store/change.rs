@@ -13,6 +13,30 @@ pub(crate) struct Write {
     pub value: Option<Bytes>,
 }
 
+/// A write as the view takes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed<'a> {
+    /// The key.
+    pub(super) key: &'a Bytes,
+    /// Its value from now on; `None` removes the key.
+    pub(super) value: Option<&'a Bytes>,
+    /// The revision of the change that it belongs to.
+    pub(super) revision: u64,
+    /// Where else the value can be read.
+    pub(super) stands: Stands,
+}
+
+/// Where the truth has a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stands {
+    /// At this place of the journal, and later among the records.
+    Journal(u64),
+    /// Among the records, by its key.
+    Records,
+    /// In no place where it could be read.
+    Nowhere,
+}
+
 /// What one batch changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {

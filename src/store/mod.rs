@@ -18,6 +18,7 @@ mod tally;
 mod view;
 
 use std::{
+    cell::Cell,
     fmt,
     ops::{Bound, ControlFlow},
     path::Path,
@@ -36,13 +37,13 @@ pub(crate) use local::{
 pub use local::{Condition, Options, Snapshot, Usage};
 pub(crate) use meters::Meters;
 pub(crate) use outside::blocking;
-pub(crate) use view::View;
+pub(crate) use view::Reading;
 
 /// An open store. Closing it with [`Store::close`] spares the next open some work; just dropping it, or being killed, loses
 /// nothing that was acknowledged.
 pub(crate) struct Store {
     truth: Truth,
-    view: Arc<View>,
+    view: Arc<view::View>,
 }
 
 /// What orders changes and keeps them.
@@ -191,21 +192,35 @@ impl Store {
         }
     }
 
-    /// Runs a read: on this thread, if it is short and nothing of the store has to come from the disk, and else on one that may
-    /// wait.
+    /// Runs a read: on this thread, if it is short and finds all in memory, and else, maybe once more, on one that may wait.
     ///
     /// # Errors
     /// What `read` fails with; [`Error::Closed`] if the process is ending.
     pub(crate) async fn read<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         reach: Reach,
-        read: impl FnOnce(&View) -> Result<T, E> + Send + 'static,
+        read: impl Fn(&Reading<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         if reach == Reach::Page && self.view.is_in_memory() {
-            return read(&self.view);
+            let would_wait = Cell::new(false);
+            let done = read(&self.view.at_once(&would_wait));
+            if !would_wait.get() {
+                return done;
+            }
         }
+        self.read_far(move |view| read(view)).await
+    }
+
+    /// Runs a read on a thread that may wait.
+    ///
+    /// # Errors
+    /// As of [`Store::read`].
+    pub(crate) async fn read_far<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reading<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let view = self.view.clone();
-        blocking(move || read(&view)).await?
+        blocking(move || read(&view.patiently())).await?
     }
 
     /// Commits what is queued and closes the store. Blocks.
@@ -253,7 +268,7 @@ impl Store {
             Bound::Unbounded,
         );
         let mut content = Vec::new();
-        self.view.for_each::<Error>(all, |found| {
+        self.view.patiently().for_each::<Error>(all, |found| {
             content.push(Entry {
                 key: bytes::Bytes::copy_from_slice(found.key),
                 value: bytes::Bytes::copy_from_slice(found.value),

@@ -14,16 +14,22 @@ impl StateHash {
     /// The size when written.
     pub(super) const BYTES: usize = 16;
 
+    /// The share of this key, value and revision.
+    #[must_use]
+    pub(super) fn of(key: &[u8], value: &[u8], revision: u64) -> Self {
+        StateHash(hash(key, value, revision))
+    }
+
     /// The sum with this key, value and revision as well.
     #[must_use]
     pub(super) fn with(self, key: &[u8], value: &[u8], revision: u64) -> Self {
-        StateHash(self.0.wrapping_add(hash(key, value, revision)))
+        self.plus(Self::of(key, value, revision))
     }
 
-    /// The sum without these, which were in it.
+    /// The sum without this share, which was in it.
     #[must_use]
-    pub(super) fn without(self, key: &[u8], value: &[u8], revision: u64) -> Self {
-        StateHash(self.0.wrapping_sub(hash(key, value, revision)))
+    pub(super) fn without(self, share: StateHash) -> Self {
+        StateHash(self.0.wrapping_sub(share.0))
     }
 
     /// The sum of both.
@@ -56,7 +62,8 @@ mod tests {
         let empty = StateHash::default();
         let ab = empty.with(b"a", b"1", 1).with(b"b", b"2", 2);
         assert_eq!(ab, empty.with(b"b", b"2", 2).with(b"a", b"1", 1));
-        assert_eq!(ab.without(b"a", b"1", 1), empty.with(b"b", b"2", 2));
+        let a = StateHash::of(b"a", b"1", 1);
+        assert_eq!(ab.without(a), empty.with(b"b", b"2", 2));
         assert_ne!(
             ab,
             empty.with(b"a", b"2", 1).with(b"b", b"1", 2),

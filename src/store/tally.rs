@@ -1,19 +1,21 @@
-//! How many keys there are of each kind, and what all of them take, counted as they come and go.
+//! How many keys there are of each kind, and what sled takes for all of them, counted as they come and go.
 
 use std::collections::BTreeMap;
 
-/// Keys by their first two bytes, which are what the catalog tells kinds of keys by, and the bytes of all keys and values.
+use super::view::bytes_in_memory;
+
+/// Keys by their first two bytes, which are what the catalog tells kinds of keys by, and the memory that sled takes for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     keys: BTreeMap<[u8; 2], u64>,
-    bytes: u64,
+    view_bytes: u64,
 }
 
 impl Tally {
     /// A key has another value now: its size before and after, or `None` where there is none.
     pub(super) fn change(&mut self, key: &[u8], before: Option<usize>, after: Option<usize>) {
-        let size = |value: Option<usize>| value.map_or(0, |value| (key.len() + value) as u64);
-        self.bytes = (self.bytes + size(after)).saturating_sub(size(before));
+        let size = |value: Option<usize>| value.map_or(0, |value| bytes_in_memory(key, value));
+        self.view_bytes = (self.view_bytes + size(after)).saturating_sub(size(before));
         let Some(count) = key
             .first_chunk()
             .map(|kind| self.keys.entry(*kind).or_default())
@@ -29,7 +31,7 @@ impl Tally {
 
     /// Adds what another has counted.
     pub(super) fn merge(&mut self, other: &Tally) {
-        self.bytes += other.bytes;
+        self.view_bytes += other.view_bytes;
         for (kind, count) in &other.keys {
             *self.keys.entry(*kind).or_default() += count;
         }
@@ -40,14 +42,9 @@ impl Tally {
         self.keys.get(&kind).copied().unwrap_or(0)
     }
 
-    /// How many keys there are.
-    pub(super) fn keys(&self) -> u64 {
-        self.keys.values().sum()
-    }
-
-    /// The bytes of all keys and values.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    /// The memory that sled takes for all keys.
+    pub(super) fn view_bytes(&self) -> u64 {
+        self.view_bytes
     }
 }
 
@@ -56,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_counted_by_kind_and_bytes_in_all() {
+    fn keys_are_counted_by_kind_and_what_they_take_in_all() {
         let mut tally = Tally::default();
         for key in ["ab1", "ab2", "ac1"] {
             tally.change(key.as_bytes(), None, Some(10));
@@ -67,6 +64,7 @@ mod tests {
         both.merge(&tally);
         assert_eq!((tally.count(*b"ab"), tally.count(*b"ac")), (1, 1));
         assert_eq!((both.count(*b"ab"), both.count(*b"xx")), (2, 0));
-        assert_eq!((tally.keys(), tally.bytes(), both.bytes()), (2, 36, 72));
+        let all = bytes_in_memory(b"ab2", 20) + bytes_in_memory(b"ac1", 10);
+        assert_eq!((tally.view_bytes(), both.view_bytes()), (all, 2 * all));
     }
 }

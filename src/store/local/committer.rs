@@ -18,12 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{core::Core, frame::encoded_len, journal::Journal, rewriter::Work};
 use crate::store::{
-    Batch, Error, Outcome, Read,
+    Batch, Error, Outcome,
     change::{Change, Group, Write},
     outside,
     state_hash::StateHash,
     tally::Tally,
-    view::View,
+    view::{Known, View},
 };
 
 /// Batches that share one sync: beyond a few hundred the sync's share of each is small.
@@ -62,24 +62,20 @@ impl CommitClock {
     }
 }
 
-/// What a key holds: its value and the revision of its last write.
-type Held = Option<(Bytes, u64)>;
-
 /// The writes of the group in the making, which lie over the view that batches are compared with.
 #[derive(Default)]
 pub(super) struct Pending {
-    group: HashMap<Bytes, Held>,
+    group: HashMap<Bytes, Option<Known>>,
     /// What these change: each key with the size of its value before and after.
     changed: Vec<(Bytes, Option<usize>, Option<usize>)>,
 }
 
 impl Pending {
-    fn get(&self, view: &View, key: &[u8]) -> Result<Held, Error> {
-        if let Some(held) = self.group.get(key) {
-            return Ok(held.clone());
+    fn get(&self, view: &View, key: &[u8]) -> Result<Option<Known>, Error> {
+        match self.group.get(key) {
+            Some(known) => Ok(*known),
+            None => view.known(key),
         }
-        let entry = view.get(key)?;
-        Ok(entry.map(|entry| (entry.value, entry.revision)))
     }
 
     /// What the keys hold that a batch expects something of; `None` if it is something else.
@@ -87,14 +83,14 @@ impl Pending {
         &self,
         view: &View,
         expect: &[(Bytes, Option<u64>)],
-    ) -> Result<Option<Vec<Held>>, Error> {
+    ) -> Result<Option<Vec<Option<Known>>>, Error> {
         let mut all = Vec::with_capacity(expect.len());
         for (key, expected) in expect {
-            let held = self.get(view, key)?;
-            if held.as_ref().map(|(_, revision)| *revision) != *expected {
+            let known = self.get(view, key)?;
+            if known.map(|known| known.revision) != *expected {
                 return Ok(None);
             }
-            all.push(held);
+            all.push(known);
         }
         Ok(Some(all))
     }
@@ -104,46 +100,39 @@ impl Pending {
         expect.iter().any(|(key, _)| self.group.contains_key(key))
     }
 
-    /// Adds the writes of a batch, whose expected keys hold `held`, with their revision to the group in the making. Says what
+    /// Adds the writes of a batch, of whose expected keys `known` is known, with their revision to the group in the making. Says what
     /// the store comes to after them.
     fn add(
         &mut self,
         view: &View,
         mut state: StateHash,
         batch: &Batch,
-        held: &[Held],
+        known: &[Option<Known>],
         revision: u64,
     ) -> Result<StateHash, Error> {
         let Batch { expect, writes } = batch;
         // Read first: if one cannot be, none of them is added.
         let old = |key: &Bytes| match expect.iter().position(|(expected, _)| expected == key) {
-            Some(place) => Ok(held[place].clone()),
+            Some(place) => Ok(known[place]),
             None => self.get(view, key),
         };
-        let olds: Vec<Held> = writes
+        let olds: Vec<Option<Known>> = writes
             .iter()
             .map(|write| old(&write.key))
             .collect::<Result<_, _>>()?;
         for (n, (Write { key, value }, old)) in writes.iter().zip(olds).enumerate() {
-            let earlier = writes[..n].iter().rev().find(|write| write.key == key);
-            let old = earlier.map_or(old, |write| {
-                write.value.clone().map(|value| (value, revision))
-            });
-            let (before, after) = (
-                old.as_ref().map(|(old, _)| old.len()),
-                value.as_ref().map(Bytes::len),
-            );
-            self.changed.push((key.clone(), before, after));
-            if let Some((old, old_revision)) = old {
-                state = state.without(key, &old, old_revision);
+            let is_again = writes[..n].iter().any(|write| write.key == key);
+            let old = if is_again { self.group[key] } else { old };
+            let new = value.as_ref().map(|value| Known::of(key, value, revision));
+            let len = |known: Option<Known>| known.map(|known| known.len);
+            self.changed.push((key.clone(), len(old), len(new)));
+            if let Some(old) = old {
+                state = state.without(old.hash);
             }
-            if let Some(value) = value {
-                state = state.with(key, value, revision);
+            if let Some(new) = new {
+                state = state.plus(new.hash);
             }
-        }
-        for Write { key, value } in writes {
-            let held = value.clone().map(|value| (value, revision));
-            self.group.insert(key.clone(), held);
+            self.group.insert(key.clone(), new);
         }
         Ok(state)
     }
@@ -284,10 +273,7 @@ impl Committer {
     fn publish(&mut self, journal: &mut Journal, group: Group, bytes: usize) -> Result<(), Error> {
         let group = Arc::new(group);
         let (durable, took) = outside::timed(|| self.make_durable(journal, &group));
-        if let Err(error) = durable {
-            self.pending.forget();
-            return Err(error);
-        }
+        let frame_at = durable.inspect_err(|_| self.pending.forget())?;
         let Core {
             view,
             recent,
@@ -297,7 +283,7 @@ impl Committer {
         meters.appended(took, group.changes.len(), bytes);
         self.pending.is_durable(&mut view.tally());
         recent.push(group.clone(), bytes);
-        view.show(&group.changes, journal.end());
+        view.show(&group.placed(frame_at), journal.end());
         Ok(())
     }
 
@@ -310,7 +296,7 @@ impl Committer {
         batch: &Batch,
         revision: u64,
     ) -> Result<Option<StateHash>, Error> {
-        let Some(held) = self.pending.expected(view, &batch.expect)? else {
+        let Some(known) = self.pending.expected(view, &batch.expect)? else {
             return Ok(None);
         };
         if batch.creates() && !takes_new {
@@ -318,11 +304,12 @@ impl Committer {
                 action: "store anything new".into(),
             });
         }
-        let after = self.pending.add(view, state, batch, &held, revision)?;
+        let after = self.pending.add(view, state, batch, &known, revision)?;
         Ok(Some(after))
     }
 
-    fn make_durable(&self, journal: &mut Journal, group: &Group) -> Result<(), Error> {
+    /// Says where in the journal the group begins.
+    fn make_durable(&self, journal: &mut Journal, group: &Group) -> Result<u64, Error> {
         self.core.check_going()?;
         let mut appended = journal.append(group);
         if let Err(Error::Full { action }) = &appended {

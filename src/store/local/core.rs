@@ -22,6 +22,7 @@ use super::{
     recovery::{Home, Made},
     rewriter::Work,
     space::Space,
+    values::Current,
 };
 use crate::store::{
     Error,
@@ -66,7 +67,7 @@ pub(super) struct Core {
     pub(super) journal: Mutex<Journal>,
     pub(super) meters: Meters,
     /// What was committed, in the file that is written to now.
-    pub(super) log: Mutex<Arc<Log>>,
+    pub(super) current: Arc<Current>,
 }
 
 /// What was written of a store.
@@ -123,7 +124,7 @@ impl Core {
                 return Err(Error::Closed);
             }
             let end = self.view.shown();
-            let made = self.home.build(&self.log(), end).and_then(|built| {
+            let made = self.home.build(&self.current, end).and_then(|built| {
                 if let Made::Corrected(_) = built.made {
                     return Err(Error::Corrupt {
                         what: "the journal says another state than its changes come to: restart to have it corrected"
@@ -174,8 +175,7 @@ impl Core {
 
     /// The frames of the file that is written to now.
     pub(super) fn log(&self) -> Arc<Log> {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.clone()
+        self.current.log()
     }
 
     /// The frames of the file that is written to now, and up to which revision of these sled has them.
@@ -223,7 +223,9 @@ impl Core {
         let end = latest.end();
         let copied = log.to_copy(fed, keep)?;
         let exact = (end.position.revision, end.position.state);
-        let trailer = writer.end_of_records(copied.start.position, fed, exact)?;
+        let before_bytes = log.trailer.in_journal(copied.start.offset);
+        let start = (copied.start.position, before_bytes);
+        let trailer = writer.end_of_records(start, fed, exact)?;
         log.copy_through(copied.start, (&latest, end), &mut sink)?;
         Ok(Written {
             header,

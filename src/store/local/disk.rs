@@ -6,12 +6,15 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io,
+    io::{self, IoSliceMut},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
 use super::Error;
+use crate::store::view::Waits;
 
 /// How often a file is opened again that was replaced meanwhile: whoever replaces it holds the one that comes next.
 const CLAIM_TRIES_MAX: usize = 10;
@@ -79,6 +82,14 @@ pub(super) trait DiskFile: Send + Sync {
     /// What the disk says.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error>;
 
+    /// Reads as [`DiskFile::read_at`] does, if all of it is in memory: `None` if the disk would have to be waited for.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+        self.read_at(offset, buffer).map(Some)
+    }
+
     /// The file's size in bytes.
     ///
     /// # Errors
@@ -99,6 +110,25 @@ pub(super) trait DiskFile: Send + Sync {
 
     /// Lets other processes claim the file.
     fn release(&mut self);
+}
+
+/// Reads as [`DiskFile::read_at`] does, for somebody who may wait for the disk, or must not.
+///
+/// # Errors
+/// What the disk says; [`Error::Busy`] if it would have to be waited for.
+pub(super) fn read(
+    file: &dyn DiskFile,
+    offset: u64,
+    buffer: &mut [u8],
+    waits: Waits<'_>,
+) -> Result<usize, Error> {
+    match waits {
+        Waits::Yes => file.read_at(offset, buffer),
+        Waits::No(would_wait) => file.read_now(offset, buffer)?.ok_or_else(|| {
+            would_wait.set(true);
+            Error::Busy
+        }),
+    }
 }
 
 /// The operating system's disk, under one directory.
@@ -266,6 +296,16 @@ impl DiskFile for RealFile {
         Ok(filled)
     }
 
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+        let mut buffers = [IoSliceMut::new(buffer)];
+        match preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == buffer.len() => Ok(Some(read)),
+            // Its end, or the first page that is not in memory; or a file system or a system that cannot tell.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+            Err(errno) => Err(self.failed("read")(errno.into())),
+        }
+    }
+
     fn size(&self) -> Result<u64, Error> {
         Ok(self.file.metadata().map_err(self.failed("look at"))?.len())
     }
@@ -293,8 +333,27 @@ impl DiskFile for RealFile {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_at_once_is_what_is_there_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path().to_owned());
+        let mut file = disk.open(Path::new("file")).unwrap();
+        file.write_at(0, &[7; 10_000]).unwrap();
+        let mut buffer = [0; 8000];
+        // Not every file system can tell.
+        if let Some(read) = file.read_now(1000, &mut buffer).unwrap() {
+            assert_eq!((read, buffer), (8000, [7; 8000]));
+        }
+        assert_eq!(file.read_now(9000, &mut buffer).unwrap(), None);
+    }
+}
+
+#[cfg(test)]
 pub(in crate::store) mod full {
-    //! A disk that can be full.
+    //! A disk that can be full, or slow to answer.
 
     use std::sync::{
         Arc,
@@ -307,6 +366,7 @@ pub(in crate::store) mod full {
     pub(in crate::store) struct FullDisk {
         disk: RealDisk,
         is_full: Arc<AtomicBool>,
+        is_slow: Arc<AtomicBool>,
         room_bytes: AtomicU64,
     }
 
@@ -316,6 +376,7 @@ pub(in crate::store) mod full {
             FullDisk {
                 disk: RealDisk::new(root.to_path_buf()),
                 is_full: Arc::default(),
+                is_slow: Arc::default(),
                 room_bytes: AtomicU64::new(1 << 30),
             }
         }
@@ -323,6 +384,19 @@ pub(in crate::store) mod full {
         /// From now on no file can be allocated any room, or each can.
         pub(in crate::store) fn set_full(&self, is_full: bool) {
             self.is_full.store(is_full, Ordering::SeqCst);
+        }
+
+        /// From now on what is read has to be waited for, or nothing has.
+        pub(in crate::store) fn set_slow(&self, is_slow: bool) {
+            self.is_slow.store(is_slow, Ordering::SeqCst);
+        }
+
+        fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+            Box::new(FullFile {
+                file,
+                is_full: self.is_full.clone(),
+                is_slow: self.is_slow.clone(),
+            })
         }
 
         /// From now on it says that there is so much room.
@@ -334,29 +408,21 @@ pub(in crate::store) mod full {
     struct FullFile {
         file: Box<dyn DiskFile>,
         is_full: Arc<AtomicBool>,
+        is_slow: Arc<AtomicBool>,
     }
 
     impl Disk for FullDisk {
         fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
-            Ok(Box::new(FullFile {
-                file: self.disk.open(path)?,
-                is_full: self.is_full.clone(),
-            }))
+            Ok(self.file(self.disk.open(path)?))
         }
 
         fn claim(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, Error> {
             let claimed = self.disk.claim(path)?;
-            let is_full = &self.is_full;
-            Ok(claimed.map(|file| -> Box<dyn DiskFile> {
-                Box::new(FullFile {
-                    file,
-                    is_full: is_full.clone(),
-                })
-            }))
+            Ok(claimed.map(|file| self.file(file)))
         }
 
         fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
-            self.disk.open_to_read(path)
+            Ok(self.file(self.disk.open_to_read(path)?))
         }
 
         fn list(&self) -> Result<Vec<String>, Error> {
@@ -387,6 +453,13 @@ pub(in crate::store) mod full {
 
         fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
             self.file.read_at(offset, buffer)
+        }
+
+        fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+            if self.is_slow.load(Ordering::SeqCst) {
+                return Ok(None);
+            }
+            self.file.read_at(offset, buffer).map(Some)
         }
 
         fn size(&self) -> Result<u64, Error> {

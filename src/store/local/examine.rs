@@ -5,20 +5,25 @@ use std::{
     fs, io,
     ops::{Bound, ControlFlow},
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use super::{
     disk::{Disk, RealDisk},
-    file::{Status, Stored},
+    file::Stored,
     home::{self, Paths},
     log::Log,
     recovery::Home,
+    values::Current,
     views::Views,
 };
 use crate::store::{
-    Error, Found, OpenError, Read, batch::Entry, change::Position, refusing, state_hash::StateHash,
-    view::Sled,
+    Error, Found, OpenError, Read,
+    batch::Entry,
+    change::Position,
+    refusing,
+    state_hash::StateHash,
+    view::{Sled, Waits},
 };
 use tempfile::TempDir;
 
@@ -56,7 +61,7 @@ impl std::fmt::Debug for Examined {
 
 impl Read for Examined {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.sled.get(key)
+        self.sled.get(key, Waits::Yes)
     }
 
     fn scan<E: From<Error>>(
@@ -64,14 +69,12 @@ impl Read for Examined {
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<ControlFlow<()>, E> {
-        refusing(visit, |visit| self.sled.scan(bounds, visit))
+        refusing(visit, |visit| self.sled.scan(bounds, Waits::Yes, visit))
     }
 }
 
 const REMAKE: &str = "the next start makes it anew";
 const CORRECT: &str = "the next start corrects them";
-const SNAPSHOT: &str =
-    "the view still has what is damaged: start the server and take a snapshot, which is whole";
 const RESTORE: &str =
     "nothing heals it: restore a snapshot, or write what is left with `icebox export --store`";
 
@@ -84,7 +87,7 @@ const RESTORE: &str =
 pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, OpenError> {
     let paths = Paths::of(path)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(paths.dir.clone()));
-    let stored = Stored::open(&*disk, &paths.file)?;
+    let stored = Arc::new(Stored::open(&*disk, &paths.file)?);
     let _lock = paths.claim_to_read(&*stored.file)?;
     let store = stored.store();
     let scratch =
@@ -100,26 +103,6 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
     };
     let mut state_at_shown = None;
     let checked = checked(&stored, shown, &mut state_at_shown);
-    let proved = view.and_then(|view| {
-        let journal = checked.as_ref().ok();
-        let journal = journal.map(|(log, end)| (log, *end, state_at_shown));
-        view.map(|view| proved(view, stored.status, journal))
-            .transpose()
-    });
-    if let Err(damage) = &checked {
-        found(damage.to_string(), RESTORE);
-    } else {
-        if let Err(damage) = stored.verify() {
-            let has_view = matches!(proved, Ok(Some(_)));
-            found(
-                damage.to_string(),
-                if has_view { SNAPSHOT } else { RESTORE },
-            );
-        }
-        if let Err(damage) = &proved {
-            found(damage.to_string(), REMAKE);
-        }
-    }
     let home = Home {
         disk: disk.clone(),
         paths,
@@ -127,8 +110,27 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
         journal_room_bytes: 0,
         closing: Arc::default(),
     };
-    let view = proved.ok().flatten();
-    let (sled, revision) = content(&home, &stored, view, checked.ok(), &mut found)?;
+    let whole = checked.and_then(|checked| {
+        stored.verify()?;
+        Ok(checked)
+    });
+    let whole = whole.inspect_err(|damage| found(damage.to_string(), RESTORE));
+    let (sled, revision) = if let Ok((log, end)) = whole {
+        let current = Arc::new(Current::new(log));
+        let view = view.and_then(|view| {
+            let view = view.map(|view| proved(&home, view, &current, end, state_at_shown));
+            view.transpose()
+        });
+        let view = view.inspect_err(|damage| found(damage.to_string(), REMAKE));
+        content(&home, &current, end, view.ok().flatten(), &mut found)?
+    } else {
+        // What is damaged in the file the view does not have either.
+        let (view, revision, missing) = home.salvage(&stored, 2)?;
+        for what in missing {
+            found(what, RESTORE);
+        }
+        (view, revision)
+    };
     Ok(Examined {
         findings,
         revision,
@@ -139,10 +141,10 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
 
 /// The frames of a file, with where they end, if they have all that the store had reached; and the state at what the view shows.
 fn checked(
-    stored: &Stored,
+    stored: &Arc<Stored>,
     shown: u64,
     state_at_shown: &mut Option<StateHash>,
-) -> Result<(Log, Position), Error> {
+) -> Result<(Arc<Log>, Position), Error> {
     let (log, checked) = Log::open(stored, &mut |position| {
         if position.revision == shown {
             *state_at_shown = Some(position.state);
@@ -157,73 +159,57 @@ fn checked(
             "a write was under way when the process ended: the next start cuts it off"
         );
     }
-    Ok((log, end))
+    Ok((Arc::new(log), end))
 }
 
-/// The view brought to where the journal ends, with that revision, if it holds what was written. A journal that is damaged
-/// has no say in what that is.
+/// The view brought to where the journal ends, if it holds what was written.
 fn proved(
+    home: &Home,
     (view, shown): (Sled, u64),
-    status: Status,
-    journal: Option<(&Log, Position, Option<StateHash>)>,
-) -> Result<(Sled, u64), Error> {
+    current: &Arc<Current>,
+    end: Position,
+    state_at_shown: Option<StateHash>,
+) -> Result<Sled, Error> {
+    let log = current.log();
     // After a kill it may be behind; once closed it is not.
+    let status = log.stored.status;
     let closed_at = if status.owner == 0 { status.reached } else { 0 };
     if shown < closed_at {
         return Err(Error::Corrupt {
             what: format!("the view was closed at revision {closed_at} and shows revision {shown}"),
         });
     }
-    let wrong = || Error::Corrupt {
-        what: "the view does not hold what was written".into(),
-    };
     let (_, claimed) = view.shown()?;
-    let (revision, expected) = match journal {
-        Some((_, _, state_at_shown)) if state_at_shown != Some(claimed) => return Err(wrong()),
-        Some((log, end, _)) => {
-            log.read(shown, end.revision, &mut |frame| view.apply(&frame.changes))?;
-            (end.revision, Some(end.state))
+    if state_at_shown == Some(claimed) {
+        home.follow(&view, &log, shown, end.revision)?;
+        let view = view.reading(current.clone());
+        let (state, _) = view.state(&home.closing)?;
+        if state == end.state {
+            return Ok(view);
         }
-        // A process that was killed may have fed it with more than it shows.
-        None => (shown, (shown == closed_at).then_some(claimed)),
-    };
-    let (state, _) = view.state(&AtomicBool::new(false))?;
-    if expected.is_some_and(|expected| state != expected) {
-        return Err(wrong());
     }
-    Ok((view, revision))
+    Err(Error::Corrupt {
+        what: "the view does not hold what was written".into(),
+    })
 }
 
-/// The best view that can be had of the store, and its revision.
+/// The view, or another one that is made of the file, and its revision.
 fn content(
     home: &Home,
-    stored: &Stored,
-    view: Option<(Sled, u64)>,
-    checked: Option<(Log, Position)>,
+    current: &Arc<Current>,
+    end: Position,
+    view: Option<Sled>,
     found: &mut dyn FnMut(String, &'static str),
 ) -> Result<(Sled, u64), Error> {
     if let Some(view) = view {
-        return Ok(view);
+        return Ok((view, end.revision));
     }
-    if let Some((log, end)) = checked {
-        match home.build_once(&log, end, 1) {
-            // It is among the findings.
-            Err(Error::Corrupt { .. }) => {}
-            built => {
-                let (view, state, _) = built?;
-                if state != end.state {
-                    let what = "the sums in the journal are wrong, though its changes are whole";
-                    found(what.into(), CORRECT);
-                }
-                return Ok((view, end.revision));
-            }
-        }
+    let (view, state, _) = home.build_once(current, end, 1)?;
+    if state != end.state {
+        let what = "the sums in the journal are wrong, though its changes are whole";
+        found(what.into(), CORRECT);
     }
-    let (view, revision, missing) = home.salvage(stored, 2)?;
-    for what in missing {
-        found(what, RESTORE);
-    }
-    Ok((view, revision))
+    Ok((view, end.revision))
 }
 
 /// A copy of the store's view, opened, and the revision that it shows; `None` where there is none. A store that was restored and

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::store::{
-    change::{Change, Group, Position, Write},
+    change::{Change, Group, Placed, Position, Stands, Write},
     reader::Reader,
     state_hash::StateHash,
 };
@@ -30,6 +30,12 @@ pub(super) const HEADER_BYTES: usize = 36;
 
 const MAGIC: [u8; 4] = *b"IBXF";
 const CRC_AT: usize = 8;
+/// What says how long something is.
+const LEN_BYTES: usize = 4;
+/// Before the writes of a change: their count, and the state hash.
+const CHANGE_HEAD_BYTES: usize = LEN_BYTES + StateHash::BYTES;
+/// Before the key of a write: its tag, and how long the key is.
+const WRITE_HEAD_BYTES: usize = 1 + LEN_BYTES;
 const DELETE: u8 = 0;
 const PUT: u8 = 1;
 
@@ -98,6 +104,29 @@ impl Group {
             .iter()
             .map(|change| encoded_len(&change.writes))
             .sum()
+    }
+
+    /// Its writes in order, with where in the journal the values stand if the frame begins at `frame_at` of it.
+    pub(super) fn placed(&self, frame_at: u64) -> Vec<Placed<'_>> {
+        let mut writes = Vec::new();
+        let mut at = frame_at + HEADER_BYTES as u64;
+        for change in &self.changes {
+            at += CHANGE_HEAD_BYTES as u64;
+            for Write { key, value } in &change.writes {
+                at += (WRITE_HEAD_BYTES + key.len()) as u64;
+                let value_at = at + LEN_BYTES as u64;
+                writes.push(Placed {
+                    key,
+                    value: value.as_ref(),
+                    revision: change.revision,
+                    stands: Stands::Journal(value_at),
+                });
+                if let Some(value) = value {
+                    at = value_at + value.len() as u64;
+                }
+            }
+        }
+        writes
     }
 
     /// How long the payload is that follows this header, if it is one.
@@ -173,9 +202,11 @@ impl Group {
 
 /// The size of a change in a frame's payload.
 pub(super) fn encoded_len(writes: &[Write]) -> usize {
-    let write_len =
-        |write: &Write| 1 + 4 + write.key.len() + write.value.as_ref().map_or(0, |v| 4 + v.len());
-    4 + StateHash::BYTES + writes.iter().map(write_len).sum::<usize>()
+    let write_len = |Write { key, value }: &Write| {
+        let value_len = value.as_ref().map_or(0, |value| LEN_BYTES + value.len());
+        WRITE_HEAD_BYTES + key.len() + value_len
+    };
+    CHANGE_HEAD_BYTES + writes.iter().map(write_len).sum::<usize>()
 }
 
 fn decode_changes(payload: &Bytes, first_revision: u64, count: usize) -> Option<Vec<Change>> {
@@ -296,6 +327,24 @@ mod tests {
             let found = Group::decode(&bytes, Uuid::max()).unwrap();
             prop_assert_eq!((found.before, found.chain, found.len), (before, chain, len));
             prop_assert_eq!(found.group, frame);
+        }
+
+        #[test]
+        fn each_value_is_where_it_is_said_to_be(frame in frames(), before: Vec<u8>) {
+            let (bytes, _) = frame.encode(Uuid::max(), 7);
+            let file = [&before[..], &bytes].concat();
+            let writes = frame.changes.iter().flat_map(|change| {
+                change.writes.iter().map(|write| (&write.key, write.value.as_ref(), change.revision))
+            });
+            let placed = frame.placed(before.len() as u64);
+            let found = placed.iter().map(|placed| (placed.key, placed.value, placed.revision));
+            prop_assert!(found.eq(writes));
+            for Placed { value, stands, .. } in placed {
+                if let (Some(value), Stands::Journal(at)) = (value, stands) {
+                    let at = usize::try_from(at).unwrap();
+                    prop_assert_eq!(&file[at..at + value.len()], &value[..]);
+                }
+            }
         }
 
         #[test]

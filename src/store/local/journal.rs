@@ -138,13 +138,13 @@ impl Journal {
         self.file.log.clone()
     }
 
-    /// Appends a frame and makes it durable.
+    /// Appends a frame, makes it durable, and says where in the journal it begins.
     ///
     /// # Errors
     /// [`Error::OutcomeUnknown`] if the disk failed while the frame was on its way to it: it is not to be tried again. After any
     /// other error nothing was written, and the same may be tried again.
-    pub(super) fn append(&mut self, frame: &Group) -> Result<(), Error> {
-        let position = self.end();
+    pub(super) fn append(&mut self, frame: &Group) -> Result<u64, Error> {
+        let Place { position, offset } = self.file.log.end();
         assert_eq!(
             frame.first_revision,
             position.revision + 1,
@@ -180,7 +180,7 @@ impl Journal {
                 offset: target.log.end().offset + len,
             });
         }
-        Ok(())
+        Ok(self.file.log.trailer.in_journal(offset))
     }
 }
 

@@ -5,13 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{
-    disk::DiskFile,
-    file::{Checked, Frames, Header, Place, Sink, Status, Stored, Trailer, check},
-};
+use super::file::{Checked, Frames, Place, Sink, Status, Stored, Trailer, check};
 use crate::store::{
     Error,
     change::{Group, Position},
+    outside,
     state_hash::StateHash,
 };
 
@@ -24,8 +22,7 @@ const FRAME_CHUNK_BYTES: usize = 4 << 10;
 
 /// The frames of a file. Another file, and with it another log, takes its place when it is written anew.
 pub(super) struct Log {
-    file: Arc<dyn DiskFile>,
-    pub(super) header: Header,
+    pub(super) stored: Arc<Stored>,
     pub(super) trailer: Trailer,
     places: Mutex<Places>,
     /// The one that has taken its place.
@@ -102,27 +99,31 @@ impl Places {
 }
 
 impl Log {
-    /// Checks the frames of a file, and shows `visit` each place behind one.
+    /// Checks the frames of a file, and shows `visit` each place behind one; checks its records as well.
     ///
     /// # Errors
-    /// As of [`check`].
+    /// As of [`check`] and of [`Stored::blocks`].
     pub(super) fn open(
-        stored: &Stored,
+        stored: &Arc<Stored>,
         visit: &mut dyn FnMut(&Position),
     ) -> Result<(Log, Checked), Error> {
         let trailer = stored.trailer.clone()?;
         let mut places: Option<Places> = None;
-        let checked = check(stored, &mut |place| {
-            visit(&place.position);
-            match &mut places {
-                Some(places) => places.add(*place, trailer.fed),
-                None => places = Some(Places::starting_at(*place)),
-            }
-        })?;
+        let check_frames = || {
+            check(stored, &mut |place| {
+                visit(&place.position);
+                match &mut places {
+                    Some(places) => places.add(*place, trailer.fed),
+                    None => places = Some(Places::starting_at(*place)),
+                }
+            })
+        };
+        let (blocks, checked) = outside::both(|| stored.blocks().map(drop), check_frames);
+        blocks?;
+        let checked = checked?;
         let places = places.expect("the first place is shown");
         let log = Log {
-            file: stored.file.clone(),
-            header: stored.header,
+            stored: stored.clone(),
             trailer,
             places: Mutex::new(places),
             next: OnceLock::new(),
@@ -131,7 +132,7 @@ impl Log {
     }
 
     pub(super) fn store(&self) -> Uuid {
-        self.header.store
+        self.stored.store()
     }
 
     /// Behind the last durable frame.
@@ -234,8 +235,8 @@ impl Log {
         Ok(places.get(first).copied())
     }
 
-    /// Hands every durable frame that ends after revision `after` and not after `until` to `visit`, while others are being
-    /// appended. Both must be places between two frames.
+    /// Hands every durable frame that ends after revision `after` and not after `until` to `visit`, with where in the journal it
+    /// begins, while others are being appended. Both must be places between two frames.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if one of them is damaged or missing; what `visit` refuses with.
@@ -243,17 +244,18 @@ impl Log {
         &self,
         after: u64,
         until: u64,
-        visit: &mut dyn FnMut(&Group) -> Result<(), Error>,
+        visit: &mut dyn FnMut(&Group, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if after < self.trailer.start.revision {
             return Err(self.missing(after + 1));
         }
         let mut frames = self.frames(self.place_before(after + 1), CHUNK_BYTES);
         while frames.place().position.revision < until {
-            let next = frames.place().position.revision + 1;
+            let Place { position, offset } = frames.place();
+            let next = position.revision + 1;
             let found = frames.next()?.ok_or_else(|| self.missing(next))?;
             if found.group.first_revision > after {
-                visit(&found.group)?;
+                visit(&found.group, self.trailer.in_journal(offset))?;
             }
         }
         Ok(())
@@ -268,7 +270,7 @@ impl Log {
         while at < to.offset {
             let left = usize::try_from(to.offset - at).unwrap_or(usize::MAX);
             let mut chunk = vec![0; left.min(CHUNK_BYTES)];
-            let read = self.file.read_at(at, &mut chunk)?;
+            let read = self.stored.file.read_at(at, &mut chunk)?;
             if read == 0 {
                 return Err(self.missing(to.position.revision));
             }
@@ -299,20 +301,21 @@ impl Log {
         log.copy(from, to, sink)
     }
 
+    /// The one that has taken the place of this one, if what stands at a place of the journal was written since.
+    pub(super) fn next_before(&self, at: u64) -> Option<Arc<Log>> {
+        let next = self.next.get()?;
+        let end = self.trailer.in_journal(self.end().offset);
+        (at >= end).then(|| next.clone())
+    }
+
     /// Says that another log takes the place of this one.
     pub(super) fn is_replaced_by(&self, next: Arc<Log>) {
         let is_first = self.next.set(next).is_ok();
         assert!(is_first, "it was the one that is written to");
     }
 
-    /// The log of a file to which all was copied that belongs there.
-    pub(super) fn copied(
-        &self,
-        copied: &Copied,
-        file: Arc<dyn DiskFile>,
-        header: Header,
-        trailer: Trailer,
-    ) -> Log {
+    /// The log of a file to which all was copied that belongs there, and which gets the name of this one's.
+    pub(super) fn copied(&self, copied: &Copied, stored: &Stored, trailer: Trailer) -> Log {
         let start = trailer.start_place();
         let moved = |place: Place| copied.place_in_copy(place, &trailer);
         let old = self.places();
@@ -325,8 +328,7 @@ impl Log {
         };
         drop(old);
         Log {
-            file,
-            header,
+            stored: Arc::new(stored.named(&self.stored.name)),
             trailer,
             places: Mutex::new(places),
             next: OnceLock::new(),
@@ -334,7 +336,7 @@ impl Log {
     }
 
     fn frames(&self, place: Place, chunk_bytes: usize) -> Frames {
-        Frames::new(self.file.clone(), self.store(), place, chunk_bytes)
+        Frames::new(self.stored.file.clone(), self.store(), place, chunk_bytes)
     }
 
     fn missing(&self, revision: u64) -> Error {

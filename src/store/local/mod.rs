@@ -24,6 +24,7 @@ mod space;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests;
+mod values;
 mod views;
 
 use std::{
@@ -212,7 +213,7 @@ impl Local {
         let Parts {
             sled,
             journal,
-            log,
+            current,
             tally,
             rewrite_is_due,
         } = parts;
@@ -237,7 +238,7 @@ impl Local {
             rewriter: work,
             journal: Mutex::new(journal),
             meters: Meters::new(),
-            log: Mutex::new(log),
+            current,
         });
         let rewriter = Rewriter {
             core: Arc::downgrade(&core),
@@ -463,7 +464,7 @@ impl Usage {
             records_bytes: log.trailer.frames_at(),
             view_bytes: bytes_in(core.home.views.dir()),
             room_bytes: core.space.room_bytes(),
-            records: (revision > 0).then_some((revision, log.header.time_ms)),
+            records: (revision > 0).then_some((revision, log.stored.header.time_ms)),
         }
     }
 }

@@ -18,12 +18,13 @@ use super::{
     journal::Journal,
     log::Log,
     space,
+    values::Current,
     views::{self, Views},
 };
 use crate::store::{
     Error, OpenError,
     batch::Entry,
-    change::{Group, Position},
+    change::{Group, Placed, Position, Stands},
     outside,
     state_hash::StateHash,
     tally::Tally,
@@ -51,7 +52,7 @@ pub(super) struct Home {
 pub(super) struct Parts {
     pub(super) sled: Sled,
     pub(super) journal: Journal,
-    pub(super) log: Arc<Log>,
+    pub(super) current: Arc<Current>,
     pub(super) tally: Tally,
     /// Whether the file must be written anew at once, since the journal's state hash is wrong.
     pub(super) rewrite_is_due: bool,
@@ -109,7 +110,7 @@ pub(super) fn create(
     };
     let mut sink = FileSink::begin(disk, &paths.new)?;
     let writer = Writer::begin(&mut sink, header)?;
-    writer.end_of_records(Position::default(), 0, (0, StateHash::default()))?;
+    writer.end_of_records((Position::default(), 0), 0, (0, StateHash::default()))?;
     sink.file.sync()?;
     disk.rename(&paths.new, &paths.file)?;
     disk.sync_names()?;
@@ -140,6 +141,7 @@ impl Home {
         let end = checked.end.position;
         home::check_reached(stored.status.reached.max(shown), end.revision)?;
         let log = Arc::new(log);
+        let current = Arc::new(Current::new(log.clone()));
         let room_bytes = self.journal_room_bytes;
         let mut journal =
             Journal::open(self.disk.clone(), file, log.clone(), &checked, room_bytes)?;
@@ -148,9 +150,10 @@ impl Home {
             if state_at_shown != Some(claimed) {
                 return Err(distrust("it is of another time than the journal"));
             }
-            log.read(shown, end.revision, &mut |frame| self.apply(&view, frame))?;
+            self.follow(&view, &log, shown, end.revision)?;
             // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may
             // have lost any part of it.
+            let view = view.reading(current.clone());
             let (state, tally) = view.state(&self.closing)?;
             if state != end.state {
                 return Err(distrust("it has lost what was written"));
@@ -167,7 +170,7 @@ impl Home {
                 } else if end.revision > 0 {
                     tracing::info!("there is no view: making one");
                 }
-                let built = self.build_or_make_room(&log, end)?;
+                let built = self.build_or_make_room(&current, end)?;
                 if let Made::Corrected(state) = built.made {
                     journal.correct_state(state);
                     rewrite_is_due = true;
@@ -180,7 +183,7 @@ impl Home {
         Ok(Parts {
             sled,
             journal,
-            log,
+            current,
             tally,
             rewrite_is_due,
         })
@@ -190,13 +193,14 @@ impl Home {
     ///
     /// # Errors
     /// [`Error::Corrupt`]; what the disk says.
-    pub(super) fn stored(&self, path: &Path) -> Result<Stored, Error> {
-        Stored::open(&*self.disk, path).map_err(|error| match error {
+    pub(super) fn stored(&self, path: &Path) -> Result<Arc<Stored>, Error> {
+        let stored = Stored::open(&*self.disk, path).map_err(|error| match error {
             OpenError::Store(error) => error,
             other => Error::Corrupt {
                 what: other.to_string(),
             },
-        })
+        });
+        stored.map(Arc::new)
     }
 
     /// The view as it lies there, with the revision and state that it claims.
@@ -209,15 +213,15 @@ impl Home {
         Ok((view, shown, claimed))
     }
 
-    /// Makes a view of the file up to `end`, beside the one that is there. That one goes with [`Views::discard_all_but`] once it
-    /// is not needed any more.
+    /// Makes a view of the file that is written to up to `end`, beside the one that is there. That one goes with
+    /// [`Views::discard_all_but`] once it is not needed any more.
     ///
     /// # Errors
     /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the file is damaged. Nothing is left
     /// behind then.
-    pub(super) fn build(&self, log: &Log, end: Position) -> Result<Built, Error> {
+    pub(super) fn build(&self, current: &Arc<Current>, end: Position) -> Result<Built, Error> {
         let first = self.views.numbers()?.last().map_or(1, |last| last + 1);
-        let built = self.build_compared(log, end, first);
+        let built = self.build_compared(current, end, first);
         if built.is_err() {
             for number in [first, first + 1] {
                 // The first error is the one to tell; the next open removes it as well.
@@ -227,8 +231,13 @@ impl Home {
         built
     }
 
-    fn build_compared(&self, log: &Log, end: Position, number: u64) -> Result<Built, Error> {
-        let (sled, state, tally) = self.build_once(log, end, number)?;
+    fn build_compared(
+        &self,
+        current: &Arc<Current>,
+        end: Position,
+        number: u64,
+    ) -> Result<Built, Error> {
+        let (sled, state, tally) = self.build_once(current, end, number)?;
         if state == end.state {
             return Ok(Built {
                 sled,
@@ -240,7 +249,7 @@ impl Home {
         // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
         // sums in the journal were made from a damaged view.
         let number = number + 1;
-        let (sled, again, tally) = self.build_once(log, end, number)?;
+        let (sled, again, tally) = self.build_once(current, end, number)?;
         if again != state {
             return Err(distrust("what sled was given is not what it holds"));
         }
@@ -256,14 +265,14 @@ impl Home {
         })
     }
 
-    fn build_or_make_room(&self, log: &Log, end: Position) -> Result<Built, Error> {
-        match self.build(log, end) {
+    fn build_or_make_room(&self, current: &Arc<Current>, end: Position) -> Result<Built, Error> {
+        match self.build(current, end) {
             Err(Error::Full { .. }) => {
                 tracing::warn!(
                     "there is no room for two views: removing the one that failed first"
                 );
                 self.views.discard_all_but(None)?;
-                self.build(log, end)
+                self.build(current, end)
             }
             other => other,
         }
@@ -275,17 +284,16 @@ impl Home {
     /// As of [`Home::build`].
     pub(super) fn build_once(
         &self,
-        log: &Log,
+        current: &Arc<Current>,
         end: Position,
         number: u64,
     ) -> Result<(Sled, StateHash, Tally), Error> {
-        let view = self.views.open(number)?;
-        let stored = self.stored(&self.paths.file)?;
-        let fed = stored.trailer.clone()?.fed;
-        let mut load = Load::new(self, &view);
-        stored.records(&mut |entry| load.add(entry))?;
+        let view = self.views.open(number)?.reading(current.clone());
+        let log = current.log();
+        let mut load = Load::new(self, &view, Stands::Records);
+        log.stored.records(&mut |entry| load.add(entry))?;
         load.end()?;
-        log.read(fed, end.revision, &mut |frame| self.apply(&view, frame))?;
+        self.follow(&view, &log, log.trailer.fed, end.revision)?;
         let (state, tally) = view.state(&self.closing)?;
         view.shows(end.revision, state)?;
         Ok((view, state, tally))
@@ -302,7 +310,8 @@ impl Home {
         number: u64,
     ) -> Result<(Sled, u64, Vec<String>), Error> {
         let view = self.views.open(number)?;
-        let mut load = Load::new(self, &view);
+        // What stands beside damage is not looked up there.
+        let mut load = Load::new(self, &view, Stands::Nowhere);
         let mut missing = Vec::new();
         let (mut last, mut behind) = (0, 0);
         let mut records = 0;
@@ -326,14 +335,34 @@ impl Home {
         };
         missing.extend(file::salvage(stored, behind, whole, &mut |frame| {
             last = frame.last_revision();
-            self.apply(&view, frame)
+            let mut writes = frame.placed(0);
+            for write in &mut writes {
+                write.stands = Stands::Nowhere;
+            }
+            self.apply(&view, frame, &writes)
         })?);
         Ok((view, last, missing))
     }
 
-    pub(super) fn apply(&self, view: &Sled, frame: &Group) -> Result<(), Error> {
+    /// Brings a view that shows revision `shown` to a later one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::Corrupt`] if a frame is missing; what sled or the disk says.
+    pub(super) fn follow(
+        &self,
+        view: &Sled,
+        log: &Log,
+        shown: u64,
+        until: u64,
+    ) -> Result<(), Error> {
+        log.read(shown, until, &mut |frame, at| {
+            self.apply(view, frame, &frame.placed(at))
+        })
+    }
+
+    fn apply(&self, view: &Sled, frame: &Group, writes: &[Placed<'_>]) -> Result<(), Error> {
         self.go_on()?;
-        view.apply(&frame.changes)?;
+        view.apply(writes, frame.last_revision(), frame.state())?;
         if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {
             tracing::info!(
                 revision = frame.last_revision(),
@@ -358,15 +387,18 @@ impl Home {
 struct Load<'a> {
     home: &'a Home,
     view: &'a Sled,
+    /// Where the values can be read when they are loaded.
+    stands: Stands,
     batch: Vec<Entry>,
     loaded: u64,
 }
 
 impl<'a> Load<'a> {
-    fn new(home: &'a Home, view: &'a Sled) -> Self {
+    fn new(home: &'a Home, view: &'a Sled, stands: Stands) -> Self {
         Load {
             home,
             view,
+            stands,
             batch: Vec::with_capacity(LOAD_BATCH),
             loaded: 0,
         }
@@ -386,7 +418,7 @@ impl<'a> Load<'a> {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        self.view.load(&self.batch)?;
+        self.view.load(&self.batch, self.stands)?;
         self.batch.clear();
         Ok(())
     }

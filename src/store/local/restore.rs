@@ -266,7 +266,7 @@ impl Original {
             chain,
             ..trailer.start
         };
-        writer.end_of_records(start, trailer.fed, trailer.exact)?;
+        writer.end_of_records((start, 0), trailer.fed, trailer.exact)?;
         self.frames(&mut |frame| {
             let mut frame = frame.clone();
             frame.changes.retain(|change| change.revision <= last);

@@ -185,7 +185,7 @@ impl Rewriter {
 /// A file that is to take the place of the store's.
 pub(super) struct New {
     sink: FileSink,
-    stored: Stored,
+    stored: Arc<Stored>,
     written: Written,
     /// Up to where it was copied, in the old file.
     end: Place,
@@ -209,12 +209,7 @@ impl New {
             room_end,
             ..
         } = self;
-        let log = old.copied(
-            &written.copied,
-            stored.file,
-            written.header,
-            written.trailer,
-        );
+        let log = old.copied(&written.copied, &stored, written.trailer);
         let log = Arc::new(log);
         journal.begin_succession(Target {
             file: sink.file,
@@ -322,10 +317,10 @@ fn end_succession(core: &Core) {
     let gate = core.view.gate.write();
     let _gate = gate.unwrap_or_else(PoisonError::into_inner);
     let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut log = core.log.lock().unwrap_or_else(PoisonError::into_inner);
-    let new = journal.end_succession();
-    log.is_replaced_by(new.clone());
-    *log = new;
+    let log = journal.end_succession();
+    // Who reads in the old one goes on to the new one, and never finds neither.
+    core.log().is_replaced_by(log.clone());
+    core.current.replace(log.clone());
     core.meters.rewrites.inc();
     tracing::info!(
         revision = log.trailer.exact.0,

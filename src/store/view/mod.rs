@@ -1,15 +1,19 @@
 //! The ordered view: every key with its present value. It is the same whatever orders the changes.
 //!
 //! Durable writes are read in a table of recent ones (`recent.rs`) at once; sled (`sled.rs`) is fed with them behind, many at a
-//! time and in order of their keys, by the feeder (`feeder.rs`). A read looks into both.
+//! time and in order of their keys, by the feeder (`feeder.rs`). A read looks into both. Of most values sled only knows where they
+//! stand in the truth (`values.rs`).
 
+mod entry;
 mod feeder;
 mod filter;
 mod recent;
 mod runs;
 mod sled;
+mod values;
 
 use std::{
+    cell::Cell,
     ops::{Bound, ControlFlow},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
@@ -19,14 +23,16 @@ use tokio::sync::watch;
 use self::recent::{PART_WRITES_FIRST, PART_WRITES_MAX, Part, Recent};
 pub(crate) use self::runs::Framing;
 pub(super) use self::{
+    entry::{Known, bytes_in_memory},
     feeder::Feeder,
-    recent::{End, Feed, Written},
+    recent::{End, Feed},
     sled::{Direction, Sled},
+    values::{ValueReader, Values, Waits},
 };
 use super::{
     Error, Read,
     batch::{Entry, Found},
-    change::{Change, Position},
+    change::{Placed, Position},
     refusing,
     tally::Tally,
 };
@@ -38,9 +44,6 @@ type Scanned = Result<ControlFlow<()>, Error>;
 
 /// Told of a sled that fails, and why.
 type Alarm = Box<dyn Fn(&Arc<Sled>, &Error) + Send + Sync>;
-
-/// What a key takes in sled's cache beside its bytes and its value's.
-const KEY_OVERHEAD_BYTES: u64 = 64;
 
 /// Sled, and what was written and it does not have yet.
 pub(crate) struct View {
@@ -95,9 +98,9 @@ impl View {
         *self.fed.borrow()
     }
 
-    /// Shows changes that are durable, which bring what is shown to `end`.
-    pub(super) fn show(&self, changes: &[Change], end: Position) {
-        self.recent.put(changes, end);
+    /// Shows writes that are durable, which bring what is shown to `end`.
+    pub(super) fn show(&self, writes: &[Placed<'_>], end: Position) {
+        self.recent.put(writes, end);
         self.shown.send_replace(end);
     }
 
@@ -116,11 +119,10 @@ impl View {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether all of it fits in sled's cache, where reads find it without waiting for the disk: opening has read all of it, and
+    /// Whether all of sled fits in its cache, where reads find it without waiting for the disk: opening has read all of it, and
     /// what was written since came through the cache.
     pub(super) fn is_in_memory(&self) -> bool {
-        let tally = self.tally();
-        tally.bytes() + tally.keys() * KEY_OVERHEAD_BYTES < self.capacity
+        self.tally().view_bytes() < self.capacity
     }
 
     /// sled as it is now.
@@ -152,23 +154,34 @@ impl View {
         result
     }
 
-    /// As [`Read::scan`], for ranges that are read again and again: found in runs, which are made on the way. Where a value
-    /// comes from a run, it comes with what `framing` makes of it.
+    /// The view as somebody reads it who may wait for the disk.
+    pub(super) fn patiently(&self) -> Reading<'_> {
+        Reading {
+            view: self,
+            waits: Waits::Yes,
+        }
+    }
+
+    /// The view as somebody reads it who must not wait for the disk: where he would, `would_wait` is set, and what was read is
+    /// worth nothing.
+    pub(super) fn at_once<'a>(&'a self, would_wait: &'a Cell<bool>) -> Reading<'a> {
+        Reading {
+            view: self,
+            waits: Waits::No(would_wait),
+        }
+    }
+
+    /// What is known of what a key holds, as of [`Read::get`].
     ///
     /// # Errors
-    /// As of [`Read::scan`].
-    pub(crate) fn scan_framed<E: From<Error>>(
-        &self,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        framing: Framing,
-        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
-    ) -> Result<ControlFlow<()>, E> {
-        refusing(visit, |visit| {
-            let (_, upper) = bounds.clone();
-            self.scan_parts(bounds, visit, &|sled, within, visit| {
-                sled.scan_runs(within, &upper, framing, visit)
-            })
-        })
+    /// If the view cannot be read.
+    pub(super) fn known(&self, key: &[u8]) -> Result<Option<Known>, Error> {
+        if let Some(written) = self.recent.get(key) {
+            let value = written.value.as_ref();
+            return Ok(value.map(|value| Known::of(key, value, written.revision)));
+        }
+        let sled = self.sled()?;
+        self.noticed(&sled, sled.known(key))
     }
 
     /// Scans what `scan` finds in sled, and the recent writes, part by part.
@@ -203,13 +216,47 @@ impl View {
     }
 }
 
-impl Read for View {
+/// The view, as it is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    view: &'a View,
+    waits: Waits<'a>,
+}
+
+impl Reading<'_> {
+    /// How many keys start with these two bytes.
+    pub(crate) fn count(&self, start: [u8; 2]) -> u64 {
+        self.view.count(start)
+    }
+
+    /// As [`Read::scan`], for ranges that are read again and again: found in runs, which are made on the way. Where a value
+    /// comes from a run, it comes with what `framing` makes of it.
+    ///
+    /// # Errors
+    /// As of [`Read::scan`].
+    pub(crate) fn scan_framed<E: From<Error>>(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        framing: Framing,
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        refusing(visit, |visit| {
+            let (_, upper) = bounds.clone();
+            self.view.scan_parts(bounds, visit, &|sled, within, visit| {
+                sled.scan_runs(within, &upper, framing, self.waits, visit)
+            })
+        })
+    }
+}
+
+impl Read for Reading<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        if let Some(written) = self.recent.get(key) {
+        let Reading { view, waits } = *self;
+        if let Some(written) = view.recent.get(key) {
             return Ok(written.entry(key));
         }
-        let sled = self.sled()?;
-        self.noticed(&sled, sled.get(key))
+        let sled = view.sled()?;
+        view.noticed(&sled, sled.get(key, waits))
     }
 
     fn scan<E: From<Error>>(
@@ -218,8 +265,8 @@ impl Read for View {
         visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<ControlFlow<()>, E> {
         refusing(visit, |visit| {
-            self.scan_parts(bounds, visit, &|sled, within, visit| {
-                sled.scan(within.clone(), visit)
+            self.view.scan_parts(bounds, visit, &|sled, within, visit| {
+                sled.scan(within.clone(), self.waits, visit)
             })
         })
     }
@@ -282,11 +329,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::{batch::Framed, change::Write};
+    use crate::store::{batch::Framed, change::Stands, view::values::in_memory::InMemory};
 
-    /// A view with its feeder, which is stepped by hand.
-    fn made(dir: &tempfile::TempDir) -> (Arc<View>, Feeder) {
+    /// A view with its feeder, which is stepped by hand, and the journal that its values stand in.
+    fn made(dir: &tempfile::TempDir) -> (Arc<View>, Feeder, InMemory) {
+        let journal = InMemory::default();
         let sled = Sled::open(dir.path(), 8 << 20).unwrap();
+        let sled = sled.reading(Arc::new(journal.clone()));
         let view = Arc::new(View::new(
             sled,
             Position::default(),
@@ -294,24 +343,28 @@ mod tests {
             |_, why| panic!("{why}"),
         ));
         let feeder = Feeder::new(view.clone(), |_, why| Err(why.clone()));
-        (view, feeder)
+        (view, feeder, journal)
     }
 
-    fn show(view: &View, key: &[u8], value: Option<&[u8]>) {
+    fn show(view: &View, journal: &InMemory, key: &[u8], value: Option<&[u8]>) {
         let revision = view.shown().revision + 1;
         let end = Position {
             revision,
             ..Position::default()
         };
-        let change = Change {
+        let (key, value) = (
+            Bytes::copy_from_slice(key),
+            value.map(Bytes::copy_from_slice),
+        );
+        let write = Placed {
+            key: &key,
+            value: value.as_ref(),
             revision,
-            writes: vec![Write {
-                key: Bytes::copy_from_slice(key),
-                value: value.map(Bytes::copy_from_slice),
-            }],
-            state: end.state,
+            stands: value.as_ref().map_or(Stands::Nowhere, |value| {
+                Stands::Journal(journal.append(value))
+            }),
         };
-        view.show(&[change], end);
+        view.show(&[write], end);
     }
 
     fn framed(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize {
@@ -327,6 +380,7 @@ mod tests {
     fn scanned(view: &View, bounds: Bounds, limit: usize) -> Vec<Entry> {
         let mut found = Vec::new();
         let _ = view
+            .patiently()
             .scan_framed::<Error>(bounds, framed, |entry| {
                 if let Some(Framed { within, start, end }) = entry.framed {
                     let mut expected = Vec::new();
@@ -373,16 +427,18 @@ mod tests {
         #[test]
         fn reads_show_the_last_write_wherever_it_is(steps in prop::collection::vec(step(), 1..200)) {
             let dir = tempfile::tempdir().unwrap();
-            let (view, feeder) = made(&dir);
+            let (view, feeder, journal) = made(&dir);
             let mut model = Model::new();
             for step in steps {
                 match step {
                     Step::Put(key, value) => {
-                        show(&view, &[b'k', key], Some(&[value]));
-                        model.insert(vec![b'k', key], (vec![value], view.shown().revision));
+                        // Some are small enough to stand in sled, others are not.
+                        let value = vec![value; 1 + usize::from(key) * 3];
+                        show(&view, &journal, &[b'k', key], Some(&value));
+                        model.insert(vec![b'k', key], (value, view.shown().revision));
                     }
                     Step::Delete(key) => {
-                        show(&view, &[b'k', key], None);
+                        show(&view, &journal, &[b'k', key], None);
                         model.remove(&[b'k', key][..]);
                     }
                     Step::FeedHalf => {
@@ -406,7 +462,7 @@ mod tests {
                             .collect();
                         prop_assert_eq!(found, expected);
                         let key = [b'k', from];
-                        let held = view.get(&key).unwrap().map(|entry| (entry.value.to_vec(), entry.revision));
+                        let held = view.patiently().get(&key).unwrap().map(|entry| (entry.value.to_vec(), entry.revision));
                         prop_assert_eq!(held, model.get(&key[..]).cloned());
                     }
                 }
@@ -429,10 +485,10 @@ mod tests {
     fn a_scan_sees_what_exists_throughout_once_while_sled_is_fed() {
         const KEYS: u32 = 3000;
         let dir = tempfile::tempdir().unwrap();
-        let (view, feeder) = made(&dir);
+        let (view, feeder, journal) = made(&dir);
         let key = |n: u32| format!("k{n:04}").into_bytes();
         for n in 0..KEYS {
-            show(&view, &key(n), Some(b"first"));
+            show(&view, &journal, &key(n), Some(b"first"));
         }
         let ends = &AtomicBool::new(false);
         thread::scope(|scope| {
@@ -446,7 +502,7 @@ mod tests {
                 let mut n = 0;
                 while !ends.load(Ordering::Relaxed) {
                     // Written again and again, and never away.
-                    show(&view, &key(n), Some(b"again"));
+                    show(&view, &journal, &key(n), Some(b"again"));
                     n = (n + 7) % KEYS;
                     thread::sleep(Duration::from_micros(20));
                 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::store::{
     batch::{Entry, Found},
-    change::{Change, Position},
+    change::{Placed, Position, Stands},
 };
 
 /// What waits until sled is fed with it, at the least, unless it has waited for [`FEED_AFTER`]: what is written close together
@@ -40,6 +40,8 @@ pub(in crate::store) struct Written {
     /// `None` where it removed the key.
     pub(in crate::store) value: Option<Bytes>,
     pub(in crate::store) revision: u64,
+    /// Where else the value can be read.
+    pub(in crate::store) stands: Stands,
 }
 
 impl Written {
@@ -50,6 +52,16 @@ impl Written {
             value: self.value.clone()?,
             revision: self.revision,
         })
+    }
+
+    /// The same, as sled takes it.
+    pub(super) fn placed<'a>(&'a self, key: &'a Bytes) -> Placed<'a> {
+        Placed {
+            key,
+            value: self.value.as_ref(),
+            revision: self.revision,
+            stands: self.stands,
+        }
     }
 
     /// What the key holds since, as a scan hands it on.
@@ -159,21 +171,18 @@ impl Recent {
     }
 
     /// Takes writes, which can be read from now on.
-    pub(super) fn put(&self, changes: &[Change], end: Position) {
+    pub(super) fn put(&self, writes: &[Placed<'_>], end: Position) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         self.is_used.store(true, Ordering::Release);
         let mut bytes = 0;
-        for change in changes {
-            for write in &change.writes {
-                let value = write.value.clone();
-                bytes +=
-                    WRITE_OVERHEAD_BYTES + write.key.len() + value.as_ref().map_or(0, Bytes::len);
-                let written = Written {
-                    value,
-                    revision: change.revision,
-                };
-                tables.taking.insert(write.key.clone(), written);
-            }
+        for write in writes {
+            bytes += WRITE_OVERHEAD_BYTES + write.key.len() + write.value.map_or(0, Bytes::len);
+            let written = Written {
+                value: write.value.cloned(),
+                revision: write.revision,
+                stands: write.stands,
+            };
+            tables.taking.insert(write.key.clone(), written);
         }
         tables.end = end;
         // Counted before anybody can take it, or it would be counted after it is gone.

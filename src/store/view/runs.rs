@@ -339,6 +339,29 @@ impl Run {
     }
 }
 
+/// The first key that may be within a lower bound.
+pub(super) fn first_within(lower: &Bound<Vec<u8>>) -> Vec<u8> {
+    match lower {
+        Bound::Included(key) => key.clone(),
+        Bound::Excluded(key) => behind(key),
+        Bound::Unbounded => Vec::new(),
+    }
+}
+
+/// The first key that is not within an upper bound, if there is one.
+pub(super) fn first_behind(upper: &Bound<Vec<u8>>) -> Option<Vec<u8>> {
+    match upper {
+        Bound::Included(key) => Some(behind(key)),
+        Bound::Excluded(key) => Some(key.clone()),
+        Bound::Unbounded => None,
+    }
+}
+
+/// The first key behind this one.
+pub(super) fn behind(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
 fn range(start: u32, end: u32) -> Range<usize> {
     start as usize..end as usize
 }
@@ -346,7 +369,10 @@ fn range(start: u32, end: u32) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{change::Position, view::Written};
+    use crate::store::{
+        change::{Position, Stands},
+        view::recent::Written,
+    };
 
     fn plain(value: &[u8], _: u64, to: &mut Vec<u8>) -> usize {
         to.extend_from_slice(value);
@@ -376,6 +402,7 @@ mod tests {
         let written = Written {
             value: None,
             revision: 2,
+            stands: Stands::Nowhere,
         };
         let keys = keys
             .iter()

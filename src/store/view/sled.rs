@@ -1,8 +1,7 @@
-//! sled, holding every key with its value as of some time. Only this file knows it.
+//! sled, holding every key as of some time, with what `entry.rs` tells. Only this file knows it.
 //!
-//! Values carry the revision of their last write in front, and a CRC-32C of key, revision and value before that, so that a
-//! value that sled hands out damaged, or under another key, is told. One key, [`SHOWN_KEY`], names the revision that the view
-//! shows and the state hash there; it is written after what brings the view there, so that what it says is there, and maybe more.
+//! One key, [`SHOWN_KEY`], names the revision that the view shows and the state hash there; it is written after what brings the
+//! view there, so that what it says is there, and maybe more.
 
 use std::{
     io,
@@ -20,14 +19,16 @@ use bytes::Bytes;
 use sled::IVec;
 
 use super::{
-    Feed, Written,
+    Feed,
+    entry::{Held, Known, checked, stored},
     filter::Filter,
-    runs::{At, Draft, Framing, Run, Runs},
+    runs::{At, Draft, Framing, Run, Runs, behind, first_behind, first_within},
+    values::{ValueReader, Values, Waits},
 };
 use crate::store::{
     Error,
     batch::{Entry, Found},
-    change::{Change, Write},
+    change::{Placed, Stands},
     outside,
     reader::Reader,
     state_hash::StateHash,
@@ -36,12 +37,6 @@ use crate::store::{
 
 /// Sorts before every key of the catalog, which start with a letter.
 const SHOWN_KEY: &[u8] = b"\0shown";
-const CRC_BYTES: usize = 4;
-/// The checksum and the revision, before the value.
-const HEAD_BYTES: usize = CRC_BYTES + 8;
-/// A leaf, which holds up to 16 values, goes to a file of its own if it is larger than a quarter of a segment: with values of
-/// 60 KiB that is every leaf, with the usual ones of 1 to 2 KiB none.
-const SEGMENT_BYTES: usize = 2 << 20;
 /// How often memory is collected behind a batch: it takes a few epochs until what was replaced can go.
 const COLLECT_ROUNDS: usize = 4;
 /// Entries that are read at once while the whole view is.
@@ -67,6 +62,7 @@ pub(in crate::store) struct Sled {
     db: sled::Db,
     filter: Filter,
     runs: Runs,
+    values: Option<Arc<dyn Values>>,
     capacity: u64,
 }
 
@@ -100,7 +96,6 @@ impl Sled {
             sled::Config::new()
                 .path(dir)
                 .cache_capacity(capacity)
-                .segment_size(SEGMENT_BYTES)
                 .flush_every_ms(Some(1000))
                 .open()
         };
@@ -117,11 +112,24 @@ impl Sled {
             db,
             filter,
             runs: Runs::new(runs_bytes),
+            values: None,
             capacity,
         })
     }
 
-    /// The keys and values that it keeps in memory, in bytes.
+    /// The same, with the truth that its values stand in: without, only those are read that stand in sled itself.
+    pub(in crate::store) fn reading(self, values: Arc<dyn Values>) -> Sled {
+        Sled {
+            values: Some(values),
+            ..self
+        }
+    }
+
+    fn reader<'a>(&self, waits: Waits<'a>) -> Option<Box<dyn ValueReader + 'a>> {
+        self.values.as_ref().map(|values| values.reader(waits))
+    }
+
+    /// The entries that it keeps in memory, in bytes.
     pub(in crate::store) fn capacity(&self) -> u64 {
         self.capacity
     }
@@ -131,19 +139,18 @@ impl Sled {
     /// # Errors
     /// If sled fails, or the view does not say: it was being made when the process ended.
     pub(in crate::store) fn shown(&self) -> Result<(u64, StateHash), Error> {
-        match self.get(SHOWN_KEY)? {
+        match self.stored(SHOWN_KEY)? {
             None if self.db.is_empty() => Ok((0, StateHash::default())),
             None => Err(Error::Corrupt {
                 what: "the view does not say its revision".into(),
             }),
-            Some(Entry { value, .. }) => {
-                let mut reader = Reader(&value);
-                reader
-                    .u64()
-                    .zip(reader.state_hash())
-                    .ok_or_else(|| Error::Corrupt {
-                        what: "the view's revision has the wrong size".into(),
-                    })
+            Some(stored) => {
+                let held = Held::parse(SHOWN_KEY, &stored)?;
+                let mut reader = Reader(held.checked(SHOWN_KEY, None)?);
+                let shown = reader.u64().zip(reader.state_hash());
+                shown.ok_or_else(|| Error::Corrupt {
+                    what: "the view's revision has the wrong size".into(),
+                })
             }
         }
     }
@@ -182,26 +189,26 @@ impl Sled {
         closing: &AtomicBool,
     ) -> Result<(StateHash, Tally), Error> {
         let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
-        let mut entries = self.range(all, direction);
+        let mut entries = self.stored_range(all, direction);
         let mut sum = StateHash::default();
         let mut tally = Tally::default();
         loop {
             let mut step = Vec::with_capacity(STATE_STEP);
             for entry in entries.by_ref().take(STATE_STEP) {
-                step.push(entry?);
+                let (key, stored) = entry?;
+                let known = Held::parse(&key, &stored)?.known(&key);
+                step.push((Bytes::from_owner(key), known));
             }
             if closing.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
             }
-            let Some(last) = step.last().map(|entry| entry.key.clone()) else {
+            let Some(last) = step.last().map(|(key, _)| key.clone()) else {
                 return Ok((sum, tally));
             };
             let met = {
                 let (low, high) = &mut *unread.lock().unwrap_or_else(PoisonError::into_inner);
                 let read = step.len();
-                step.retain(|Entry { key, .. }| {
-                    *key > *low && high.as_ref().is_none_or(|high| key < high)
-                });
+                step.retain(|(key, _)| *key > *low && high.as_ref().is_none_or(|high| key < high));
                 let met = step.len() < read;
                 match direction {
                     Direction::Forward => *low = last.max(low.clone()),
@@ -211,10 +218,10 @@ impl Sled {
                 }
                 met
             };
-            for entry in step {
-                self.filter.insert(&entry.key);
-                sum = sum.with(&entry.key, &entry.value, entry.revision);
-                tally.change(&entry.key, None, Some(entry.value.len()));
+            for (key, known) in step {
+                self.filter.insert(&key);
+                sum = sum.plus(known.hash);
+                tally.change(&key, None, Some(known.len));
             }
             if met {
                 return Ok((sum, tally));
@@ -225,18 +232,36 @@ impl Sled {
     /// What a key holds.
     ///
     /// # Errors
-    /// If sled fails, or the value is damaged.
-    pub(in crate::store) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+    /// If sled fails, or the value is damaged; [`Error::Busy`] if it would have to wait for the disk and must not.
+    pub(in crate::store) fn get(
+        &self,
+        key: &[u8],
+        waits: Waits<'_>,
+    ) -> Result<Option<Entry>, Error> {
+        let mut reader = self.reader(waits);
+        let stored = self.stored(key)?;
+        stored
+            .map(|stored| checked(Bytes::copy_from_slice(key), stored, &mut reader))
+            .transpose()
+    }
+
+    /// What is known of what a key holds without a look at the value, if that stands elsewhere.
+    ///
+    /// # Errors
+    /// If sled fails, or what it holds is damaged.
+    pub(super) fn known(&self, key: &[u8]) -> Result<Option<Known>, Error> {
+        let stored = self.stored(key)?;
+        stored
+            .map(|stored| Ok(Held::parse(key, &stored)?.known(key)))
+            .transpose()
+    }
+
+    fn stored(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
         if self.filter.lacks(key) {
             return Ok(None);
         }
-        let value = self
-            .db
-            .get(key)
-            .map_err(|error| sled_failed("read the view", &error))?;
-        value
-            .map(|value| checked(Bytes::copy_from_slice(key), value))
-            .transpose()
+        let stored = self.db.get(key);
+        stored.map_err(|error| sled_failed("read the view", &error))
     }
 
     /// The keys within the bounds with their values, in order.
@@ -245,14 +270,25 @@ impl Sled {
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         direction: Direction,
     ) -> impl Iterator<Item = Result<Entry, Error>> + use<> {
-        let mut range = self.db.range(bounds);
-        std::iter::from_fn(move || match direction {
-            Direction::Forward => range.next(),
-            Direction::Backward => range.next_back(),
+        let mut reader = self.reader(Waits::Yes);
+        self.stored_range(bounds, direction).map(move |entry| {
+            let (key, stored) = entry?;
+            checked(Bytes::from_owner(key), stored, &mut reader)
         })
-        .map(|entry| {
-            let (key, value) = entry.map_err(|error| sled_failed("read the view", &error))?;
-            checked(Bytes::from_owner(key), value)
+    }
+
+    fn stored_range(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(IVec, IVec), Error>> + use<> {
+        let mut range = self.db.range(bounds);
+        std::iter::from_fn(move || {
+            let entry = match direction {
+                Direction::Forward => range.next(),
+                Direction::Backward => range.next_back(),
+            };
+            entry.map(|entry| entry.map_err(|error| sled_failed("read the view", &error)))
         })
     }
 
@@ -263,16 +299,18 @@ impl Sled {
     pub(in crate::store) fn scan(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        waits: Waits<'_>,
         mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
-        for entry in self.db.range(bounds) {
-            let (key, stored) = entry.map_err(|error| sled_failed("read the view", &error))?;
-            let revision = revision_of(&key, &stored)?;
-            let value = &stored[HEAD_BYTES..];
+        let mut reader = self.reader(waits);
+        for entry in self.stored_range(bounds, Direction::Forward) {
+            let (key, stored) = entry?;
+            let held = Held::parse(&key, &stored)?;
+            let read = held.read(&key, &mut reader)?;
             let found = Found {
                 key: &key,
-                value,
-                revision,
+                value: held.checked(&key, read.as_deref())?,
+                revision: held.revision,
                 framed: None,
             };
             if visit(found).is_break() {
@@ -291,10 +329,11 @@ impl Sled {
         (lower, upper): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
         limit: &Bound<Vec<u8>>,
         framing: Framing,
+        waits: Waits<'_>,
         visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let (Some(upper), Some(limit)) = (first_behind(upper), first_behind(limit)) else {
-            return self.scan((lower.clone(), upper.clone()), visit);
+            return self.scan((lower.clone(), upper.clone()), waits, visit);
         };
         let mut from = first_within(lower);
         while from < upper {
@@ -302,7 +341,7 @@ impl Sled {
                 At::Run(run) => run,
                 At::Gap(draft, next) => {
                     let limit = next.filter(|next| *next < limit).unwrap_or(limit.clone());
-                    self.run(draft, limit)?
+                    self.run(draft, limit, waits)?
                 }
             };
             if run.visit(&from, &upper, visit).is_break() {
@@ -315,11 +354,11 @@ impl Sled {
     }
 
     /// Makes a run, which ends before `limit`.
-    fn run(&self, mut draft: Draft, limit: Vec<u8>) -> Result<Arc<Run>, Error> {
+    fn run(&self, mut draft: Draft, limit: Vec<u8>, waits: Waits<'_>) -> Result<Arc<Run>, Error> {
         let from = Bound::Included(draft.from().to_vec());
         let bounds = (from, Bound::Excluded(limit.clone()));
         let mut to = limit;
-        let _ = self.scan(bounds, |found| {
+        let _ = self.scan(bounds, waits, |found| {
             if draft.push(&found) {
                 return ControlFlow::Continue(());
             }
@@ -329,19 +368,18 @@ impl Sled {
         Ok(self.runs.keep(draft, to))
     }
 
-    /// Applies consecutive changes, and shows the revision of the last.
+    /// Takes writes in order, and shows what they come to.
     ///
     /// # Errors
     /// If sled fails: some of it may be there then, and what it shows is as before.
-    pub(in crate::store) fn apply(&self, changes: &[Change]) -> Result<(), Error> {
-        let Some(last) = changes.last() else {
-            return Ok(());
-        };
-        self.put(changes.iter().flat_map(|change| {
-            let writes = change.writes.iter();
-            writes.map(|Write { key, value }| (key, value.as_ref(), change.revision))
-        }))?;
-        self.shows(last.revision, last.state)
+    pub(in crate::store) fn apply(
+        &self,
+        writes: &[Placed<'_>],
+        revision: u64,
+        state: StateHash,
+    ) -> Result<(), Error> {
+        self.put(writes.iter().copied())?;
+        self.shows(revision, state)
     }
 
     /// Takes what was written behind what it shows.
@@ -351,20 +389,23 @@ impl Sled {
     pub(in crate::store) fn feed(&self, feed: &Arc<Feed>) -> Result<(), Error> {
         self.runs.begin_feed(feed);
         let writes = feed.writes.iter();
-        let put = self
-            .put(writes.map(|(key, Written { value, revision })| (key, value.as_ref(), *revision)));
+        let put = self.put(writes.map(|(key, written)| written.placed(key)));
         self.runs.end_feed();
         put?;
         self.shows(feed.end.revision, feed.end.state)
     }
 
-    /// Puts what a file holds into one that is being made. It shows nothing before [`Sled::shows`].
+    /// Puts what a file's records hold into one that is being made. It shows nothing before [`Sled::shows`].
     ///
     /// # Errors
     /// If sled fails.
-    pub(in crate::store) fn load(&self, entries: &[Entry]) -> Result<(), Error> {
-        let entries = entries.iter();
-        self.put(entries.map(|entry| (&entry.key, Some(&entry.value), entry.revision)))
+    pub(in crate::store) fn load(&self, entries: &[Entry], stands: Stands) -> Result<(), Error> {
+        self.put(entries.iter().map(|entry| Placed {
+            key: &entry.key,
+            value: Some(&entry.value),
+            revision: entry.revision,
+            stands,
+        }))
     }
 
     /// Says that it holds what the store held at a revision.
@@ -374,23 +415,24 @@ impl Sled {
     pub(in crate::store) fn shows(&self, revision: u64, state: StateHash) -> Result<(), Error> {
         let mut shown = revision.to_le_bytes().to_vec();
         shown.extend_from_slice(&state.to_le_bytes());
-        let key = Bytes::from_static(SHOWN_KEY);
-        self.put([(&key, Some(&shown.into()), revision)].into_iter())
+        self.put(std::iter::once(Placed {
+            key: &Bytes::from_static(SHOWN_KEY),
+            value: Some(&shown.into()),
+            revision,
+            stands: Stands::Nowhere,
+        }))
     }
 
     /// Sets and removes keys, one by one: a batch of sled's would hold up every reader until all of it is done.
-    fn put<'a>(
-        &self,
-        writes: impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>, u64)>,
-    ) -> Result<(), Error> {
+    fn put<'a>(&self, writes: impl Iterator<Item = Placed<'a>>) -> Result<(), Error> {
         let put_all = || {
-            for (key, value, revision) in writes {
-                match value {
+            for write in writes {
+                match write.value {
                     Some(value) => {
-                        self.filter.insert(key);
-                        self.db.insert(key, stored(key, value, revision))?
+                        self.filter.insert(write.key);
+                        self.db.insert(write.key, stored(&write, value))?
                     }
-                    None => self.db.remove(key)?,
+                    None => self.db.remove(write.key)?,
                 };
             }
             Ok(())
@@ -422,6 +464,13 @@ impl Sled {
 
 #[cfg(test)]
 impl Sled {
+    /// Forgets a key without knowing.
+    pub(in crate::store) fn lose(&self, key: &[u8]) -> Result<(), Error> {
+        let lost = self.db.remove(key);
+        lost.map(drop)
+            .map_err(|error| sled_failed("lose a key", &error))
+    }
+
     /// Flips a bit of what sled holds under a key.
     pub(in crate::store) fn damage(&self, key: &[u8]) {
         let stored = self.db.get(key).expect("sled reads").expect("it is there");
@@ -430,29 +479,6 @@ impl Sled {
         self.db.insert(key, damaged).expect("sled writes");
         self.runs.clear();
     }
-}
-
-/// The first key that may be within a lower bound.
-fn first_within(lower: &Bound<Vec<u8>>) -> Vec<u8> {
-    match lower {
-        Bound::Included(key) => key.clone(),
-        Bound::Excluded(key) => behind(key),
-        Bound::Unbounded => Vec::new(),
-    }
-}
-
-/// The first key that is not within an upper bound, if there is one.
-fn first_behind(upper: &Bound<Vec<u8>>) -> Option<Vec<u8>> {
-    match upper {
-        Bound::Included(key) => Some(behind(key)),
-        Bound::Excluded(key) => Some(key.clone()),
-        Bound::Unbounded => None,
-    }
-}
-
-/// The first key behind this one.
-fn behind(key: &[u8]) -> Vec<u8> {
-    [key, &[0]].concat()
 }
 
 /// Tries again while sled's own lock is held, which is not the store's: a sled that this process closed a moment ago still has
@@ -484,54 +510,16 @@ fn sled_failed(action: &str, error: &sled::Error) -> Error {
     }
 }
 
-fn checksum(key: &[u8], revision_and_value: &[u8]) -> [u8; CRC_BYTES] {
-    crc32c::crc32c_append(crc32c::crc32c(key), revision_and_value).to_le_bytes()
-}
-
-/// A value as sled holds it.
-fn stored(key: &[u8], value: &[u8], revision: u64) -> Vec<u8> {
-    let mut stored = vec![0; CRC_BYTES];
-    stored.reserve_exact(HEAD_BYTES - CRC_BYTES + value.len());
-    stored.extend_from_slice(&revision.to_le_bytes());
-    stored.extend_from_slice(value);
-    let crc = checksum(key, &stored[CRC_BYTES..]);
-    stored[..CRC_BYTES].copy_from_slice(&crc);
-    stored
-}
-
-/// The revision in what sled holds under a key.
-///
-/// # Errors
-/// If it fails its checksum.
-fn revision_of(key: &[u8], stored: &[u8]) -> Result<u64, Error> {
-    stored
-        .split_at_checked(CRC_BYTES)
-        .filter(|(crc, rest)| *crc == checksum(key, rest))
-        .and_then(|(_, rest)| Reader(rest).u64())
-        .ok_or_else(|| Error::Corrupt {
-            what: format!(
-                "the view's value of key {} fails its checksum",
-                key.escape_ascii()
-            ),
-        })
-}
-
-/// What a key holds, sharing sled's memory.
-fn checked(key: Bytes, stored: IVec) -> Result<Entry, Error> {
-    let revision = revision_of(&key, &stored)?;
-    Ok(Entry {
-        key,
-        value: Bytes::from_owner(stored).slice(HEAD_BYTES..),
-        revision,
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use std::{fs::File, thread};
 
     use super::*;
+    use crate::store::view::{
+        entry::{HEAD_BYTES, PLACE_BYTES, VALUE_BYTES_MAX},
+        values::in_memory::InMemory,
+    };
 
     #[test]
     fn a_view_opens_once_what_closed_it_lets_go() {
@@ -545,5 +533,57 @@ mod tests {
         });
         Sled::open(dir.path(), 1 << 20).unwrap();
         letting_go.join().unwrap();
+    }
+
+    #[test]
+    fn a_value_is_read_where_it_stands_and_told_if_it_is_damaged_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = InMemory::default();
+        let view = Sled::open(dir.path(), 1 << 20).unwrap();
+        let view = view.reading(Arc::new(journal.clone()));
+        let large = vec![b'v'; VALUE_BYTES_MAX + 1];
+        let small = &large[1..];
+        let put = |key: &'static str, value: &[u8], stands| {
+            let (key, value) = (Bytes::from(key), Bytes::copy_from_slice(value));
+            let write = Placed {
+                key: &key,
+                value: Some(&value),
+                revision: 7,
+                stands,
+            };
+            view.apply(&[write], 7, StateHash::default()).unwrap();
+        };
+        put(
+            "in the journal",
+            &large,
+            Stands::Journal(journal.append(&large)),
+        );
+        put("small", small, Stands::Journal(journal.append(small)));
+        put("nowhere else", &large, Stands::Nowhere);
+        let held = |key: &str| view.db.get(key).unwrap().unwrap().len();
+        assert_eq!(
+            ["in the journal", "small", "nowhere else"].map(held),
+            [PLACE_BYTES, small.len(), large.len()].map(|len| HEAD_BYTES + len)
+        );
+        let values = || -> Vec<_> {
+            let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
+            let values = view.range(all, Direction::Backward);
+            values.map(|entry| Some(entry.ok()?.value)).collect()
+        };
+        let large = Some(Bytes::from(large.clone()));
+        let small = Some(Bytes::copy_from_slice(small));
+        assert_eq!(values(), [small.clone(), large.clone(), large.clone()]);
+        assert_eq!(
+            view.get(b"in the journal", Waits::Yes)
+                .unwrap()
+                .map(|entry| entry.value),
+            large
+        );
+        journal.0.lock().unwrap()[3] ^= 1;
+        assert_eq!(values(), [small, large, None]);
+        assert!(matches!(
+            view.get(b"in the journal", Waits::Yes),
+            Err(Error::Corrupt { .. })
+        ));
     }
 }

@@ -25,6 +25,7 @@
 //! | | 8 | where it is |
 //! | | 8 | number of records |
 //! | | 8, 4, 16 | revision, chain and state hash where the frames start |
+//! | | 8 | how much journal was before the frames, since the store was made |
 //! | | 8 | revision from which on frames belong on top of the records |
 //! | | 8, 16 | revision and state hash at which records and frames are exact first |
 //! | | 4 | CRC-32C of all records |
@@ -35,6 +36,7 @@
 //! All numbers are little-endian. The status is the only thing that is ever written over, and nothing depends on it: where it is
 //! missing, as in a snapshot, or torn, the trailer is found behind the records.
 
+mod blocks;
 mod frames;
 mod read;
 #[cfg(test)]
@@ -45,6 +47,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub(super) use self::{
+    blocks::Lookup,
     frames::{Checked, Frames, Place, check, salvage},
     read::Stored,
     write::{FileSink, Writer},
@@ -53,7 +56,10 @@ use super::{disk::DiskFile, frame::PAYLOAD_BYTES_MAX};
 use crate::store::{Error, OpenError, change::Position, reader::Reader, state_hash::StateHash};
 
 /// The format that this program writes, and the newest that it reads.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
+/// The oldest that it reads. Its trailer does not say how much journal was before the frames, and is shorter by that.
+const FORMAT_MIN: u32 = 3;
+const TRAILER_BYTES_3: usize = 92;
 const MAGIC: [u8; 8] = *b"ICEBOXDB";
 const TRAILER_MAGIC: [u8; 8] = *b"\xff\xff\xff\xffIBXE";
 /// What stands where a record's length would: the trailer's first bytes.
@@ -64,7 +70,7 @@ const STATUS_AT: usize = 512;
 const STATUS_BYTES: usize = 24;
 const RECORDS_AT: usize = 1024;
 const RECORD_HEADER_BYTES: usize = 20;
-const TRAILER_BYTES: usize = 92;
+const TRAILER_BYTES: usize = 100;
 /// What is written or read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 /// A key or value that claims more is damage, not a reason to allocate: the largest are far smaller.
@@ -127,7 +133,7 @@ impl Header {
         };
         let (format, store, time_ms) = parse().ok_or_else(damaged)?;
         match format {
-            FORMAT => Ok(Some(Header { store, time_ms })),
+            FORMAT_MIN..=FORMAT => Ok(Some(Header { store, time_ms })),
             found if found > FORMAT => Err(OpenError::NewerFormat {
                 found,
                 supported: FORMAT,
@@ -190,10 +196,14 @@ impl Status {
 pub(super) struct Trailer {
     /// Where it is.
     pub(super) at: u64,
+    len: usize,
     /// How many records there are.
     pub(super) records: u64,
     /// Where the frames start.
     pub(super) start: Position,
+    /// How much journal was before them. Places in the journal count from the first frame that the store ever had, so that they
+    /// are the same in every file that has them.
+    pub(super) before_bytes: u64,
     /// Frames behind this revision belong on top of the records.
     pub(super) fed: u64,
     /// Where records and frames are exact first: frames up to there must be present. Frames have the chain.
@@ -204,7 +214,7 @@ pub(super) struct Trailer {
 impl Trailer {
     /// Where the frames start.
     pub(super) fn frames_at(&self) -> u64 {
-        self.at + TRAILER_BYTES as u64
+        self.at + self.len as u64
     }
 
     /// Where the frames start, as a place.
@@ -215,11 +225,23 @@ impl Trailer {
         }
     }
 
+    /// The place in the journal of what stands behind the trailer.
+    pub(super) fn in_journal(&self, offset: u64) -> u64 {
+        self.before_bytes + (offset - self.frames_at())
+    }
+
+    /// Where in the file a place of the journal is; `None` if that is before the frames.
+    pub(super) fn in_file(&self, at: u64) -> Option<u64> {
+        Some(at.checked_sub(self.before_bytes)? + self.frames_at())
+    }
+
     fn encode(&self) -> Vec<u8> {
         let Trailer {
             at,
+            len: _,
             records,
             start,
+            before_bytes,
             fed,
             exact: (revision, state),
             records_crc,
@@ -230,6 +252,7 @@ impl Trailer {
         bytes.extend_from_slice(&start.revision.to_le_bytes());
         bytes.extend_from_slice(&start.chain.to_le_bytes());
         bytes.extend_from_slice(&start.state.to_le_bytes());
+        bytes.extend_from_slice(&before_bytes.to_le_bytes());
         bytes.extend_from_slice(&fed.to_le_bytes());
         bytes.extend_from_slice(&revision.to_le_bytes());
         bytes.extend_from_slice(&state.to_le_bytes());
@@ -238,15 +261,27 @@ impl Trailer {
         bytes
     }
 
+    /// The trailer that these bytes begin with.
     fn decode(bytes: &[u8]) -> Option<Trailer> {
+        let decode = |len| Trailer::decode_of(bytes.get(..len)?);
+        decode(TRAILER_BYTES).or_else(|| decode(TRAILER_BYTES_3))
+    }
+
+    fn decode_of(bytes: &[u8]) -> Option<Trailer> {
         let mut reader = Reader(checked(bytes)?.strip_prefix(&TRAILER_MAGIC)?);
         Some(Trailer {
             at: reader.u64()?,
+            len: bytes.len(),
             records: reader.u64()?,
             start: Position {
                 revision: reader.u64()?,
                 chain: reader.u32()?,
                 state: reader.state_hash()?,
+            },
+            before_bytes: if bytes.len() == TRAILER_BYTES_3 {
+                0
+            } else {
+                reader.u64()?
             },
             fed: reader.u64()?,
             exact: (reader.u64()?, reader.state_hash()?),

@@ -1,6 +1,11 @@
 //! Reading a file.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -8,7 +13,7 @@ use uuid::Uuid;
 use super::{
     CHUNK_BYTES, END_OF_RECORDS, FIELD_BYTES_MAX, Frames, HEADER_BYTES, Header, Place,
     RECORD_HEADER_BYTES, RECORDS_AT, STATUS_AT, STATUS_BYTES, Status, TRAILER_BYTES, Trailer,
-    checked,
+    blocks::Blocks, checked,
 };
 use crate::store::{
     Error, OpenError,
@@ -36,6 +41,8 @@ pub(in crate::store::local) struct Stored {
     pub(in crate::store::local) status: Status,
     /// The error says what is damaged.
     pub(in crate::store::local) trailer: Result<Trailer, Error>,
+    /// Where the records are, once all of them were looked at.
+    pub(super) blocks: OnceLock<Blocks>,
 }
 
 impl Stored {
@@ -55,6 +62,7 @@ impl Stored {
             file,
             name,
             header,
+            blocks: OnceLock::new(),
         };
         stored.trailer = stored.find_trailer();
         Ok(stored)
@@ -62,6 +70,18 @@ impl Stored {
 
     pub(in crate::store::local) fn store(&self) -> Uuid {
         self.header.store
+    }
+
+    /// The same, when its name is another.
+    pub(in crate::store::local) fn named(&self, name: &str) -> Stored {
+        Stored {
+            file: self.file.clone(),
+            name: name.to_owned(),
+            header: self.header,
+            status: self.status,
+            trailer: self.trailer.clone(),
+            blocks: self.blocks.clone(),
+        }
     }
 
     fn find_trailer(&self) -> Result<Trailer, Error> {
@@ -109,9 +129,11 @@ impl Stored {
     ) -> Result<(), Error> {
         let trailer = self.trailer.clone()?;
         let (mut records, mut crc) = (0, 0);
+        let mut blocks = Blocks::default();
         self.for_each_record(trailer.at, &mut |record| {
             records += 1;
             crc = crc32c::crc32c_append(crc, &record.bytes);
+            blocks.add(&record.entry.key, record.end - record.bytes.len() as u64);
             visit(record.entry)
         })?;
         let name = &self.name;
@@ -120,9 +142,22 @@ impl Stored {
         } else if crc != trailer.records_crc {
             format!("{name} is damaged: its checksum is another")
         } else {
+            // The same each time.
+            let _ = self.blocks.set(blocks.ending_at(trailer.at));
             return Ok(());
         };
         Err(Error::Corrupt { what })
+    }
+
+    /// Where its records are, which takes a look at all of them at first, and checks them.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming what is damaged.
+    pub(in crate::store::local) fn blocks(&self) -> Result<&Blocks, Error> {
+        if self.blocks.get().is_none() {
+            self.records(&mut |_| Ok(()))?;
+        }
+        Ok(self.blocks.get().expect("it was just found"))
     }
 
     /// Hands every record before `end` to `visit`, until the trailer or damage.
@@ -208,8 +243,10 @@ impl Stored {
         {
             return Err(wrong("is damaged behind its header".into()));
         }
-        // What every frame leaves its keys at; the records' values of those are outdated.
-        let mut written: HashMap<Bytes, StateHash> = HashMap::new();
+        // What every frame leaves its keys at; the records' values of those are outdated. There may be very many: of the keys
+        // only a hash is kept, and one that nobody can choose keys for.
+        let hasher = RandomState::new();
+        let mut written: HashMap<u64, [u8; StateHash::BYTES]> = HashMap::new();
         let mut frames = self.frames()?;
         while frames.place().position.revision < exact_at {
             let Some(found) = frames.next()? else {
@@ -223,22 +260,22 @@ impl Stored {
             }
             for change in &found.group.changes {
                 for Write { key, value } in &change.writes {
-                    let alone = StateHash::default();
-                    let alone = value
-                        .as_ref()
-                        .map_or(alone, |value| alone.with(key, value, change.revision));
-                    written.insert(Bytes::copy_from_slice(key), alone);
+                    let share = value.as_ref().map_or(StateHash::default(), |value| {
+                        StateHash::of(key, value, change.revision)
+                    });
+                    written.insert(hasher.hash_one(key), share.to_le_bytes());
                 }
             }
         }
         let mut sum = StateHash::default();
         self.records(&mut |entry| {
-            if !written.contains_key(&entry.key) {
+            if !written.contains_key(&hasher.hash_one(&entry.key)) {
                 sum = sum.with(&entry.key, &entry.value, entry.revision);
             }
             Ok(())
         })?;
-        let sum = written.values().fold(sum, |sum, alone| sum.plus(*alone));
+        let shares = written.into_values().map(StateHash::from_le_bytes);
+        let sum = shares.fold(sum, StateHash::plus);
         if sum == state {
             Ok(())
         } else {

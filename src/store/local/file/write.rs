@@ -5,7 +5,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{
-    CHUNK_BYTES, Header, RECORD_HEADER_BYTES, RECORDS_AT, Sink, Trailer, read::record_crc,
+    CHUNK_BYTES, Header, RECORD_HEADER_BYTES, RECORDS_AT, Sink, TRAILER_BYTES, Trailer,
+    read::record_crc,
 };
 use crate::store::{
     Error,
@@ -79,22 +80,24 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Ends the records. The frames that follow start at `start`; those behind revision `fed` belong on top of the records, and
-    /// up to the revision `exact` they must be there.
+    /// Ends the records. The frames that follow start at `start`, with `before_bytes` of journal before them; those behind revision
+    /// `fed` belong on top of the records, and up to the revision `exact` they must be there.
     ///
     /// # Errors
     /// What the sink refuses with.
     pub(in crate::store::local) fn end_of_records(
         mut self,
-        start: Position,
+        (start, before_bytes): (Position, u64),
         fed: u64,
         exact: (u64, StateHash),
     ) -> Result<Trailer, Error> {
         self.flush()?;
         let trailer = Trailer {
             at: self.at,
+            len: TRAILER_BYTES,
             records: self.records,
             start,
+            before_bytes,
             fed,
             exact,
             records_crc: self.records_crc,

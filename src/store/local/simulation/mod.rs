@@ -22,12 +22,7 @@ use std::{
 
 use self::disk::{FakeDisk, Fault, FaultKind, LeftOut, Platter, Trace};
 use super::*;
-use crate::store::{
-    Store,
-    change::{Change, Write},
-    state_hash::StateHash,
-    view::Sled,
-};
+use crate::store::{Store, state_hash::StateHash, view::Sled};
 
 const SEEDS: u64 = 2_000;
 const SEEDS_LONG: u64 = 50_000;
@@ -381,19 +376,8 @@ impl Simulation {
     fn apply_half(&mut self, path: &Path) {
         let half = || {
             let view = Sled::open(path, 1 << 20)?;
-            let (revision, state) = view.shown()?;
-            let lost = self.model.keys().filter(|_| self.dice.one_in(3));
-            let writes = lost
-                .map(|key| Write {
-                    key: key.clone().into(),
-                    value: None,
-                })
-                .collect();
-            view.apply(&[Change {
-                revision,
-                writes,
-                state,
-            }])
+            let mut lost = self.model.keys().filter(|_| self.dice.one_in(3));
+            lost.try_for_each(|key| view.lose(key))
         };
         // A view that never came to be cannot be damaged.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(half));

@@ -78,7 +78,7 @@ async fn a_journal_that_lost_what_the_view_has_is_told() {
 }
 
 #[tokio::test]
-async fn damaged_records_are_written_again_from_the_view_and_told_without_one() {
+async fn damaged_records_are_told_with_the_view_and_without() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let options = Options {
@@ -91,22 +91,69 @@ async fn damaged_records_are_written_again_from_the_view_and_told_without_one() 
     store.local().rewrite().await.unwrap();
     put(&store, "new", "one").await;
     store.close().unwrap();
-    let mut damaged = std::fs::read(&path).unwrap();
-    damaged[100_000] ^= 1;
-    std::fs::write(&path, damaged).unwrap();
-
-    std::fs::rename(view_dir(&path), dir.path().join("aside")).unwrap();
-    let Err(OpenError::Store(Error::Corrupt { what })) = open(&path) else {
-        panic!("it was opened")
+    let flip = |at: usize| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
     };
-    assert!(what.contains("store is damaged at byte"), "{what}");
-    std::fs::remove_dir_all(view_dir(&path)).unwrap();
-    std::fs::rename(dir.path().join("aside"), view_dir(&path)).unwrap();
+    // The second record, in its value and before it.
+    for at in [100_000, 66_585 + 9] {
+        flip(at);
+        for aside in [false, true] {
+            if aside {
+                std::fs::rename(view_dir(&path), dir.path().join("aside")).unwrap();
+            }
+            let Err(OpenError::Store(Error::Corrupt { what })) = open(&path) else {
+                panic!("it was opened")
+            };
+            assert!(what.contains("store is damaged at byte 66585"), "{what}");
+        }
+        let _ = std::fs::remove_dir_all(view_dir(&path));
+        std::fs::rename(dir.path().join("aside"), view_dir(&path)).unwrap();
+        flip(at);
+    }
+    assert_eq!(opened(&path).content().unwrap().len(), 301);
+}
+
+#[tokio::test]
+async fn a_value_that_is_damaged_while_the_store_is_open_is_told_and_others_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
     let store = opened(&path);
-    store.local().rewrite().await.unwrap();
-    store.close().unwrap();
-    std::fs::remove_dir_all(view_dir(&path)).unwrap();
-    assert_eq!(content(&opened(&path)).len(), 301);
+    fill(&store, 3).await;
+    store.fed_sled();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.iter().position(|&byte| byte == 7).unwrap() + 100;
+    bytes[at] ^= 1;
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(&path).unwrap(),
+        &bytes[at..=at],
+        at as u64,
+    )
+    .unwrap();
+    assert!(matches!(
+        store.view.patiently().get(b"k0000"),
+        Err(Error::Corrupt { .. })
+    ));
+    assert_eq!(
+        store
+            .view
+            .patiently()
+            .get(b"k0001")
+            .unwrap()
+            .unwrap()
+            .value
+            .len(),
+        64 << 10
+    );
+    // Nothing can heal it, so that nothing more is written to this disk.
+    for _ in 0..200 {
+        if store.condition().borrow().stopped.is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it goes on");
 }
 
 #[tokio::test]

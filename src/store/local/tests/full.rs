@@ -1,4 +1,4 @@
-//! A disk that is full.
+//! A disk that is full, or slow to answer.
 
 use super::*;
 
@@ -100,4 +100,25 @@ async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_a
     let create = Batch::default().expect("m", None).put("m", "v");
     assert_eq!(store.commit(create).await, Ok(Outcome::Committed(5)));
     assert!(path.with_extension("reserve").exists());
+}
+
+#[tokio::test]
+async fn a_read_that_would_wait_for_the_disk_is_made_on_a_thread_that_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(disk::full::FullDisk::new(dir.path()));
+    let store = open_on(&disk, &dir.path().join("store"), &Options::default());
+    fill(&store, 2).await;
+    store.fed_sled();
+    let read = async || {
+        let read = store.read(Reach::Page, |view| {
+            let found = view.get(b"k0001")?.expect("it is there");
+            Ok::<_, Error>((found.value.len(), std::thread::current().id()))
+        });
+        read.await.unwrap()
+    };
+    let here = std::thread::current().id();
+    assert_eq!(read().await, (64 << 10, here));
+    disk.set_slow(true);
+    let (len, there) = read().await;
+    assert!(len == 64 << 10 && there != here, "{len} {there:?}");
 }

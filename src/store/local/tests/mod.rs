@@ -8,11 +8,7 @@ mod view;
 use std::path::PathBuf;
 
 use super::*;
-use crate::store::{
-    Read, Store,
-    change::{Change, Write},
-    view::Sled,
-};
+use crate::store::{Reach, Read, Store, view::Sled};
 
 fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(path, &Options::default())
@@ -125,7 +121,10 @@ async fn a_batch_whose_expectations_do_not_hold_leaves_nothing_and_takes_no_revi
         (1, pairs(&[("k", "v")]))
     );
     assert_eq!(commit(at(1)).await, Outcome::Committed(2));
-    assert_eq!(store.view.get(b"k").unwrap().unwrap().revision, 2);
+    assert_eq!(
+        store.view.patiently().get(b"k").unwrap().unwrap().revision,
+        2
+    );
     let delete = Batch::default().expect("k", Some(2)).delete("k");
     assert_eq!(commit(delete).await, Outcome::Committed(3));
     assert_eq!(commit(create()).await, Outcome::Committed(4));

@@ -80,8 +80,8 @@ async fn what_is_newer_older_or_foreign_is_refused_untouched() {
     assert_eq!(
         open(&path).unwrap_err(),
         OpenError::NewerFormat {
-            found: 4,
-            supported: 3
+            found: 5,
+            supported: 4
         }
     );
     assert!(std::fs::read(&path).unwrap() == newer);

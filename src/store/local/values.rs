@@ -1,0 +1,195 @@
+//! Where the view reads the values that it does not hold itself: in the journal, and if they are older than that, among the
+//! records.
+//!
+//! sled says where in the journal a value was written. A file that was written anew has let go of what its records cover, but for
+//! what followers may ask for: what sled then says of a value that was not changed since is no place any more, and the key is
+//! looked up among the records. So sled stays as it is when the file is written anew.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use super::{
+    disk::{self, DiskFile},
+    file::Lookup,
+    log::Log,
+};
+use crate::store::{
+    Error,
+    change::Stands,
+    view::{ValueReader, Values, Waits},
+};
+
+/// How much of the journal is read at once where one value follows another.
+const CHUNK_BYTES: usize = 64 << 10;
+/// How far apart two values may be for the second to follow the first.
+const GAP_BYTES_MAX: u64 = 1 << 10;
+/// A value that claims more is damage, not a reason to allocate.
+const VALUE_BYTES_MAX: usize = 16 << 20;
+
+/// The log of the file that is written to now. Another one takes its place when the file is written anew.
+pub(super) struct Current(RwLock<Arc<Log>>);
+
+impl Current {
+    pub(super) fn new(log: Arc<Log>) -> Self {
+        Current(RwLock::new(log))
+    }
+
+    pub(super) fn log(&self) -> Arc<Log> {
+        let log = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        log.clone()
+    }
+
+    /// From now on it is this one, which the one before must know of.
+    pub(super) fn replace(&self, log: Arc<Log>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = log;
+    }
+}
+
+impl Values for Current {
+    fn reader<'a>(&self, waits: Waits<'a>) -> Box<dyn ValueReader + 'a> {
+        Box::new(LogReader::new(self.log(), waits))
+    }
+}
+
+/// Reads values of a log, and of those that have taken its place since.
+struct LogReader<'a> {
+    log: Arc<Log>,
+    journal: Ahead<'a>,
+    records: Lookup<'a>,
+    waits: Waits<'a>,
+}
+
+impl<'a> LogReader<'a> {
+    fn new(log: Arc<Log>, waits: Waits<'a>) -> Self {
+        LogReader {
+            journal: Ahead::new(log.stored.file.clone(), waits),
+            records: Lookup::new(log.stored.clone(), waits),
+            log,
+            waits,
+        }
+    }
+}
+
+impl ValueReader for LogReader<'_> {
+    fn read(&mut self, key: &[u8], stands: Stands, len: usize) -> Result<Option<Bytes>, Error> {
+        let Stands::Journal(at) = stands else {
+            return self.records.value(key);
+        };
+        // What was written since this file was replaced is in the journal of the one that came next.
+        while let Some(next) = self.log.next_before(at) {
+            *self = LogReader::new(next, self.waits);
+        }
+        match self.log.trailer.in_file(at) {
+            Some(offset) => self.journal.read(offset, len),
+            None => self.records.value(key),
+        }
+    }
+}
+
+/// Reads one stretch of a file after the other, some of it ahead where they stand side by side.
+struct Ahead<'a> {
+    file: Arc<dyn DiskFile>,
+    chunk: Bytes,
+    /// Where the chunk begins.
+    at: u64,
+    waits: Waits<'a>,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(file: Arc<dyn DiskFile>, waits: Waits<'a>) -> Self {
+        Ahead {
+            file,
+            chunk: Bytes::new(),
+            at: 0,
+            waits,
+        }
+    }
+
+    /// The bytes at a place; `None` if there are fewer.
+    fn read(&mut self, at: u64, len: usize) -> Result<Option<Bytes>, Error> {
+        if len > VALUE_BYTES_MAX {
+            return Ok(None);
+        }
+        let end = self.at + self.chunk.len() as u64;
+        let follows =
+            !self.chunk.is_empty() && (self.at..end.saturating_add(GAP_BYTES_MAX)).contains(&at);
+        let start = usize::try_from(at.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        if !follows || self.chunk.len() < start.saturating_add(len) {
+            let mut chunk = vec![0; if follows { len.max(CHUNK_BYTES) } else { len }];
+            let read = disk::read(&*self.file, at, &mut chunk, self.waits)?;
+            chunk.truncate(read);
+            (self.chunk, self.at) = (chunk.into(), at);
+            return Ok((read >= len).then(|| self.chunk.slice(..len)));
+        }
+        Ok(Some(self.chunk.slice(start..start + len)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Mutex};
+
+    use super::*;
+    use crate::store::local::disk::{Disk, RealDisk};
+
+    /// A file that tells what was read of it.
+    struct Told {
+        file: Box<dyn DiskFile>,
+        reads: Mutex<Vec<(u64, usize)>>,
+    }
+
+    impl DiskFile for Told {
+        fn write_at(&mut self, _: u64, _: &[u8]) -> Result<(), Error> {
+            unreachable!("it is only read")
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+            self.reads.lock().unwrap().push((offset, buffer.len()));
+            self.file.read_at(offset, buffer)
+        }
+
+        fn size(&self) -> Result<u64, Error> {
+            self.file.size()
+        }
+
+        fn allocate(&mut self, _: u64) -> Result<(), Error> {
+            unreachable!("it is only read")
+        }
+
+        fn sync(&mut self) -> Result<(), Error> {
+            unreachable!("it is only read")
+        }
+
+        fn release(&mut self) {}
+    }
+
+    #[test]
+    fn neighbours_are_read_at_once_and_others_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+        std::fs::write(dir.path().join("file"), &bytes).unwrap();
+        let disk = RealDisk::new(dir.path().to_owned());
+        let told = Arc::new(Told {
+            file: disk.open_to_read(Path::new("file")).unwrap(),
+            reads: Mutex::default(),
+        });
+        let mut ahead = Ahead::new(told.clone(), Waits::Yes);
+        let mut read = |at: usize, len: usize| {
+            let found = ahead.read(at as u64, len).unwrap();
+            assert_eq!(found.as_deref(), bytes.get(at..at + len), "{at}");
+            std::mem::take(&mut *told.reads.lock().unwrap())
+        };
+        assert_eq!(read(100, 50), [(100, 50)]);
+        assert_eq!(read(160, 50), [(160, CHUNK_BYTES)]);
+        for n in 4..20 {
+            assert_eq!(read(n * 60, 50), []);
+        }
+        assert_eq!(read(120_000, 50), [(120_000, 50)]);
+        assert_eq!(read(120_000, 50), []);
+        assert_eq!(read(90, 50), [(90, 50)]);
+        assert_eq!(read(199_960, 50), [(199_960, 50)]);
+        assert_eq!(read(300_000, 50), [(300_000, 50)]);
+        assert_eq!(read(0, VALUE_BYTES_MAX + 1), []);
+    }
+}

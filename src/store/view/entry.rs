@@ -1,0 +1,219 @@
+//! What sled holds under a key, byte by byte: its value, or what is known of that, and where it stands.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | CRC-32C of the key and what follows here |
+//! | 8 | revision of the last write |
+//! | 1 | whether the value follows, or where it stands |
+//! | … | the value; or the next three |
+//! | 4 | how long the value is |
+//! | 8 | its place in the journal, if it stands there, or did before the file was written anew |
+//! | 16 | its share of the state hash |
+//!
+//! So what is damaged, in sled or where it stands, or is another key's, is told, and what all of sled comes to is known without a look
+//! at values that stand elsewhere.
+
+use bytes::Bytes;
+
+use super::values::ValueReader;
+use crate::store::{
+    Error,
+    batch::Entry,
+    change::{Placed, Stands},
+    reader::Reader,
+    state_hash::StateHash,
+};
+
+const CRC_BYTES: usize = 4;
+/// The checksum, the revision and the tag, before the value or its place.
+pub(super) const HEAD_BYTES: usize = CRC_BYTES + 8 + 1;
+pub(super) const PLACE_BYTES: usize = 4 + 8 + StateHash::BYTES;
+/// What follows the head.
+const VALUE: u8 = 0;
+const IN_JOURNAL: u8 = 1;
+const IN_RECORDS: u8 = 2;
+/// A value that is not larger stands in sled itself: names, which are read again and again to find what they name.
+pub(super) const VALUE_BYTES_MAX: usize = 64;
+/// What a key takes in sled's cache beside its bytes and what is held under it.
+const KEY_OVERHEAD_BYTES: usize = 64;
+
+/// What a key takes in sled's memory, with a value of that size.
+pub(in crate::store) fn bytes_in_memory(key: &[u8], value_len: usize) -> u64 {
+    let held = if value_len > VALUE_BYTES_MAX {
+        PLACE_BYTES
+    } else {
+        value_len
+    };
+    (KEY_OVERHEAD_BYTES + key.len() + HEAD_BYTES + held) as u64
+}
+
+/// What sled holds of a value: itself, if it is small or stands nowhere else, and else where it stands.
+pub(super) fn stored(write: &Placed<'_>, value: &[u8]) -> Vec<u8> {
+    let place = match write.stands {
+        _ if value.len() <= VALUE_BYTES_MAX => None,
+        Stands::Journal(at) => Some((IN_JOURNAL, at)),
+        Stands::Records => Some((IN_RECORDS, 0)),
+        Stands::Nowhere => None,
+    };
+    let held_len = place.map_or(value.len(), |_| PLACE_BYTES);
+    let mut stored = Vec::with_capacity(HEAD_BYTES + held_len);
+    stored.extend_from_slice(&[0; CRC_BYTES]);
+    stored.extend_from_slice(&write.revision.to_le_bytes());
+    if let Some((tag, at)) = place {
+        let len = u32::try_from(value.len()).expect("it came through a frame");
+        let hash = StateHash::of(write.key, value, write.revision);
+        stored.push(tag);
+        stored.extend_from_slice(&len.to_le_bytes());
+        stored.extend_from_slice(&at.to_le_bytes());
+        stored.extend_from_slice(&hash.to_le_bytes());
+    } else {
+        stored.push(VALUE);
+        stored.extend_from_slice(value);
+    }
+    let crc = checksum(write.key, &stored[CRC_BYTES..]);
+    stored[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+    stored
+}
+
+fn checksum(key: &[u8], behind: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), behind)
+}
+
+/// What sled holds under a key.
+pub(super) struct Held<'a> {
+    pub(super) revision: u64,
+    value: Value<'a>,
+}
+
+enum Value<'a> {
+    Here(&'a [u8]),
+    Elsewhere {
+        stands: Stands,
+        len: usize,
+        hash: StateHash,
+    },
+}
+
+/// What is known of what a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Known {
+    /// The revision of the last write.
+    pub(in crate::store) revision: u64,
+    /// How long the value is.
+    pub(in crate::store) len: usize,
+    /// Its share of the state hash.
+    pub(in crate::store) hash: StateHash,
+}
+
+impl Known {
+    /// What is known of a key with this value.
+    pub(in crate::store) fn of(key: &[u8], value: &[u8], revision: u64) -> Known {
+        Known {
+            revision,
+            len: value.len(),
+            hash: StateHash::of(key, value, revision),
+        }
+    }
+}
+
+impl<'a> Held<'a> {
+    /// # Errors
+    /// If it is damaged.
+    pub(super) fn parse(key: &[u8], stored: &'a [u8]) -> Result<Self, Error> {
+        let parse = || {
+            let mut reader = Reader(stored);
+            let crc = reader.u32()?;
+            if checksum(key, reader.0) != crc {
+                return None;
+            }
+            let revision = reader.u64()?;
+            let tag = reader.take(1)?[0];
+            if tag == VALUE {
+                let value = Value::Here(reader.0);
+                return Some(Held { revision, value });
+            }
+            let (len, at) = (reader.u32()?, reader.u64()?);
+            let value = Value::Elsewhere {
+                stands: match tag {
+                    IN_JOURNAL => Stands::Journal(at),
+                    IN_RECORDS => Stands::Records,
+                    _ => return None,
+                },
+                len: len as usize,
+                hash: reader.state_hash()?,
+            };
+            Some(Held { revision, value })
+        };
+        parse().ok_or_else(|| damaged(key))
+    }
+
+    /// What is known of it without a look at the value, if that stands elsewhere.
+    pub(super) fn known(&self, key: &[u8]) -> Known {
+        match self.value {
+            Value::Here(value) => Known::of(key, value, self.revision),
+            Value::Elsewhere { len, hash, .. } => Known {
+                revision: self.revision,
+                len,
+                hash,
+            },
+        }
+    }
+
+    /// What stands where the value does, if that is elsewhere.
+    ///
+    /// # Errors
+    /// What the disk says; [`Error::Busy`] if it would have to be waited for.
+    pub(super) fn read(
+        &self,
+        key: &[u8],
+        reader: &mut Option<Box<dyn ValueReader + '_>>,
+    ) -> Result<Option<Bytes>, Error> {
+        match (&self.value, reader) {
+            (Value::Elsewhere { stands, len, .. }, Some(reader)) => reader.read(key, *stands, *len),
+            _ => Ok(None),
+        }
+    }
+
+    /// The value, if it is here, and else what was read, if it is that.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn checked<'b>(&self, key: &[u8], read: Option<&'b [u8]>) -> Result<&'b [u8], Error>
+    where
+        'a: 'b,
+    {
+        match self.value {
+            Value::Here(value) => Ok(value),
+            Value::Elsewhere { hash, .. } => read
+                .filter(|read| StateHash::of(key, read, self.revision) == hash)
+                .ok_or_else(|| damaged(key)),
+        }
+    }
+}
+
+fn damaged(key: &[u8]) -> Error {
+    Error::Corrupt {
+        what: format!("the value of key {} fails its checksum", key.escape_ascii()),
+    }
+}
+
+/// What a key holds, sharing the memory of what sled holds, or of what was read.
+///
+/// # Errors
+/// As of [`Held::parse`], [`Held::read`] and [`Held::checked`].
+pub(super) fn checked(
+    key: Bytes,
+    stored: impl AsRef<[u8]> + Send + 'static,
+    reader: &mut Option<Box<dyn ValueReader + '_>>,
+) -> Result<Entry, Error> {
+    let held = Held::parse(&key, stored.as_ref())?;
+    let revision = held.revision;
+    let read = held.read(&key, reader)?;
+    held.checked(&key, read.as_deref())?;
+    let value = read.unwrap_or_else(|| Bytes::from_owner(stored).slice(HEAD_BYTES..));
+    Ok(Entry {
+        key,
+        value,
+        revision,
+    })
+}
