@@ -34,7 +34,7 @@ use crate::store::{
 /// How often a rebuild tells how far it is, in records or revisions.
 const PROGRESS: u64 = 100_000;
 /// Records that go into the view at once while it is made.
-const LOAD_BATCH: usize = 1000;
+const LOAD_BATCH: usize = 250;
 
 /// Where a store's parts are.
 #[derive(Clone)]

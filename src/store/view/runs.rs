@@ -17,8 +17,8 @@ use bytes::Bytes;
 use super::Feed;
 use crate::store::batch::{Found, Framed};
 
-/// What of the cache runs may take: half. sled holds in the rest what runs are made of.
-const SHARE_OF_CACHE: u64 = 2;
+/// What of the cache runs may take: a third. sled holds in the rest where the values are that runs are made of.
+const SHARE_OF_CACHE: u64 = 3;
 /// A run takes no further entry once it has so many bytes.
 const RUN_BYTES: usize = 32 << 10;
 /// Nor once it has so many entries.

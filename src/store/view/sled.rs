@@ -46,7 +46,7 @@ const LOCK_TRIES_MAX: usize = 200;
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in memory, buffers stand
 /// beside them, and a page counts only after 64 accesses in its shard, of which there are 256.
-const CACHE_OVERHEAD: f64 = 2.0;
+const CACHE_OVERHEAD: f64 = 3.5;
 
 /// Which way a range is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
