@@ -20,6 +20,11 @@ test NAME:
 seed SEED:
     ICEBOX_SEED={{SEED}} cargo test --lib store::local::simulation
 
+# One fuzz target until it finds something: `just fuzz file`. Needs `cargo install cargo-fuzz`.
+fuzz TARGET:
+    mkdir -p fuzz/corpus/{{TARGET}}
+    cargo fuzz run {{TARGET}} -s none fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}}
+
 # 50,000 seeds, and 500 rounds of SIGKILL.
 long:
     ICEBOX_LONG=1 cargo test --release

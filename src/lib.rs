@@ -113,8 +113,11 @@ pub mod cli;
 mod clock;
 #[cfg(feature = "http")]
 mod freezer_http;
-#[cfg(feature = "http")]
+#[cfg(feature = "documents")]
 mod freezer_json;
+#[cfg(all(fuzzing, feature = "documents"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod icebox;
 #[cfg(feature = "server")]
 mod identity;

@@ -10,7 +10,7 @@ use std::{fs, path::Path, process::Command};
 use child::ChildServer;
 
 /// The formats that this Icebox opens.
-const FORMATS: &[u32] = &[3];
+const FORMATS: &[u32] = &[3, 4];
 
 fn exported(arguments: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO_BIN_EXE_icebox"))

@@ -7,6 +7,8 @@ mod audit;
 mod bells;
 mod changes;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod heard;
 mod keys;
 mod page;

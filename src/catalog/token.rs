@@ -54,7 +54,7 @@ pub(super) fn read<R: Resource>(
     let [VERSION, place @ ..] = content else {
         return refuse("is not of this version of Icebox: start the list again");
     };
-    if *crc != checksum::<R>(store, scope, filter, content) {
+    if *crc != checksum::<R>(store, scope, filter, content) && !cfg!(fuzzing) {
         return refuse(
             "is not of this list: project_id and filter must be those of the page that it came with",
         );

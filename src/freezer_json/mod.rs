@@ -19,6 +19,8 @@
 //! Whether a resource makes sense is not asked here: the server validates what it is sent.
 
 mod documented;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod read;
 mod shape;
 #[cfg(test)]

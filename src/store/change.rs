@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use super::state_hash::StateHash;
 
+/// No store comes that far: a larger revision is damage, and one can always be added to it.
+pub(super) const REVISION_MAX: u64 = u64::MAX / 2;
+
 /// One absolute change of one key: repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Write {

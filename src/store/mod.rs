@@ -31,6 +31,8 @@ use uuid::Uuid;
 pub(crate) use batch::{Batch, Entry, Found, Outcome};
 pub(crate) use change::{Group, Write};
 pub use error::{Error, OpenError};
+#[cfg(fuzzing)]
+pub(crate) use local::fuzzing;
 pub(crate) use local::{
     Changes, Examined, Finding, Local, Pulled, Until, examine, has_view, restore, verify_file,
 };

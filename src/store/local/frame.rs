@@ -18,7 +18,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::store::{
-    change::{Change, Group, Placed, Position, Stands, Write},
+    change::{Change, Group, Placed, Position, REVISION_MAX, Stands, Write},
     reader::Reader,
     state_hash::StateHash,
 };
@@ -179,9 +179,12 @@ impl Group {
         let (chain, before) = (header.u32()?, header.u32()?);
         let (first_revision, time_ms) = (header.u64()?, header.u64()?);
         let count = header.u32()? as usize;
+        if first_revision > REVISION_MAX {
+            return None;
+        }
         let len = HEADER_BYTES + payload_len;
         let bytes = bytes.get(..len)?;
-        if checksum(store, bytes) != chain {
+        if checksum(store, bytes) != chain && !cfg!(fuzzing) {
             return None;
         }
         // The checksum holds from here on: what fails now was written by another format.

@@ -11,6 +11,8 @@ mod disk;
 mod examine;
 mod file;
 mod frame;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod home;
 mod journal;
 mod log;

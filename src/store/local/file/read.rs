@@ -139,7 +139,7 @@ impl Stored {
         let name = &self.name;
         let what = if records != trailer.records {
             format!("{name} has {records} records, not {}", trailer.records)
-        } else if crc != trailer.records_crc {
+        } else if crc != trailer.records_crc && !cfg!(fuzzing) {
             format!("{name} is damaged: its checksum is another")
         } else {
             // The same each time.
@@ -188,7 +188,7 @@ impl Stored {
             }
             let len = RECORD_HEADER_BYTES + key_len + value_len;
             let record = input.take(len)?.ok_or_else(torn)?;
-            if record_crc(&record) != crc {
+            if record_crc(&record) != crc && !cfg!(fuzzing) {
                 return Err(torn());
             }
             let fields = record.slice(RECORD_HEADER_BYTES..);

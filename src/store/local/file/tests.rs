@@ -100,6 +100,29 @@ fn a_bit_flipped_anywhere_is_found_and_so_is_a_missing_end() {
 }
 
 #[test]
+fn a_trailer_that_tells_of_more_than_there_can_be_is_none() {
+    let trailer = Files::new().verify(&snapshot()).unwrap();
+    assert_eq!(Trailer::decode(&trailer.encode()), Some(trailer));
+    let (_, state) = trailer.exact;
+    for far in [
+        Trailer {
+            fed: u64::MAX,
+            ..trailer
+        },
+        Trailer {
+            exact: (u64::MAX, state),
+            ..trailer
+        },
+        Trailer {
+            before_bytes: u64::MAX,
+            ..trailer
+        },
+    ] {
+        assert_eq!(Trailer::decode(&far.encode()), None);
+    }
+}
+
+#[test]
 fn the_trailer_is_found_whatever_the_status_says() {
     let mut bytes = snapshot();
     let files = Files::new();
