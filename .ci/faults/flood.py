@@ -136,7 +136,7 @@ def main():
         os._exit(0)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    flooding = None
+    server = flooding = None
     try:
         server = Server(work / "store", arguments=["--stall-timeout-ms", "5000", "--http", "127.0.0.1:0"])
         http_address = json.loads(server.process.stderr.readline())["fields"]["address"]
@@ -171,6 +171,8 @@ def main():
     finally:
         if flooding and flooding.poll() is None:
             flooding.kill()
+        if server and server.process.poll() is None:
+            server.process.kill()
         subprocess.run(["rm", "-rf", work])
 
 
