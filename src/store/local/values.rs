@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     disk::{self, DiskFile},
     file::Lookup,
+    frame::PAYLOAD_BYTES_MAX,
     log::Log,
 };
 use crate::store::{
@@ -24,8 +25,6 @@ use crate::store::{
 const CHUNK_BYTES: usize = 64 << 10;
 /// How far apart two values may be for the second to follow the first.
 const GAP_BYTES_MAX: u64 = 1 << 10;
-/// A value that claims more is damage, not a reason to allocate.
-const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// The log of the file that is written to now. Another one takes its place when the file is written anew.
 pub(super) struct Current(RwLock<Arc<Log>>);
@@ -55,34 +54,51 @@ impl Values for Current {
 /// Reads values of a log, and of those that have taken its place since.
 struct LogReader<'a> {
     log: Arc<Log>,
-    journal: Ahead<'a>,
-    records: Lookup<'a>,
+    /// Made when there is something to read: much of what is asked for stands in sled.
+    journal: Option<Ahead<'a>>,
+    records: Option<Lookup<'a>>,
     waits: Waits<'a>,
 }
 
 impl<'a> LogReader<'a> {
     fn new(log: Arc<Log>, waits: Waits<'a>) -> Self {
         LogReader {
-            journal: Ahead::new(log.stored.file.clone(), waits),
-            records: Lookup::new(log.stored.clone(), waits),
             log,
+            journal: None,
+            records: None,
             waits,
         }
+    }
+
+    fn in_journal(&mut self, offset: u64, len: usize) -> Result<Option<Bytes>, Error> {
+        let (file, waits) = (&self.log.stored.file, self.waits);
+        let journal = self
+            .journal
+            .get_or_insert_with(|| Ahead::new(file.clone(), waits));
+        journal.read(offset, len)
+    }
+
+    fn in_records(&mut self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let (stored, waits) = (&self.log.stored, self.waits);
+        let records = self
+            .records
+            .get_or_insert_with(|| Lookup::new(stored.clone(), waits));
+        records.value(key)
     }
 }
 
 impl ValueReader for LogReader<'_> {
     fn read(&mut self, key: &[u8], stands: Stands, len: usize) -> Result<Option<Bytes>, Error> {
         let Stands::Journal(at) = stands else {
-            return self.records.value(key);
+            return self.in_records(key);
         };
         // What was written since this file was replaced is in the journal of the one that came next.
         while let Some(next) = self.log.next_before(at) {
             *self = LogReader::new(next, self.waits);
         }
         match self.log.trailer.in_file(at) {
-            Some(offset) => self.journal.read(offset, len),
-            None => self.records.value(key),
+            Some(offset) => self.in_journal(offset, len),
+            None => self.in_records(key),
         }
     }
 }
@@ -108,7 +124,8 @@ impl<'a> Ahead<'a> {
 
     /// The bytes at a place; `None` if there are fewer.
     fn read(&mut self, at: u64, len: usize) -> Result<Option<Bytes>, Error> {
-        if len > VALUE_BYTES_MAX {
+        // A value that claims more is damage, not a reason to allocate.
+        if len > PAYLOAD_BYTES_MAX {
             return Ok(None);
         }
         let end = self.at + self.chunk.len() as u64;
@@ -190,6 +207,6 @@ mod tests {
         assert_eq!(read(90, 50), [(90, 50)]);
         assert_eq!(read(199_960, 50), [(199_960, 50)]);
         assert_eq!(read(300_000, 50), [(300_000, 50)]);
-        assert_eq!(read(0, VALUE_BYTES_MAX + 1), []);
+        assert_eq!(read(0, PAYLOAD_BYTES_MAX + 1), []);
     }
 }
