@@ -283,7 +283,7 @@ impl Committer {
         meters.appended(took, group.changes.len(), bytes);
         self.pending.is_durable(&mut view.tally());
         recent.push(group.clone(), bytes);
-        view.show(&group.placed(frame_at), journal.end());
+        view.show(&group.placed(Some(frame_at)), journal.end());
         Ok(())
     }
 

@@ -98,7 +98,7 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
     let views = Views::new(view.unwrap_or(&paths.view), store, CACHE_BYTES);
     let view = copied_view(&views, scratch.path());
     let shown = match &view {
-        Ok(Some((_, shown))) => *shown,
+        Ok(Some((_, shown, _))) => *shown,
         _ => 0,
     };
     let mut state_at_shown = None;
@@ -118,7 +118,7 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
     let (sled, revision) = if let Ok((log, end)) = whole {
         let current = Arc::new(Current::new(log));
         let view = view.and_then(|view| {
-            let view = view.map(|view| proved(&home, view, &current, end, state_at_shown));
+            let view = view.map(|view| proved(&home, view, state_at_shown, &current, end));
             view.transpose()
         });
         let view = view.inspect_err(|damage| found(damage.to_string(), REMAKE));
@@ -165,32 +165,25 @@ fn checked(
 /// The view brought to where the journal ends, if it holds what was written.
 fn proved(
     home: &Home,
-    (view, shown): (Sled, u64),
+    view: (Sled, u64, StateHash),
+    state_at_shown: Option<StateHash>,
     current: &Arc<Current>,
     end: Position,
-    state_at_shown: Option<StateHash>,
 ) -> Result<Sled, Error> {
-    let log = current.log();
     // After a kill it may be behind; once closed it is not.
-    let status = log.stored.status;
+    let status = current.log().stored.status;
     let closed_at = if status.owner == 0 { status.reached } else { 0 };
+    let (_, shown, _) = view;
     if shown < closed_at {
         return Err(Error::Corrupt {
             what: format!("the view was closed at revision {closed_at} and shows revision {shown}"),
         });
     }
-    let (_, claimed) = view.shown()?;
-    if state_at_shown == Some(claimed) {
-        home.follow(&view, &log, shown, end.revision)?;
-        let view = view.reading(current.clone());
-        let (state, _) = view.state(&home.closing)?;
-        if state == end.state {
-            return Ok(view);
-        }
-    }
-    Err(Error::Corrupt {
+    let proved = home.proved(view, state_at_shown, current, end)?;
+    let (view, _) = proved.map_err(|_| Error::Corrupt {
         what: "the view does not hold what was written".into(),
-    })
+    })?;
+    Ok(view)
 }
 
 /// The view, or another one that is made of the file, and its revision.
@@ -212,17 +205,17 @@ fn content(
     Ok((view, end.revision))
 }
 
-/// A copy of the store's view, opened, and the revision that it shows; `None` where there is none. A store that was restored and
-/// never opened has none yet, and somebody may have thrown it away.
-fn copied_view(views: &Views, scratch: &Path) -> Result<Option<(Sled, u64)>, Error> {
+/// A copy of the store's view, opened, with the revision and state that it claims to show; `None` where there is none. A store that
+/// was restored and never opened has none yet, and somebody may have thrown it away.
+fn copied_view(views: &Views, scratch: &Path) -> Result<Option<(Sled, u64, StateHash)>, Error> {
     let Some(oldest) = views.numbers()?.first().copied() else {
         return Ok(None);
     };
     let (from, copy) = (views.path(oldest), scratch.join("copy"));
     copy_tree(&from, &copy).map_err(|error| Error::io("copy", &from, &error))?;
     let view = Sled::open(&copy, CACHE_BYTES)?;
-    let (shown, _) = view.shown()?;
-    Ok(Some((view, shown)))
+    let (shown, claimed) = view.shown()?;
+    Ok(Some((view, shown, claimed)))
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

@@ -106,10 +106,11 @@ impl Group {
             .sum()
     }
 
-    /// Its writes in order, with where in the journal the values stand if the frame begins at `frame_at` of it.
-    pub(super) fn placed(&self, frame_at: u64) -> Vec<Placed<'_>> {
+    /// Its writes in order, with where in the journal the values stand if the frame begins at `frame_at` of it, or as what stands
+    /// nowhere where they are not to be read.
+    pub(super) fn placed(&self, frame_at: Option<u64>) -> Vec<Placed<'_>> {
         let mut writes = Vec::new();
-        let mut at = frame_at + HEADER_BYTES as u64;
+        let mut at = frame_at.unwrap_or(0) + HEADER_BYTES as u64;
         for change in &self.changes {
             at += CHANGE_HEAD_BYTES as u64;
             for Write { key, value } in &change.writes {
@@ -119,7 +120,7 @@ impl Group {
                     key,
                     value: value.as_ref(),
                     revision: change.revision,
-                    stands: Stands::Journal(value_at),
+                    stands: frame_at.map_or(Stands::Nowhere, |_| Stands::Journal(value_at)),
                 });
                 if let Some(value) = value {
                     at = value_at + value.len() as u64;
@@ -339,7 +340,7 @@ mod tests {
             let writes = frame.changes.iter().flat_map(|change| {
                 change.writes.iter().map(|write| (&write.key, write.value.as_ref(), change.revision))
             });
-            let placed = frame.placed(before.len() as u64);
+            let placed = frame.placed(Some(before.len() as u64));
             let found = placed.iter().map(|placed| (placed.key, placed.value, placed.revision));
             prop_assert!(found.eq(writes));
             for Placed { value, stands, .. } in placed {

@@ -25,7 +25,7 @@ pub fn frame(bytes: &[u8]) {
     };
     let (again, _) = found.group.encode(store, found.before);
     assert_eq!(again[HEADER_BYTES..], bytes[HEADER_BYTES..found.len]);
-    for write in found.group.placed(0) {
+    for write in found.group.placed(Some(0)) {
         if let (Some(value), Stands::Journal(at)) = (write.value, write.stands) {
             let at = usize::try_from(at).expect("it is in memory");
             assert_eq!(bytes[at..at + value.len()], **value);

@@ -24,7 +24,7 @@ use super::{
 use crate::store::{
     Error, OpenError,
     batch::Entry,
-    change::{Group, Placed, Position, Stands},
+    change::{Group, Position, Stands},
     outside,
     state_hash::StateHash,
     tally::Tally,
@@ -143,22 +143,11 @@ impl Home {
         let log = Arc::new(log);
         let current = Arc::new(Current::new(log.clone()));
         let room_bytes = self.journal_room_bytes;
-        let mut journal =
-            Journal::open(self.disk.clone(), file, log.clone(), &checked, room_bytes)?;
+        let mut journal = Journal::open(self.disk.clone(), file, log, &checked, room_bytes)?;
         journal.say(true)?;
-        let followed = view.and_then(|(view, shown, claimed)| {
-            if state_at_shown != Some(claimed) {
-                return Err(distrust("it is of another time than the journal"));
-            }
-            self.follow(&view, &log, shown, end.revision)?;
-            // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may
-            // have lost any part of it.
-            let view = view.reading(current.clone());
-            let (state, tally) = view.state(&self.closing)?;
-            if state != end.state {
-                return Err(distrust("it has lost what was written"));
-            }
-            Ok((view, tally))
+        let followed = view.and_then(|view| {
+            let proved = self.proved(view, state_at_shown, &current, end)?;
+            proved.map_err(distrust)
         });
         let mut rewrite_is_due = false;
         let (sled, tally, number) = match followed {
@@ -335,34 +324,48 @@ impl Home {
         };
         missing.extend(file::salvage(stored, behind, whole, &mut |frame| {
             last = frame.last_revision();
-            let mut writes = frame.placed(0);
-            for write in &mut writes {
-                write.stands = Stands::Nowhere;
-            }
-            self.apply(&view, frame, &writes)
+            self.apply(&view, frame, None)
         })?);
         Ok((view, last, missing))
     }
 
-    /// Brings a view that shows revision `shown` to a later one.
+    /// Brings a view, of which it is said what revision and state it claims to show, to where the journal ends. Says what it holds,
+    /// or why it is not to be trusted.
     ///
     /// # Errors
-    /// [`Error::Closed`]; [`Error::Corrupt`] if a frame is missing; what sled or the disk says.
-    pub(super) fn follow(
+    /// [`Error::Closed`]; [`Error::Corrupt`] if the view is damaged; what sled or the disk says.
+    pub(super) fn proved(
         &self,
-        view: &Sled,
-        log: &Log,
-        shown: u64,
-        until: u64,
-    ) -> Result<(), Error> {
-        log.read(shown, until, &mut |frame, at| {
-            self.apply(view, frame, &frame.placed(at))
+        (view, shown, claimed): (Sled, u64, StateHash),
+        state_at_shown: Option<StateHash>,
+        current: &Arc<Current>,
+        end: Position,
+    ) -> Result<Result<(Sled, Tally), &'static str>, Error> {
+        if state_at_shown != Some(claimed) {
+            return Ok(Err("it is of another time than the journal"));
+        }
+        self.follow(&view, &current.log(), shown, end.revision)?;
+        // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may have lost
+        // any part of it.
+        let view = view.reading(current.clone());
+        let (state, tally) = view.state(&self.closing)?;
+        Ok(if state == end.state {
+            Ok((view, tally))
+        } else {
+            Err("it has lost what was written")
         })
     }
 
-    fn apply(&self, view: &Sled, frame: &Group, writes: &[Placed<'_>]) -> Result<(), Error> {
+    /// Brings a view that shows revision `shown` to a later one.
+    fn follow(&self, view: &Sled, log: &Log, shown: u64, until: u64) -> Result<(), Error> {
+        log.read(shown, until, &mut |frame, at| {
+            self.apply(view, frame, Some(at))
+        })
+    }
+
+    fn apply(&self, view: &Sled, frame: &Group, at: Option<u64>) -> Result<(), Error> {
         self.go_on()?;
-        view.apply(writes, frame.last_revision(), frame.state())?;
+        view.apply(&frame.placed(at), frame.last_revision(), frame.state())?;
         if frame.last_revision() / PROGRESS > (frame.first_revision - 1) / PROGRESS {
             tracing::info!(
                 revision = frame.last_revision(),
