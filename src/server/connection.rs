@@ -54,6 +54,7 @@ pub(super) struct Connection {
     preface: &'static [u8],
     /// Done when what is still under way is broken off.
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_cut: bool,
     _place: OwnedSemaphorePermit,
     _counted: OneOf,
 }
@@ -121,9 +122,29 @@ impl Accepted {
                     () = until(all_cut) => {}
                 }
             }),
+            is_cut: false,
             _place: place,
             _counted: counted,
         })
+    }
+}
+
+impl Connection {
+    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        self.is_cut = self.is_cut || self.cut.as_mut().poll(cx).is_ready();
+        self.is_cut
+    }
+
+    /// What a write came to. A caller that reads nothing keeps it waiting, and whoever waits for that may not read either.
+    fn unless_cut<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_pending() && self.is_cut(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        written
     }
 }
 
@@ -152,7 +173,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let connection = self.get_mut();
-        if connection.cut.as_mut().poll(cx).is_ready() {
+        if connection.is_cut(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if !connection.preface.is_empty() {
@@ -173,7 +194,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+        let connection = self.get_mut();
+        let written = Pin::new(&mut connection.transport).poll_write(cx, buf);
+        connection.unless_cut(written, cx)
     }
 
     fn poll_write_vectored(
@@ -181,7 +204,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+        let connection = self.get_mut();
+        let written = Pin::new(&mut connection.transport).poll_write_vectored(cx, bufs);
+        connection.unless_cut(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -189,10 +214,48 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+        let connection = self.get_mut();
+        let flushed = Pin::new(&mut connection.transport).poll_flush(cx);
+        connection.unless_cut(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+        let connection = self.get_mut();
+        let shut_down = Pin::new(&mut connection.transport).poll_shutdown(cx);
+        connection.unless_cut(shut_down, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_connection_whose_caller_reads_nothing_can_be_cut() {
+        let (server, mut caller) = tokio::io::duplex(64);
+        caller.write_all(PREFACE).await.unwrap();
+        let accepted = Accepted {
+            transport: Box::new(server),
+            name: "test".into(),
+            place: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            counted: OneOf::default(),
+        };
+        let (_all, all_cut) = watch::channel(false);
+        let greeted = accepted.greet(HTTP2, None, SOON, all_cut);
+        let mut connection = greeted.await.unwrap();
+        let peer = connection.connect_info();
+        let writing = tokio::spawn(async move { connection.write_all(&[7; 1000]).await });
+        tokio::task::yield_now().await;
+        peer.cut.send_replace(true);
+        let written = tokio::time::timeout(SOON, writing).await;
+        let written = written.expect("it ends").unwrap();
+        assert_eq!(
+            written.unwrap_err().kind(),
+            io::ErrorKind::ConnectionAborted
+        );
     }
 }

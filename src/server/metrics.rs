@@ -303,6 +303,7 @@ impl Disconnected {
 
 /// Counted until it is dropped.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Default))]
 pub(super) struct OneOf(Gauge);
 
 impl OneOf {
