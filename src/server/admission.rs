@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
@@ -172,8 +172,7 @@ impl Room {
         };
         let (page, making) = if shape == Shape::Page {
             let page = self.page_for(&peer, bytes).await;
-            self.waiting.room().await;
-            (page, self.pages.acquire().await.ok())
+            (page, self.making().await)
         } else {
             (None, None)
         };
@@ -226,6 +225,17 @@ impl Room {
             .waiting
             .begin(peer, REQUEST_BYTES + request_bytes, Patience::Little);
         peer.pages.clone().acquire_owned().await.ok()
+    }
+
+    /// The right to make a page. All who wait for room learn at once that there is some, so each looks again when its turn has come.
+    async fn making(&self) -> Option<SemaphorePermit<'_>> {
+        loop {
+            self.waiting.room().await;
+            let making = self.pages.acquire().await.ok()?;
+            if self.waiting.has_room() {
+                return Some(making);
+            }
+        }
     }
 
     /// The one message of a request.

@@ -23,7 +23,7 @@ pub(super) struct Waiting {
     stall_timeout: Duration,
     bytes_max: usize,
     /// Told when less waits than may.
-    has_room: Notify,
+    told: Notify,
     disconnected: Disconnected,
 }
 
@@ -33,8 +33,12 @@ struct Waits {
     hurried: BTreeMap<u64, Wait>,
     /// What may wait for as long as there is room.
     patient: BTreeMap<u64, Wait>,
+    /// What waited for connections that are cut off, in bytes. It takes memory until they are gone.
+    cut_off: BTreeMap<u64, usize>,
     next: u64,
+    /// Of all of it, and of what is cut off.
     bytes: usize,
+    bytes_cut_off: usize,
 }
 
 #[derive(Debug)]
@@ -76,8 +80,34 @@ impl Waits {
         }
         let longest = hurried.into_iter().chain(patient).min();
         let (number, patience, waited) = longest?;
-        let is_due = self.bytes >= waiting.bytes_max && waited > PATIENCE_MIN;
-        is_due.then_some((patience, number))
+        let is_full = self.bytes - self.bytes_cut_off >= waiting.bytes_max;
+        (is_full && waited > PATIENCE_MIN).then_some((patience, number))
+    }
+
+    fn cut_off(&mut self, patience: Patience, number: u64) -> Option<Wait> {
+        let wait = self.of(patience).remove(&number)?;
+        self.cut_off.insert(number, wait.bytes);
+        self.bytes_cut_off += wait.bytes;
+        Some(wait)
+    }
+
+    fn add(&mut self, patience: Patience, number: u64, bytes: usize) {
+        self.bytes += bytes;
+        if let Some(wait) = self.of(patience).get_mut(&number) {
+            wait.bytes += bytes;
+        } else if let Some(cut_off) = self.cut_off.get_mut(&number) {
+            *cut_off += bytes;
+            self.bytes_cut_off += bytes;
+        }
+    }
+
+    fn end(&mut self, patience: Patience, number: u64) {
+        if let Some(wait) = self.of(patience).remove(&number) {
+            self.bytes -= wait.bytes;
+        } else if let Some(bytes) = self.cut_off.remove(&number) {
+            self.bytes -= bytes;
+            self.bytes_cut_off -= bytes;
+        }
     }
 }
 
@@ -88,7 +118,7 @@ impl Waiting {
             waits: Mutex::default(),
             stall_timeout: limits.stall_timeout,
             bytes_max: limits.stalled_bytes,
-            has_room: Notify::new(),
+            told: Notify::new(),
             disconnected,
         });
         tokio::spawn(look_after(Arc::downgrade(&waiting)));
@@ -120,34 +150,29 @@ impl Waiting {
         }
     }
 
+    /// Whether less waits for callers than may, those included that are cut off and not gone yet.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().bytes < self.bytes_max
+    }
+
     /// Waits until less waits for callers than may: before more is made for them.
     pub(super) async fn room(&self) {
-        while self.lock().bytes >= self.bytes_max {
-            let told = self.has_room.notified();
+        while !self.has_room() {
+            let told = self.told.notified();
             tokio::pin!(told);
             // From here on nothing that is told is missed.
             told.as_mut().enable();
-            if self.lock().bytes < self.bytes_max {
+            if self.has_room() {
                 return;
             }
             told.await;
         }
     }
 
-    fn end(&self, waits: &mut Waits, patience: Patience, number: u64) -> Option<Wait> {
-        let wait = waits.of(patience).remove(&number)?;
-        let was_full = waits.bytes >= self.bytes_max;
-        waits.bytes -= wait.bytes;
-        if was_full && waits.bytes < self.bytes_max {
-            self.has_room.notify_waiters();
-        }
-        Some(wait)
-    }
-
     /// Cuts off who keeps things waiting for too long, or, while too much waits, for longest.
     fn cut_off(&self, waits: &mut Waits) {
         while let Some((patience, number)) = waits.due(self) {
-            let wait = self.end(waits, patience, number);
+            let wait = waits.cut_off(patience, number);
             let wait = wait.expect("it was just seen");
             if !wait.peer.cut.send_replace(true) {
                 self.disconnected.because("stalled");
@@ -187,20 +212,19 @@ impl Turn {
     /// It has grown.
     pub(super) fn add(&self, bytes: usize) {
         let mut waits = self.waiting.lock();
-        // It is not there any more if its connection was cut.
-        if let Some(wait) = waits.of(self.patience).get_mut(&self.number) {
-            wait.bytes += bytes;
-            waits.bytes += bytes;
-            self.waiting.cut_off(&mut waits);
-        }
+        waits.add(self.patience, self.number, bytes);
+        self.waiting.cut_off(&mut waits);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut waits = self.waiting.lock();
-        // It is not there any more if its connection was cut.
-        let _ = self.waiting.end(&mut waits, self.patience, self.number);
+        let was_full = waits.bytes >= self.waiting.bytes_max;
+        waits.end(self.patience, self.number);
+        if was_full && waits.bytes < self.waiting.bytes_max {
+            self.waiting.told.notify_waiters();
+        }
     }
 }
 
@@ -245,9 +269,9 @@ mod tests {
             .expect("it is cut off")
             .unwrap();
         assert!(!*quick_is_cut.borrow());
-        assert_eq!(waiting.lock().bytes, 100);
+        assert_eq!(waiting.lock().bytes, 200);
         drop(streaming);
-        assert_eq!(waiting.lock().bytes, 0);
+        assert_eq!(waiting.lock().bytes, 100);
         drop(slow);
         assert_eq!(waiting.lock().bytes, 0);
     }
@@ -256,7 +280,7 @@ mod tests {
     async fn while_too_much_waits_the_longest_waiting_is_cut_off() {
         let waiting = waiting(Duration::from_secs(3600), 1000);
         let peers: Vec<_> = (0..3).map(|_| peer()).collect();
-        let turns: Vec<_> = peers
+        let mut turns: Vec<_> = peers
             .iter()
             .zip([Patience::Endless, Patience::Little, Patience::Little])
             .map(|((peer, _), patience)| waiting.begin(peer, 300, patience))
@@ -266,12 +290,14 @@ mod tests {
         turns[2].add(99);
         assert_eq!(is_cut(), [false; 3]);
         soon(waiting.room()).await;
-        // The longest waiting goes, and there is room at once.
+        // The longest waiting is told to go, and no other goes for what that one still takes.
         turns[2].add(1);
-        soon(waiting.room()).await;
-        assert_eq!(is_cut(), [true, false, false]);
-        // Of the one that is gone nothing counts any more.
         turns[0].add(5000);
+        assert_eq!(is_cut(), [true, false, false]);
+        assert!(!waiting.has_room());
+        // Once it has gone there is room.
+        drop(turns.remove(0));
+        soon(waiting.room()).await;
         assert_eq!(waiting.lock().bytes, 700);
         assert_eq!(is_cut(), [true, false, false]);
     }
