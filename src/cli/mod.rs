@@ -20,6 +20,7 @@ mod listen;
 mod manual;
 mod output;
 mod paging;
+mod progress;
 mod remote;
 mod restore;
 mod serve;

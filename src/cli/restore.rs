@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::Error;
+use super::{Error, progress::AtDisk};
 use crate::store::{self, Until};
 
 /// Make a store of a snapshot
@@ -41,8 +41,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     };
     // The store is readable by its owner only, as one that a server makes.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let restoring = AtDisk::new("restoring");
     let revision = store::restore(&args.file, &args.store, args.journal.as_deref(), until)
         .map_err(|error| Error::Failed(error.to_string()))?;
+    drop(restoring);
     println!("{}: restored to revision {revision}", args.store.display());
     Ok(())
 }

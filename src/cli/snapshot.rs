@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{Connection, Error};
+use super::{
+    Connection, Error,
+    progress::{self, AtDisk},
+};
 use crate::{
     proto::{DownloadSnapshotRequest, maintenance_service_client::MaintenanceServiceClient},
     store,
@@ -60,14 +61,16 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
         .mode(0o600)
         .open(&part.0)
         .map_err(failed)?;
-    let progress = bytes_received();
+    let progress = progress::bytes_received();
     while let Some(answer) = chunks.message().await? {
         file.write_all(&answer.chunk).map_err(failed)?;
         progress.inc(answer.chunk.len() as u64);
     }
     progress.finish_and_clear();
     file.sync_all().map_err(failed)?;
+    let checking = AtDisk::new("checking");
     let snapshot = store::verify_file(&part.0).map_err(|error| Error::Failed(error.to_string()))?;
+    drop(checking);
     fs::rename(&part.0, &args.out).map_err(failed)?;
     sync_parent(&args.out).map_err(failed)?;
     println!(
@@ -87,13 +90,6 @@ impl Drop for Part {
         // It is gone when all went well.
         let _ = fs::remove_file(&self.0);
     }
-}
-
-/// Shown on a terminal only.
-fn bytes_received() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bytes} received, {bytes_per_sec}")
-        .expect("the template is a constant");
-    ProgressBar::no_length().with_style(style)
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Error;
+use super::{Error, progress::AtDisk};
 use crate::{
     catalog,
     store::{self, Finding, OpenError},
@@ -34,10 +34,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     if !args.path.exists() {
         return Err(Error::Failed(format!("{shown} is not there")));
     }
+    let checking = AtDisk::new("checking");
     let view = args.view.as_deref();
     if !store::has_view(&args.path, view).map_err(failed)? {
         match store::verify_file(&args.path) {
             Ok(snapshot) => {
+                drop(checking);
                 println!(
                     "{shown} is whole: revision {}, {} bytes",
                     snapshot.revision, snapshot.bytes
@@ -50,10 +52,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         }
     }
     let examined = store::examine(&args.path, view).map_err(failed)?;
+    let verified = catalog::verify(&examined);
+    drop(checking);
     for Finding { what, cure } in &examined.findings {
         println!("{shown}: {what}; {cure}");
     }
-    let verified = catalog::verify(&examined).map_err(|error| failed(error.into()))?;
+    let verified = verified.map_err(|error| failed(error.into()))?;
     if !examined.findings.is_empty() {
         return Err(Error::Failed(format!("{shown} is damaged")));
     }
