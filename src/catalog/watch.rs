@@ -23,11 +23,13 @@ use super::{
 use crate::{
     proto::Watched,
     resource::{Chosen, Filter, Resource},
-    store::{self, Group, Pulled, Reading, Write},
+    store::{self, Group, Pulled, Reach, Reading, Write},
 };
 
-/// What a watch has ready at a time, in bytes: what one that is not read holds.
-const READY_BYTES_MAX: usize = 32 << 10;
+/// What a watch has ready at a time, in bytes: what one that is not read holds. Of changes it is more, which are mostly shared by those
+/// who watch them, while a group that is older is read again for what was left of it.
+const READY_STATE_BYTES_MAX: usize = 8 << 10;
+const READY_CHANGES_BYTES_MAX: usize = 32 << 10;
 /// Records that one step looks at: some tens of milliseconds.
 const STEP_ITEMS_MAX: usize = 10_000;
 /// How often a watch says where it is, whatever happens: so often whoever reads it knows that it lives, and that going on after
@@ -176,7 +178,13 @@ impl<R: Resource> Watch<R> {
         let query = self.query.clone();
         let until = self.head;
         let store = self.catalog.store.clone();
-        let read = store.read_far(move |view| step(view, &query, range, until));
+        // What a filter lets through may lie far apart.
+        let reach = if self.chosen.is_some() {
+            Reach::Far
+        } else {
+            Reach::Page
+        };
+        let read = store.read(reach, move |view| step(view, &query, &range, until));
         let (ready, rest) = read.await?;
         self.ready = ready;
         self.state = rest;
@@ -186,7 +194,7 @@ impl<R: Resource> Watch<R> {
     /// Makes ready what a group of commits says of what is watched, as far as there is room.
     fn take(&mut self, group: &Group) -> Result<(), Error> {
         for change in &group.changes {
-            if self.ready_bytes >= READY_BYTES_MAX {
+            if self.ready_bytes >= READY_CHANGES_BYTES_MAX {
                 self.changes.go_to(change.revision - 1);
                 return Ok(());
             }
@@ -269,7 +277,7 @@ fn matches<R: Resource>(
 fn step<R: Resource>(
     view: &Reading<'_>,
     query: &WatchQuery<R>,
-    range: keys::Range,
+    range: &keys::Range,
     until: u64,
 ) -> Result<(VecDeque<Watched<R>>, Option<keys::Range>), Error> {
     use crate::store::Read;
@@ -277,7 +285,7 @@ fn step<R: Resource>(
     let (mut ready, mut bytes, mut looked_at) = (VecDeque::new(), 0, 0);
     let mut last = None;
     let end = range.1.clone();
-    let scanned = view.scan(range, |found| {
+    let scanned = view.scan(range.clone(), |found| {
         if found.revision <= until && matches(chosen.as_ref(), found.key, found.value)? {
             let secret = if query.with_secrets {
                 secret::in_view::<R>(view, found.key)?
@@ -292,7 +300,7 @@ fn step<R: Resource>(
             ready.push_back(Watched::put(0, record, found.revision));
         }
         looked_at += 1;
-        if bytes < READY_BYTES_MAX && looked_at < STEP_ITEMS_MAX {
+        if bytes < READY_STATE_BYTES_MAX && looked_at < STEP_ITEMS_MAX {
             return Ok::<_, Error>(ControlFlow::Continue(()));
         }
         last = Some(found.key.to_vec());

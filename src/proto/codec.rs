@@ -7,9 +7,14 @@ use std::marker::PhantomData;
 use prost::Message;
 use tonic::{
     Status,
-    codec::{Codec, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
 };
 use tonic_prost::ProstDecoder;
+
+/// What a buffer grows by, at the least, and what messages of a stream are put on their way together. A stream that nobody reads
+/// holds some times as much: tonic's defaults of 8 and 32 KiB make 200 KiB of that.
+const BUFFER_BYTES: usize = 1 << 10;
+const TOGETHER_BYTES: usize = 8 << 10;
 
 /// A codec that encodes `T` and decodes `U`.
 #[derive(Clone, Debug)]
@@ -52,5 +57,9 @@ impl<T: Message> Encoder for ExactEncoder<T> {
         buffer.reserve(message.encoded_len());
         message.encode_raw(buffer);
         Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES)
     }
 }
