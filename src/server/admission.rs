@@ -1,11 +1,11 @@
 //! Lets calls in while there is room for them: so many at a time, of one caller and in all, each with an end. A call counts from
 //! when its request was read whole until its answer is there, so that nobody can hold a place by being slow; what a slow caller
-//! keeps waiting is bounded in `waiting.rs`.
+//! keeps waiting is bounded in `waiting.rs`, and handed on in `outgoing.rs`.
 
 use std::{
     collections::HashMap,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,7 +13,6 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tonic::{Code, Status, body::Body};
@@ -23,10 +22,10 @@ use tower::{Layer, Service};
 use super::{
     Limits,
     connection::Peer,
-    guard::bad_token,
     metrics::{Metrics, OneOf},
     outcome::mend,
-    waiting::{Patience, Turn, Waiting},
+    outgoing::{Attached, Lost, Outgoing},
+    waiting::{Patience, Waiting},
 };
 use crate::{
     identity::{Access, Caller, Rpc, Shape, Share},
@@ -193,20 +192,15 @@ impl Room {
             } else {
                 Patience::Little
             };
-            let turn = Some(self.waiting.begin(&peer, bytes, patience));
-            response.map(|body| {
-                Body::new(Outgoing {
-                    turn,
-                    held,
-                    lost,
-                    patience,
-                    body,
-                    waiting: self.waiting.clone(),
-                    peer,
-                    _place: place,
-                    _page: page,
-                })
-            })
+            let attached = Attached {
+                held,
+                lost,
+                _place: place,
+                _page: page,
+            };
+            let waits = (bytes, patience);
+            response
+                .map(|body| Body::new(Outgoing::new(body, &self.waiting, &peer, waits, attached)))
         });
         drop(making);
         Ok(answered)
@@ -230,7 +224,7 @@ impl Room {
     /// The right to make a page. All who wait for room learn at once that there is some, so each looks again when its turn has come.
     async fn making(&self) -> Option<SemaphorePermit<'_>> {
         loop {
-            self.waiting.room().await;
+            self.waiting.clone().room().await;
             let making = self.pages.acquire().await.ok()?;
             if self.waiting.has_room() {
                 return Some(making);
@@ -311,7 +305,7 @@ impl Room {
 
 /// The right to be under way.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     _share: Option<Share>,
     /// A stream.
@@ -393,66 +387,6 @@ async fn discard(mut body: Pin<&mut Body>) {
         if bytes > DISCARDED_BYTES_MAX {
             return;
         }
-    }
-}
-
-/// What ends a stream.
-type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// An answer on its way.
-struct Outgoing {
-    body: Body,
-    /// While it waits for the transport to ask for more, which it does when the caller has room for it.
-    turn: Option<Turn>,
-    /// What waits with each part of it.
-    held: Option<HeldBytes>,
-    /// Done when the caller of a stream is no longer known.
-    lost: Option<Lost>,
-    patience: Patience,
-    waiting: Arc<Waiting>,
-    peer: Arc<Peer>,
-    _place: Option<Place>,
-    _page: Option<OwnedSemaphorePermit>,
-}
-
-impl HttpBody for Outgoing {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let outgoing = self.get_mut();
-        outgoing.turn = None;
-        if let Some(lost) = &mut outgoing.lost
-            && lost.as_mut().poll(cx).is_ready()
-        {
-            outgoing.lost = None;
-            outgoing.body = Body::empty();
-            let mut trailers = HeaderMap::new();
-            bad_token().add_header(&mut trailers)?;
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-        }
-        let polled = Pin::new(&mut outgoing.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            let held = outgoing.held.as_ref();
-            let held = held.map_or(0, |held| held.0.load(Ordering::Relaxed));
-            let (peer, patience) = (&outgoing.peer, outgoing.patience);
-            let turn = outgoing.waiting.begin(peer, data.len() + held, patience);
-            outgoing.turn = Some(turn);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -11,6 +11,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod outcome;
+mod outgoing;
 mod request_log;
 mod tls;
 mod waiting;

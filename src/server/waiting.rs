@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -91,23 +94,62 @@ impl Waits {
         Some(wait)
     }
 
-    fn add(&mut self, patience: Patience, number: u64, bytes: usize) {
+    /// Puts something at the list's end, and gives back its number.
+    fn begin(&mut self, patience: Patience, peer: Arc<Peer>, bytes: usize) -> u64 {
+        self.next += 1;
+        let number = self.next;
+        let wait = Wait {
+            since: Instant::now(),
+            bytes,
+            peer,
+        };
+        self.of(patience).insert(number, wait);
+        number
+    }
+
+    fn add(&mut self, turn: &Turn, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         self.bytes += bytes;
-        if let Some(wait) = self.of(patience).get_mut(&number) {
+        let number = turn.number.load(Ordering::Relaxed);
+        if let Some(wait) = self.of(turn.patience).get_mut(&number) {
             wait.bytes += bytes;
         } else if let Some(cut_off) = self.cut_off.get_mut(&number) {
             *cut_off += bytes;
             self.bytes_cut_off += bytes;
+        } else {
+            let number = self.begin(turn.patience, turn.peer.clone(), bytes);
+            turn.number.store(number, Ordering::Relaxed);
         }
     }
 
-    fn end(&mut self, patience: Patience, number: u64) {
-        if let Some(wait) = self.of(patience).remove(&number) {
-            self.bytes -= wait.bytes;
-        } else if let Some(bytes) = self.cut_off.remove(&number) {
+    fn take(&mut self, turn: &Turn, bytes: usize) {
+        let number = turn.number.load(Ordering::Relaxed);
+        if let Some(wait) = self.of(turn.patience).remove(&number) {
+            self.bytes -= bytes;
+            let left = wait.bytes - bytes;
+            if left > 0 {
+                let number = self.begin(turn.patience, wait.peer, left);
+                turn.number.store(number, Ordering::Relaxed);
+            }
+        } else if let Some(left) = self.cut_off.get_mut(&number) {
             self.bytes -= bytes;
             self.bytes_cut_off -= bytes;
+            *left -= bytes;
+            if *left == 0 {
+                self.cut_off.remove(&number);
+            }
         }
+    }
+
+    fn bytes_of(&mut self, turn: &Turn) -> usize {
+        let number = turn.number.load(Ordering::Relaxed);
+        let waits = self.of(turn.patience).get(&number);
+        let bytes = waits.map(|wait| wait.bytes);
+        bytes
+            .or_else(|| self.cut_off.get(&number).copied())
+            .unwrap_or(0)
     }
 }
 
@@ -132,22 +174,14 @@ impl Waiting {
         bytes: usize,
         patience: Patience,
     ) -> Turn {
-        let mut waits = self.lock();
-        let number = waits.next;
-        waits.next += 1;
-        waits.bytes += bytes;
-        let wait = Wait {
-            since: Instant::now(),
-            bytes,
-            peer: peer.clone(),
-        };
-        waits.of(patience).insert(number, wait);
-        self.cut_off(&mut waits);
-        Turn {
+        let turn = Turn {
             waiting: self.clone(),
-            number,
+            peer: peer.clone(),
             patience,
-        }
+            number: AtomicU64::new(0),
+        };
+        turn.add(bytes);
+        turn
     }
 
     /// Whether less waits for callers than may, those included that are cut off and not gone yet.
@@ -156,7 +190,7 @@ impl Waiting {
     }
 
     /// Waits until less waits for callers than may: before more is made for them.
-    pub(super) async fn room(&self) {
+    pub(super) async fn room(self: Arc<Self>) {
         while !self.has_room() {
             let told = self.told.notified();
             tokio::pin!(told);
@@ -185,6 +219,12 @@ impl Waiting {
         }
     }
 
+    /// All that waits, in bytes.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waits> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,31 +240,45 @@ async fn look_after(waiting: Weak<Waiting>) {
     }
 }
 
-/// Something that waits for a caller.
+/// What waits for a caller, of one of its calls. It stands in the list while it has any bytes.
 #[derive(Debug)]
 pub(super) struct Turn {
     waiting: Arc<Waiting>,
-    number: u64,
+    peer: Arc<Peer>,
     patience: Patience,
+    /// Its place in the list, or its last one. It only changes while that is locked.
+    number: AtomicU64,
 }
 
 impl Turn {
     /// It has grown.
     pub(super) fn add(&self, bytes: usize) {
         let mut waits = self.waiting.lock();
-        waits.add(self.patience, self.number, bytes);
+        waits.add(self, bytes);
         self.waiting.cut_off(&mut waits);
+    }
+
+    /// The caller has gone on: what is left waits from now on.
+    pub(super) fn take(&self, bytes: usize) {
+        if bytes > 0 {
+            self.take_of(|_| bytes);
+        }
+    }
+
+    fn take_of(&self, bytes: impl FnOnce(&mut Waits) -> usize) {
+        let mut waits = self.waiting.lock();
+        let was_full = waits.bytes >= self.waiting.bytes_max;
+        let bytes = bytes(&mut waits);
+        waits.take(self, bytes);
+        if was_full && waits.bytes < self.waiting.bytes_max {
+            self.waiting.told.notify_waiters();
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut waits = self.waiting.lock();
-        let was_full = waits.bytes >= self.waiting.bytes_max;
-        waits.end(self.patience, self.number);
-        if was_full && waits.bytes < self.waiting.bytes_max {
-            self.waiting.told.notify_waiters();
-        }
+        self.take_of(|waits| waits.bytes_of(self));
     }
 }
 
@@ -269,11 +323,11 @@ mod tests {
             .expect("it is cut off")
             .unwrap();
         assert!(!*quick_is_cut.borrow());
-        assert_eq!(waiting.lock().bytes, 200);
+        assert_eq!(waiting.bytes(), 200);
         drop(streaming);
-        assert_eq!(waiting.lock().bytes, 100);
+        assert_eq!(waiting.bytes(), 100);
         drop(slow);
-        assert_eq!(waiting.lock().bytes, 0);
+        assert_eq!(waiting.bytes(), 0);
     }
 
     #[tokio::test]
@@ -289,7 +343,7 @@ mod tests {
         tokio::time::sleep(PATIENCE_MIN + Duration::from_millis(50)).await;
         turns[2].add(99);
         assert_eq!(is_cut(), [false; 3]);
-        soon(waiting.room()).await;
+        soon(waiting.clone().room()).await;
         // The longest waiting is told to go, and no other goes for what that one still takes.
         turns[2].add(1);
         turns[0].add(5000);
@@ -297,8 +351,8 @@ mod tests {
         assert!(!waiting.has_room());
         // Once it has gone there is room.
         drop(turns.remove(0));
-        soon(waiting.room()).await;
-        assert_eq!(waiting.lock().bytes, 700);
+        soon(waiting.clone().room()).await;
+        assert_eq!(waiting.bytes(), 700);
         assert_eq!(is_cut(), [true, false, false]);
     }
 
@@ -312,10 +366,10 @@ mod tests {
         let waiting = waiting(Duration::from_secs(3600), 1000);
         let (peer, is_cut) = peer();
         let turn = waiting.begin(&peer, 1000, Patience::Little);
-        let waits = tokio::time::timeout(Duration::from_millis(10), waiting.room());
+        let waits = tokio::time::timeout(Duration::from_millis(10), waiting.clone().room());
         assert!(waits.await.is_err());
         drop(turn);
-        soon(waiting.room()).await;
+        soon(waiting.clone().room()).await;
         assert!(!*is_cut.borrow());
     }
 }

@@ -1,0 +1,308 @@
+//! An answer on its way to its caller. It waits until it is written, part by part, and what is made on the way is made when there is
+//! room for it.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Status, body::Body};
+
+use super::{
+    admission::Place,
+    connection::Peer,
+    guard::bad_token,
+    waiting::{Patience, Turn, Waiting},
+};
+use crate::service::HeldBytes;
+
+/// Parts in which an answer is handed to the transport: a caller that takes them one by one, slowly, is one that reads on.
+const PART_BYTES_MAX: usize = 64 << 10;
+
+/// What ends a stream.
+pub(super) type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What goes with an answer until it ends.
+pub(super) struct Attached {
+    /// What waits with each part of it.
+    pub(super) held: Option<HeldBytes>,
+    /// Done when the caller of a stream is no longer known.
+    pub(super) lost: Option<Lost>,
+    /// The place of a stream.
+    pub(super) _place: Option<Place>,
+    /// The right of a page to be on its way.
+    pub(super) _page: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer on its way.
+pub(super) struct Outgoing {
+    body: Body,
+    /// What has come of the body, and is not handed on yet.
+    rest: Bytes,
+    /// What waits for the caller: the parts that are not written yet, and what is kept here.
+    turn: Arc<Turn>,
+    /// What is kept here until the transport asks for it, in bytes.
+    kept: usize,
+    /// Whether what comes next is only made when it is asked for.
+    is_made_on_the_way: bool,
+    waiting: Arc<Waiting>,
+    /// Done when there is room to make it.
+    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    attached: Attached,
+}
+
+impl Outgoing {
+    /// One that takes about so many bytes, and whose caller may take so long.
+    pub(super) fn new(
+        body: Body,
+        waiting: &Arc<Waiting>,
+        peer: &Arc<Peer>,
+        (bytes, patience): (usize, Patience),
+        attached: Attached,
+    ) -> Outgoing {
+        Outgoing {
+            body,
+            rest: Bytes::new(),
+            turn: Arc::new(waiting.begin(peer, bytes, patience)),
+            kept: bytes,
+            is_made_on_the_way: patience == Patience::Endless || attached.held.is_some(),
+            waiting: waiting.clone(),
+            room: None,
+            attached,
+        }
+    }
+
+    /// Waits until more of it may be made.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.is_made_on_the_way && !self.waiting.has_room() {
+            let waiting = &self.waiting;
+            let room = self
+                .room
+                .get_or_insert_with(|| Box::pin(waiting.clone().room()));
+            ready!(room.as_mut().poll(cx));
+            self.room = None;
+        }
+        self.room = None;
+        Poll::Ready(())
+    }
+
+    /// The transport asks for what is here.
+    fn release(&mut self) {
+        self.turn.take(std::mem::take(&mut self.kept));
+    }
+
+    /// What comes next of the body is here.
+    fn begin(&mut self, data: Bytes) {
+        let held = self.attached.held.as_ref();
+        let held = held.map_or(0, |held| held.0.load(Ordering::Relaxed));
+        self.kept = data.len() + held;
+        self.turn.add(self.kept);
+        self.rest = data;
+    }
+
+    /// The next part of what is here. What it takes counts until it is written.
+    fn next_part(&mut self) -> Bytes {
+        let part = self.rest.split_to(self.rest.len().min(PART_BYTES_MAX));
+        self.kept -= part.len();
+        Bytes::from_owner(Part {
+            bytes: part,
+            turn: self.turn.clone(),
+        })
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl HttpBody for Outgoing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let outgoing = self.get_mut();
+        if let Some(lost) = &mut outgoing.attached.lost
+            && lost.as_mut().poll(cx).is_ready()
+        {
+            outgoing.attached.lost = None;
+            outgoing.body = Body::empty();
+            outgoing.rest = Bytes::new();
+            let mut trailers = HeaderMap::new();
+            bad_token().add_header(&mut trailers)?;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        if outgoing.rest.is_empty() {
+            outgoing.release();
+            ready!(outgoing.poll_room(cx));
+            match ready!(Pin::new(&mut outgoing.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => outgoing.begin(data),
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(outgoing.next_part()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let of_body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = of_body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(of_body.lower() + rest);
+        hint
+    }
+}
+
+/// A part of an answer, which waits for as long as it is in memory: until it is written, or nobody will write it.
+struct Part {
+    bytes: Bytes,
+    turn: Arc<Turn>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.turn.take(self.bytes.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use tokio::sync::{Semaphore, watch};
+
+    use super::*;
+    use crate::server::{Limits, metrics::Disconnected};
+
+    const BYTES_MAX: usize = 100_000;
+
+    fn waiting() -> Arc<Waiting> {
+        let limits = Limits {
+            stalled_bytes: BYTES_MAX,
+            ..Limits::default()
+        };
+        Waiting::new(&limits, Disconnected::default())
+    }
+
+    fn outgoing(body: Body, waiting: &Arc<Waiting>, patience: Patience) -> Outgoing {
+        let peer = Arc::new(Peer {
+            name: "test".into(),
+            certified: Vec::new(),
+            pages: Arc::new(Semaphore::new(1)),
+            cut: watch::channel(false).0,
+        });
+        let attached = Attached {
+            held: None,
+            lost: None,
+            _place: None,
+            _page: None,
+        };
+        Outgoing::new(body, waiting, &peer, (1000, patience), attached)
+    }
+
+    async fn next(outgoing: &mut Outgoing) -> Option<Bytes> {
+        let frame = tokio::time::timeout(Duration::from_secs(20), outgoing.frame());
+        let frame = frame.await.expect("it comes")?;
+        Some(frame.unwrap().into_data().unwrap())
+    }
+
+    async fn has_nothing_yet(outgoing: &mut Outgoing) -> bool {
+        let frame = tokio::time::timeout(Duration::from_millis(20), outgoing.frame());
+        frame.await.is_err()
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_whole_in_parts_that_wait_until_they_are_gone() {
+        let waiting = waiting();
+        let sent: Vec<u8> = (0..150_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let body = Body::new(Full::new(Bytes::from(sent.clone())));
+        let mut outgoing = outgoing(body, &waiting, Patience::Little);
+        assert_eq!(waiting.bytes(), 1000);
+        assert_eq!(outgoing.size_hint().exact(), Some(150_000));
+        let mut parts = vec![next(&mut outgoing).await.unwrap()];
+        assert_eq!(
+            outgoing.size_hint().exact(),
+            Some(150_000 - PART_BYTES_MAX as u64)
+        );
+        assert!(!outgoing.is_end_stream());
+        parts.push(next(&mut outgoing).await.unwrap());
+        parts.push(next(&mut outgoing).await.unwrap());
+        assert!(outgoing.is_end_stream());
+        assert_eq!(next(&mut outgoing).await, None);
+        assert_eq!(parts.concat(), sent);
+        // Nobody has written any of it, though its sender is done.
+        drop(outgoing);
+        assert_eq!(waiting.bytes(), 150_000);
+        parts.truncate(1);
+        assert_eq!(waiting.bytes(), PART_BYTES_MAX);
+        parts.clear();
+        assert_eq!(waiting.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_of_a_stream_that_has_nothing_to_say() {
+        let waiting = waiting();
+        let silent = Body::new(StreamBody::new(stream::pending::<
+            Result<Frame<Bytes>, Status>,
+        >()));
+        let mut outgoing = outgoing(silent, &waiting, Patience::Endless);
+        assert!(has_nothing_yet(&mut outgoing).await);
+        assert_eq!(waiting.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_of_a_stream_is_made_when_there_is_room() {
+        let waiting = waiting();
+        let parts =
+            stream::repeat_with(|| Ok::<_, Status>(Frame::data(Bytes::from(vec![7; 60_000]))));
+        let mut outgoing = outgoing(
+            Body::new(StreamBody::new(parts)),
+            &waiting,
+            Patience::Endless,
+        );
+        let first = next(&mut outgoing).await;
+        let second = next(&mut outgoing).await;
+        assert!(has_nothing_yet(&mut outgoing).await);
+        drop(first);
+        assert_eq!(next(&mut outgoing).await.unwrap().len(), 60_000);
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_that_is_given_up_nothing_waits() {
+        let waiting = waiting();
+        let body = Body::new(Full::new(Bytes::from(vec![7; 150_000])));
+        let mut outgoing = outgoing(body, &waiting, Patience::Little);
+        let part = next(&mut outgoing).await;
+        assert_eq!(waiting.bytes(), 150_000);
+        drop(outgoing);
+        drop(part);
+        assert_eq!(waiting.bytes(), 0);
+    }
+}
