@@ -23,7 +23,7 @@ use identity::Identity;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Reads that may wait for the disk at the same time; further ones queue.
-const READING_THREADS_MAX: usize = 64;
+const READING_THREADS_MAX: usize = 16;
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let is_exposed = check_exposure(args)?;
