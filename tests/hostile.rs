@@ -27,6 +27,8 @@ use tonic::{Code, transport::Channel};
 
 const MESSAGES: u64 = 100_000;
 const CALLERS: u64 = 32;
+/// What messages that store nothing more may add to what is in memory.
+const GROWTH_MIB_MAX: u64 = 10;
 /// How deep a message is made; clients can send deeper ones, see below.
 const DEPTH_MAX: u32 = 12;
 
@@ -180,8 +182,11 @@ fn damage(dice: &mut Dice, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Every RPC that is served, by its path, with what it takes.
-fn rpcs() -> Vec<(http::uri::PathAndQuery, MessageDescriptor)> {
+/// An RPC, by its path, with what it takes.
+type Called = (http::uri::PathAndQuery, MessageDescriptor);
+
+/// Every RPC that is served.
+fn rpcs() -> Vec<Called> {
     let mut rpcs = Vec::new();
     for set in [
         DESCRIPTOR_SET,
@@ -258,9 +263,14 @@ fn count_panics() -> Arc<AtomicUsize> {
 }
 
 /// Sends so many messages one after the other, and says how often each code was the answer.
-async fn send(server: Arc<Server>, seed: u64, messages: u64, known: Known) -> BTreeMap<i32, u64> {
+async fn send(
+    server: Arc<Server>,
+    seed: u64,
+    messages: u64,
+    known: Known,
+    rpcs: Vec<Called>,
+) -> BTreeMap<i32, u64> {
     let channel = server.channel().await;
-    let rpcs = rpcs();
     let mut dice = Dice(seed);
     let mut codes = BTreeMap::new();
     for _ in 0..messages {
@@ -310,6 +320,16 @@ fn remember(known: &Known, answer: &[u8]) {
     }
 }
 
+/// What this process has in memory, callers and all, where the system says so.
+fn resident_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut kib = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = kib.next()?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_sent_is_answered_and_breaks_nothing() {
     let panics = count_panics();
@@ -321,18 +341,43 @@ async fn whatever_is_sent_is_answered_and_breaks_nothing() {
     };
     let server = Arc::new(Server::start().await);
     let known = Known::default();
-    let callers: Vec<_> = (1..=CALLERS)
-        .map(|n| {
-            let sending = send(server.clone(), seed + n, messages / CALLERS, known.clone());
-            tokio::spawn(sending)
-        })
-        .collect();
     let mut codes = BTreeMap::new();
-    for caller in callers {
-        for (code, times) in caller.await.expect("no caller fails") {
-            *codes.entry(code).or_insert(0) += times;
+    let mut send_all = async |seed: u64, messages: u64, rpcs: &[Called]| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|n| {
+                let rpcs = rpcs.to_vec();
+                let sending = send(
+                    server.clone(),
+                    seed + n,
+                    messages / CALLERS,
+                    known.clone(),
+                    rpcs,
+                );
+                tokio::spawn(sending)
+            })
+            .collect();
+        for caller in callers {
+            for (code, times) in caller.await.expect("no caller fails") {
+                *codes.entry(code).or_insert(0) += times;
+            }
         }
-    }
+    };
+    let all = rpcs();
+    send_all(seed, messages, &all).await;
+    // What stores nothing more takes no more memory.
+    let makes = |(path, _): &Called| {
+        ["/Create", "/Register"]
+            .iter()
+            .any(|make| path.path().contains(make))
+    };
+    let others: Vec<_> = all.into_iter().filter(|rpc| !makes(rpc)).collect();
+    let before = resident_mib();
+    send_all(seed + CALLERS, messages / 4, &others).await;
+    let after = resident_mib();
+    assert!(
+        after <= before.map(|mib| mib + GROWTH_MIB_MAX),
+        "{before:?} {after:?} MiB"
+    );
     println!("answers by code: {codes:?}");
     assert_eq!(panics.load(Ordering::Relaxed), 0);
     // Had all been refused for one and the same reason, it would show little.

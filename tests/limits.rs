@@ -185,21 +185,90 @@ async fn a_request_has_an_end_whether_its_caller_says_so_or_not() {
     server.answers().await;
 }
 
-#[tokio::test]
-async fn calls_that_there_is_no_room_for_are_refused_and_may_come_again() {
-    // One that is let in waits for a snapshot's reader: a stream keeps its place.
-    let tokens = |name: &str, hash: &str| {
+/// Two callers who may do anything, by the tokens `test` and `3`.
+fn two_callers() -> Access {
+    let token = |name: &str, hash: &str| {
         format!("[[token]]\nsha256 = \"{hash}\"\nuser_id = \"{name}\"\nrole = \"admin\"\n")
     };
-    // The tokens `test` and `3`.
-    let text = tokens(
+    let text = token(
         "a",
         "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    ) + &tokens(
+    ) + &token(
         "b",
         "4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce",
     );
-    let access = Access::with_tokens(Tokens::parse(&text).unwrap());
+    Access::with_tokens(Tokens::parse(&text).expect("tokens"))
+}
+
+/// What becomes of backups that so many callers create at once, by the token of each.
+async fn create_at_once(channel: &Channel, tokens: &[&str], round: usize) -> Vec<Status> {
+    let creates = tokens.iter().enumerate().map(|(caller, token)| {
+        let backup = Backup {
+            backup_metadata: Some(BackupMetadata {
+                backup_name: format!("b{round}-{caller}"),
+                container: "c".into(),
+                hostname: "h".into(),
+                ..BackupMetadata::default()
+            }),
+            ..Backup::default()
+        };
+        let mut request = Request::new(CreateBackupRequest {
+            project_id: "demo".into(),
+            backup: Some(backup),
+        });
+        let bearer = format!("Bearer {token}").parse().expect("ASCII");
+        request.metadata_mut().insert("authorization", bearer);
+        let mut backups = BackupServiceClient::new(channel.clone());
+        async move { backups.create_backup(request).await }
+    });
+    let answers = soon(futures_util::future::join_all(creates)).await;
+    answers.into_iter().filter_map(Result::err).collect()
+}
+
+#[tokio::test]
+async fn as_many_calls_as_may_be_under_way_are_taken_and_no_more() {
+    const ROUNDS: usize = 50;
+    let all = with(|limits| limits.calls = 3);
+    let of_one = with(|limits| limits.calls_per_caller = 3);
+    for (limits, code, why) in [
+        (all, Code::Unavailable, "SERVER_LIMIT"),
+        (of_one, Code::ResourceExhausted, "CALLER_LIMIT"),
+    ] {
+        let server = Server::start(limits, two_callers()).await;
+        let channel = server.channel().await;
+        for round in 0..ROUNDS {
+            let refused = create_at_once(&channel, &["test"; 3], round).await;
+            assert!(refused.is_empty(), "{refused:?}");
+        }
+        if why == "CALLER_LIMIT" {
+            // Of another's calls none counts.
+            let both = ["test", "3", "test", "3", "test", "3"];
+            let refused = create_at_once(&channel, &both, ROUNDS).await;
+            assert!(refused.is_empty(), "{refused:?}");
+        }
+        // They wait for the disk, so that some of these come while others are under way: if not at once, then again.
+        let mut rounds = ROUNDS + 1..2 * ROUNDS;
+        let refused = loop {
+            let round = rounds.next().expect("some are refused");
+            let refused = create_at_once(&channel, &["test"; 12], round).await;
+            if !refused.is_empty() {
+                break refused;
+            }
+        };
+        for refused in refused {
+            assert_eq!((refused.code(), reason(&refused).as_str()), (code, why));
+            let retry = refused.get_error_details().retry_info().cloned();
+            assert!(retry.unwrap().retry_delay.unwrap() > Duration::ZERO);
+        }
+        let refused = create_at_once(&channel, &["test"; 3], 2 * ROUNDS).await;
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn streams_that_there_is_no_room_for_are_refused_and_may_come_again() {
+    // One that is let in waits for a snapshot's reader: a stream keeps its place.
+    let access = two_callers();
     let limits = with(|limits| {
         limits.streams = 3;
         limits.streams_per_caller = 2;
