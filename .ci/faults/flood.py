@@ -1,5 +1,6 @@
 """Callers that nobody wants, by the thousand: python flood.py PATH_TO_ICEBOX
 
+Where h2load is on PATH, it asks for as many lists as 100 connections of 100 streams can, and reads them, all the while.
 2,300 connections to one server: some say nothing, some begin and say no more, some send garbage, some ask for lists and do not
 read them, some send half a request on each of a hundred streams, some reset what they open as fast as they can, and some do the like
 over HTTP/1.1. Meanwhile a caller that
@@ -10,7 +11,9 @@ import asyncio
 import json
 import os
 import pathlib
+import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +30,7 @@ CACHE_MIB = 16
 OVERHEAD_MIB = 256
 IDLE_S = 4
 FLOOD_S = 20
+H2LOAD_CONNECTIONS = 100
 P99_MAX_S = 0.25
 # Kinds of callers, and how many connections each has.
 KINDS = {"silent": 500, "begun": 300, "garbage": 400, "unread": 300, "half": 300, "resetting": 200}
@@ -129,6 +133,26 @@ async def flood(address, http_address):
     await asyncio.wait([asyncio.ensure_future(caller) for caller in callers], timeout=FLOOD_S)
 
 
+def start_h2load(address):
+    """Somebody who takes all that is there, by the rules."""
+    if not shutil.which("h2load"):
+        return None
+    body = work / "list"
+    body.write_bytes(message(api.ListBackupsRequest(project_id="p", limit=100)))
+    headers = [argument for header in ("content-type: application/grpc", "te: trailers") for argument in ("-H", header)]
+    asks = [*headers, "-d", str(body), f"http://{address}/freezer.v2.BackupService/ListBackups"]
+    command = ["h2load", "-t", "1", "-c", str(H2LOAD_CONNECTIONS), "-m", "100", "-D", str(FLOOD_S), *asks]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def answered(h2load):
+    """How many of its lists were answered, of how many that it asked for."""
+    said, _ = h2load.communicate(timeout=FLOOD_S + TIMEOUT_S)
+    counts = re.search(r"requests: (\d+) total.* (\d+) succeeded", said)
+    assert counts, said
+    return int(counts[2]), int(counts[1])
+
+
 def main():
     if len(sys.argv) > 2:
         asyncio.run(flood(*sys.argv[2:]))
@@ -136,7 +160,7 @@ def main():
         os._exit(0)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    server = flooding = None
+    server = flooding = h2load = None
     try:
         server = Server(work / "store", arguments=["--stall-timeout-ms", "5000", "--http", "127.0.0.1:0"])
         http_address = json.loads(server.process.stderr.readline())["fields"]["address"]
@@ -149,10 +173,15 @@ def main():
         idle, _ = p99_s(stub, IDLE_S)
         files_before = files(server)
         flooding = subprocess.Popen([sys.executable, __file__, sys.argv[1], server.address, http_address], stdout=subprocess.DEVNULL)
+        h2load = start_h2load(server.address)
         under_flood, calls = p99_s(stub, FLOOD_S)
         flooding.wait(timeout=TIMEOUT_S)
         peak = peak_mib(server)
         figures = f"p99 {idle * 1000:.1f} ms alone, {under_flood * 1000:.1f} of {calls} calls under flood, {peak} MiB at the most"
+        if h2load:
+            lists, asked = answered(h2load)
+            figures += f", {lists} of {asked} lists for h2load"
+            assert lists > 0, figures
         assert under_flood < max(P99_MAX_S, 5 * idle), figures
         assert peak <= CACHE_MIB + OVERHEAD_MIB, figures
         deadline = time.monotonic() + 60
@@ -169,8 +198,9 @@ def main():
     except grpc.RpcError as error:
         raise AssertionError(f"a caller that behaves was refused: {error.code()} {error.details()}") from error
     finally:
-        if flooding and flooding.poll() is None:
-            flooding.kill()
+        for process in (flooding, h2load):
+            if process and process.poll() is None:
+                process.kill()
         if server and server.process.poll() is None:
             server.process.kill()
         subprocess.run(["rm", "-rf", work])

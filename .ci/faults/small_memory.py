@@ -1,0 +1,173 @@
+"""A server that has 256 MiB: python small_memory.py PATH_TO_ICEBOX
+
+Where there are cgroups for memory, and as root, the system kills it when it takes more; elsewhere its peak is looked at.
+First, 64 connections write the largest records there are, 100 at a time each, and some walk the whole list of 100,000 others. Then, at
+another server, 1,000 watchers do not read what is written.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+
+import grpc
+from served import ICEBOX, TIMEOUT_S, Server, api, backup_pb2, read_all, work
+
+LIMIT_MIB = 256
+BACKUPS = 100_000
+WATCHED = 10_000
+IMPORT_TIMEOUT_S = 900
+CONNECTIONS = 64
+STREAMS = 100
+WATCHERS = 1000
+LISTERS = 4
+# The longest texts that these may be come to almost the largest record.
+TEXT_BYTES = 4096
+TEXTS = (
+    "path_to_backup fs_real_path vol_snap_path container_segments client_os client_version os_auth_version proxy log_file "
+    "ssh_username ssh_key consistency_checksum engine_name mode action"
+).split()
+# Where it has no room for more it says so; nothing else but what was asked for is an answer.
+ANSWERS = {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+
+
+class Cgroup:
+    """What may take no more memory than that. Nothing happens where there is no such thing."""
+
+    def __init__(self, pid):
+        self.path = None
+        for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+            path = pathlib.Path(root) / f"icebox-test-{pid}"
+            try:
+                path.mkdir()
+            except OSError:
+                continue
+            self.path = path
+            try:
+                (path / limit).write_text(str(LIMIT_MIB << 20))
+                (path / "cgroup.procs").write_text(str(pid))
+                return
+            except OSError:
+                self.remove()
+
+    def remove(self):
+        if self.path:
+            self.path.rmdir()
+            self.path = None
+
+
+def peak_mib(server):
+    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) >> 10
+
+
+def fill(server, backups, first=0):
+    documents = work / "documents.json"
+    with documents.open("w") as file:
+        for number in range(first, first + backups):
+            metadata = {"backup_name": f"host-{number % 1000}", "container": "c", "hostname": "h", "path_to_backup": "/data" * 100}
+            file.write(json.dumps({"backup_id": f"{number:032x}", "backup_metadata": metadata}) + "\n")
+    command = [ICEBOX, "import", "--quiet", "--into-project", "p", "--server", server.address, str(documents)]
+    subprocess.run(command, check=True, timeout=IMPORT_TIMEOUT_S, stdout=subprocess.DEVNULL)
+
+
+def largest(name):
+    texts = {text: "x" * TEXT_BYTES for text in TEXTS}
+    metadata = backup_pb2.BackupMetadata(backup_name=name, container="c", hostname="h", **texts)
+    return api.CreateBackupRequest(backup=backup_pb2.Backup(project_id="p", backup_metadata=metadata))
+
+
+def write(stub, connection, answers, acknowledged):
+    """A hundred at once."""
+    calls = [stub.CreateBackup.future(largest(f"large-{connection}"), timeout=TIMEOUT_S) for _ in range(STREAMS)]
+    for call in calls:
+        answers.append(call.code())
+        if call.code() == grpc.StatusCode.OK:
+            acknowledged.append(call.result().backup.backup_id)
+
+
+def walk(stub, answers, ends):
+    token = ""
+    while not ends.is_set():
+        try:
+            page = stub.ListBackups(api.ListBackupsRequest(project_id="p", limit=1000, page_token=token), timeout=TIMEOUT_S)
+            token = page.next_page_token
+            answers.append(grpc.StatusCode.OK)
+        except grpc.RpcError as error:
+            answers.append(error.code())
+
+
+class Limited:
+    """A server in its cgroup."""
+
+    def __init__(self, name, backups):
+        self.server = Server(work / name)
+        self.cgroup = Cgroup(self.server.process.pid)
+        fill(self.server, backups)
+
+    def __enter__(self):
+        return self
+
+    def figures(self):
+        assert self.server.process.poll() is None, "it was killed"
+        peak = peak_mib(self.server)
+        assert peak <= LIMIT_MIB, f"{peak} MiB"
+        return f"{peak} of {LIMIT_MIB} MiB at the most, limited by {self.cgroup.path or 'nobody'}"
+
+    def __exit__(self, *_):
+        if self.server.process.poll() is None:
+            self.server.process.kill()
+        self.server.process.wait()
+        self.cgroup.remove()
+
+
+def large_writes_and_long_lists():
+    with Limited("large", BACKUPS) as limited:
+        server = limited.server
+        written, listed, acknowledged = [], [], []
+        ends = threading.Event()
+        listers = [threading.Thread(target=walk, args=(server.stub(), listed, ends)) for _ in range(LISTERS)]
+        writers = [
+            threading.Thread(target=write, args=(server.stub(), number, written, acknowledged)) for number in range(CONNECTIONS)
+        ]
+        for thread in listers + writers:
+            thread.start()
+        for writer in writers:
+            writer.join()
+        ends.set()
+        for lister in listers:
+            lister.join()
+        figures = limited.figures()
+        answers = {code.name: written.count(code) for code in set(written)}
+        assert set(written) | set(listed) <= ANSWERS, answers
+        assert acknowledged and grpc.StatusCode.OK in listed, answers
+        stored = read_all(server.stub())
+        assert stored.keys() >= set(acknowledged), "what was acknowledged is missing"
+        print(f"ok  largest creates at once: {answers}; {len(listed)} pages of {len(stored)} meanwhile; {figures}")
+
+
+def watchers_that_do_not_read():
+    with Limited("watched", WATCHED) as limited:
+        server = limited.server
+        stubs = [server.stub() for _ in range(WATCHERS // STREAMS)]
+        watches = [stub.WatchBackups(api.WatchBackupsRequest(project_id="p")) for stub in stubs for _ in range(STREAMS)]
+        # Those that are behind the state of things, and then what follows.
+        fill(server, WATCHED, first=WATCHED)
+        figures = limited.figures()
+        for watch in watches:
+            watch.cancel()
+        assert len(read_all(server.stub())) == 2 * WATCHED
+        print(f"ok  {WATCHERS} watchers that do not read, {WATCHED} backups and as many more: {figures}")
+
+
+def main():
+    try:
+        large_writes_and_long_lists()
+        watchers_that_do_not_read()
+    finally:
+        subprocess.run(["rm", "-rf", work])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
