@@ -9,28 +9,25 @@
 //! `ICEBOX_SECONDS` is how long one turn takes (1), `ICEBOX_ROUNDS` how many rounds there are (3), `ICEBOX_CALL` the only call to
 //! measure, `ICEBOX_RECORDS` how many backups there are before (0); `ICEBOX_LOG=info` shows what the line that each change gets costs.
 
+#[path = "rpc/constants.rs"]
+mod constants;
 mod shared;
 
 use std::{
-    convert::Infallible,
     fs::File,
     future::Future,
     io::{BufRead, BufReader},
     os::unix::fs::FileExt,
     path::Path,
-    pin::Pin,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQuery};
-use http_body_util::{BodyExt, Full};
+use http::uri::PathAndQuery;
 use icebox::{
     Icebox, Options,
     proto::{
@@ -40,13 +37,8 @@ use icebox::{
 };
 use prost::Message;
 use serde_json::json;
-use tonic::{
-    body::Body,
-    server::NamedService,
-    transport::{Channel, server::TcpIncoming},
-};
+use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
-use tower::Service;
 
 use shared::{backup, write_figures};
 
@@ -67,7 +59,7 @@ const APPENDED: [usize; 3] = [1, 16, 64];
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if let Ok(file) = std::env::var(CONSTANTS) {
-        runtime.block_on(serve_constants(&file));
+        runtime.block_on(constants::serve(&file));
     } else {
         runtime.block_on(measure());
     }
@@ -594,67 +586,4 @@ async fn load(
         p99_us: at(99),
         server_cpu_us: cpu.as_secs_f64() * 1e6 / count,
     }
-}
-
-/// Reads each request and answers it with the same bytes: what the transport alone can do.
-#[derive(Clone, Copy)]
-struct Constants {
-    page: &'static [u8],
-    backup: &'static [u8],
-}
-
-impl NamedService for Constants {
-    const NAME: &'static str = "freezer.v2.BackupService";
-}
-
-impl Service<Request<Body>> for Constants {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Constants { page, backup } = *self;
-        let is_list = request.uri().path().ends_with("/ListBackups");
-        let answer = if is_list { page } else { backup };
-        Box::pin(async move {
-            request.into_body().collect().await.expect("a request");
-            let ok = [("grpc-status", "0")].map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            });
-            let trailers = async move { Some(Ok::<_, Infallible>(HeaderMap::from_iter(ok))) };
-            let body = Full::new(Bytes::from_static(answer)).with_trailers(trailers);
-            let response = Response::builder().header("content-type", "application/grpc");
-            Ok(response.body(Body::new(body)).expect("a response"))
-        })
-    }
-}
-
-async fn serve_constants(file: &str) {
-    let read = |name: &str| -> &'static [u8] {
-        std::fs::read(format!("{file}.{name}"))
-            .expect("it was written")
-            .leak()
-    };
-    let constants = Constants {
-        page: read("page"),
-        backup: read("backup"),
-    };
-    let address = "127.0.0.1:0".parse().expect("an address");
-    let incoming = TcpIncoming::bind(address)
-        .expect("a free port")
-        .with_nodelay(Some(true));
-    let address = incoming.local_addr().expect("it is bound");
-    eprintln!("{{\"fields\": {{\"address\": \"{address}\"}}}}");
-    let serving = tonic::transport::Server::builder().add_service(constants);
-    serving
-        .serve_with_incoming(incoming)
-        .await
-        .expect("it serves");
 }
