@@ -3,11 +3,14 @@
 use jiff::{
     SignedDuration,
     civil::{Date, DateTime, Time},
-    tz::{self, AmbiguousOffset, TimeZone},
+    fmt::temporal::DateTimeParser,
+    tz::{self, AmbiguousOffset, Offset, TimeZone},
 };
 
-use super::is_digits;
 use crate::resource::rules;
+
+/// No offset from UTC is as long.
+const DAY_S: i32 = 24 * 3600;
 
 /// An ISO 8601 date-time, with the offset from UTC that it names, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ impl ScheduleTime {
     /// Freezer API v2: `YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm]`. Its pattern lets years be negative or
     /// longer; its agents, in Python, know only 0001 to 9999.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let Some(written) = WrittenTime::parse(text) else {
+        let Some(written) = WrittenTime::of(text) else {
             return Err(format!(
                 "must be an ISO 8601 date-time, YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm], not {}",
                 rules::quoted(text)
@@ -32,26 +35,29 @@ impl ScheduleTime {
                 rules::quoted(text)
             ))
         };
-        let Ok(time) = Time::new(
-            written.hour,
-            written.minute,
-            written.second,
-            written.subsecond_ns,
-        ) else {
+        // jiff takes a leap second, and Python does not.
+        let time = written.time.parse::<Time>().ok();
+        let Some(time) = time.filter(|_| !written.time.contains(":60")) else {
             return no_such("a day runs from 00:00:00 to 23:59:59");
         };
-        if written.year == 0 {
+        if written.date.starts_with("0000") {
             return no_such("there is no year 0000");
         }
-        let Ok(date) = Date::new(written.year, written.month, written.day) else {
+        let Ok(date) = written.date.parse::<Date>() else {
             return no_such("the calendar has no such day");
         };
         let offset_s = match written.offset {
-            None => None,
-            Some((sign, hours @ 0..=23, minutes @ 0..=59)) => {
-                Some(sign * (hours * 3600 + minutes * 60))
+            "" => None,
+            "Z" => Some(0),
+            offset => {
+                let zone = DateTimeParser::new().parse_time_zone(offset).ok();
+                let offset = zone.and_then(|zone| zone.to_fixed_offset().ok());
+                let seconds = offset.map(Offset::seconds);
+                let Some(seconds) = seconds.filter(|seconds| seconds.abs() < DAY_S) else {
+                    return no_such("an offset is at most 23:59");
+                };
+                Some(seconds)
             }
-            Some(_) => return no_such("an offset is at most 23:59"),
         };
         Ok(ScheduleTime {
             civil: date.to_datetime(time),
@@ -76,75 +82,52 @@ impl ScheduleTime {
     }
 }
 
-/// The numbers of a date-time, whatever they are.
-struct WrittenTime {
-    year: i16,
-    month: i8,
-    day: i8,
-    hour: i8,
-    minute: i8,
-    second: i8,
-    subsecond_ns: i32,
-    /// Sign, hours and minutes.
-    offset: Option<(i32, i32, i32)>,
+/// The parts of a date-time that is of Freezer's form, whatever numbers stand in it: jiff's parsers take more forms than its agents.
+struct WrittenTime<'a> {
+    date: &'a str,
+    /// Down to nanoseconds: what is finer is cut.
+    time: &'a str,
+    /// Empty, Z, or ±hh:mm.
+    offset: &'a str,
 }
 
-impl WrittenTime {
+impl<'a> WrittenTime<'a> {
     /// None if `text` is not of the form.
-    fn parse(text: &str) -> Option<Self> {
-        let (date, text) = text.split_once('T')?;
-        let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
-        let (time, text) = text.split_at_checked("hh:mm:ss".len())?;
-        let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
-        let (subsecond_ns, text) = match text.strip_prefix('.') {
-            None => (0, text),
-            Some(text) => {
-                let (digits, text) = text.split_at(
-                    text.find(|c: char| !c.is_ascii_digit())
-                        .unwrap_or(text.len()),
-                );
-                // What is finer than a nanosecond is cut.
-                let nanoseconds = format!("{digits:0<9}").get(..9)?.parse().ok()?;
-                if digits.is_empty() {
-                    return None;
-                }
-                (nanoseconds, text)
+    fn of(text: &'a str) -> Option<Self> {
+        let (date, rest) = text.split_once('T')?;
+        let (seconds, rest) = rest.split_at_checked("hh:mm:ss".len())?;
+        let (fraction, offset) = match rest.strip_prefix('.') {
+            None => ("", rest),
+            Some(behind) => {
+                let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
+                let (fraction, offset) = rest.split_at(1 + digits);
+                (Some(fraction).filter(|_| digits > 0)?, offset)
             }
         };
-        let offset = match text.split_at_checked(1) {
-            None if text.is_empty() => None,
-            Some(("Z", "")) => Some((1, 0, 0)),
-            Some((sign @ ("+" | "-"), text)) => {
-                let [hours, minutes] = numbers(text, ':', [2, 2])?;
-                Some((if sign == "-" { -1 } else { 1 }, hours, minutes))
-            }
-            _ => return None,
-        };
-        let small = |number: i32| i8::try_from(number).ok();
-        Some(WrittenTime {
-            year: i16::try_from(year).ok()?,
-            month: small(month)?,
-            day: small(day)?,
-            hour: small(hour)?,
-            minute: small(minute)?,
-            second: small(second)?,
-            subsecond_ns,
+        let is_offset = matches!(offset, "" | "Z")
+            || offset
+                .strip_prefix(['+', '-'])
+                .is_some_and(|offset| is_of_form(offset, "00:00"));
+        let is_of_form = is_of_form(date, "0000-00-00") && is_of_form(seconds, "00:00:00");
+        let time_bytes = seconds.len() + fraction.len().min(".123456789".len());
+        (is_of_form && is_offset).then(|| WrittenTime {
+            date,
+            time: &text[date.len() + 1..][..time_bytes],
             offset,
         })
     }
 }
 
-/// Numbers of so many digits each, with separators between.
-fn numbers<const N: usize>(text: &str, separator: char, lengths: [usize; N]) -> Option<[i32; N]> {
-    let mut parts = text.split(separator);
-    let mut numbers = [0; N];
-    for (number, length) in numbers.iter_mut().zip(lengths) {
-        let part = parts
-            .next()
-            .filter(|part| part.len() == length && is_digits(part))?;
-        *number = part.parse().ok()?;
-    }
-    parts.next().is_none().then_some(numbers)
+/// Whether a text has a digit wherever `form` has a 0, and is like it everywhere else.
+fn is_of_form(text: &str, form: &str) -> bool {
+    text.len() == form.len()
+        && text
+            .bytes()
+            .zip(form.bytes())
+            .all(|(byte, form)| match form {
+                b'0' => byte.is_ascii_digit(),
+                other => byte == other,
+            })
 }
 
 /// A zone of the bundled IANA database, written as it is there: agents look for it as a file.
