@@ -13,6 +13,8 @@ mod document;
 mod each;
 mod error;
 mod export;
+#[cfg(test)]
+mod fake_server;
 mod ids;
 mod import;
 mod jobs;

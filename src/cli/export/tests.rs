@@ -2,90 +2,20 @@
 use std::sync::Arc;
 
 use clap::Parser;
-use prost::Message;
 use serde_json::json;
-use tonic::{
-    Request, Response, Status,
-    transport::{Endpoint, server::TcpIncoming},
-};
 
 use super::*;
-use crate::cli::connection::without_token;
+use crate::cli::fake_server::{self, Catalog};
 use crate::freezer_json::Documented;
-use crate::proto::{
-    Backup, BackupMetadata, CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest,
-    DeleteBackupResponse, GetBackupRequest, GetBackupResponse, ListBackupsRequest,
-    ListBackupsResponse, Splice, UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest,
-    WatchBackupsResponse,
-    backup_service_server::{BackupService, BackupServiceServer},
-};
+use crate::proto::{Backup, BackupMetadata};
 
-type Answer<T> = Result<Response<T>, Status>;
-
-/// A catalog that gives one backup a page.
-struct Catalog(Vec<Backup>);
-
-#[tonic::async_trait]
-impl BackupService for Catalog {
-    async fn list_backups(
-        &self,
-        request: Request<ListBackupsRequest>,
-    ) -> Answer<ListBackupsResponse> {
-        let request = request.into_inner();
-        if request.project_id != "p" {
-            return Err(Status::permission_denied("not yours"));
-        }
-        let n: usize = request.page_token.parse().unwrap_or(0);
-        let mut records = Splice::default();
-        if let Some(backup) = self.0.get(n) {
-            records.push(&backup.encode_to_vec(), backup.revision);
-        }
-        let next = if n + 1 < self.0.len() {
-            (n + 1).to_string()
-        } else {
-            String::new()
-        };
-        Ok(Response::new(records.into_page(next, 1)))
-    }
-
-    async fn create_backup(&self, _: Request<CreateBackupRequest>) -> Answer<CreateBackupResponse> {
-        Err(Status::unimplemented("create"))
-    }
-
-    async fn get_backup(&self, _: Request<GetBackupRequest>) -> Answer<GetBackupResponse> {
-        Err(Status::unimplemented("get"))
-    }
-
-    async fn update_backup(&self, _: Request<UpdateBackupRequest>) -> Answer<UpdateBackupResponse> {
-        Err(Status::unimplemented("update"))
-    }
-
-    async fn delete_backup(&self, _: Request<DeleteBackupRequest>) -> Answer<DeleteBackupResponse> {
-        Err(Status::unimplemented("delete"))
-    }
-
-    type WatchBackupsStream = tokio_stream::Empty<Result<WatchBackupsResponse, Status>>;
-
-    async fn watch_backups(
-        &self,
-        _: Request<WatchBackupsRequest>,
-    ) -> Answer<Self::WatchBackupsStream> {
-        Err(Status::unimplemented("watch"))
-    }
-}
-
-async fn serve(catalog: Catalog) -> Source {
-    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = incoming.local_addr().unwrap();
-    let service = BackupServiceServer::from_arc(Arc::new(catalog));
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming),
-    );
-    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let channel = channel.connect().await.unwrap();
-    Source::Server(without_token(channel))
+/// Where the backups of project p can be read.
+async fn serve(backups: Vec<Backup>) -> Source {
+    let catalog = Catalog {
+        backups,
+        ..Catalog::default()
+    };
+    Source::Server(fake_server::serve(&Arc::new(catalog)).await)
 }
 
 #[derive(Parser)]
@@ -116,7 +46,7 @@ fn backup(n: u64) -> Backup {
 #[tokio::test]
 async fn every_page_is_exported_and_reads_back_the_same() {
     let backups: Vec<Backup> = (0..5).map(backup).collect();
-    let source = serve(Catalog(backups.clone())).await;
+    let source = serve(backups.clone()).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("catalog.json");
     fs::write(&path, "old").unwrap();
@@ -145,7 +75,7 @@ async fn every_page_is_exported_and_reads_back_the_same() {
 
 #[tokio::test]
 async fn a_failed_export_leaves_the_file_as_it_was() {
-    let source = serve(Catalog(vec![backup(1)])).await;
+    let source = serve(vec![backup(1)]).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("catalog.json");
     fs::write(&path, "old").unwrap();

@@ -1,31 +1,16 @@
 //! What becomes of documents, against a server that stores nothing but ids.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{fs, sync::atomic::Ordering::Relaxed};
 
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tokio::time::sleep;
-use tonic::{
-    Code, Request, Response,
-    transport::{Endpoint, server::TcpIncoming},
-};
+use tonic::{Code, transport::Endpoint};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{call::passes, documents::Expected, *};
-use crate::cli::connection::without_token;
-use crate::proto::{
-    CreateBackupRequest, CreateBackupResponse, DeleteBackupRequest, DeleteBackupResponse,
-    GetBackupRequest, GetBackupResponse, ListBackupsRequest, ListBackupsResponse,
-    UpdateBackupRequest, UpdateBackupResponse, WatchBackupsRequest, WatchBackupsResponse,
-    backup_service_server::{BackupService, BackupServiceServer},
+use crate::cli::{
+    connection::without_token,
+    fake_server::{self, Catalog},
 };
 
 /// A target that nothing is sent to.
@@ -162,93 +147,9 @@ fn only_what_may_pass_is_tried_again() {
     assert!(stops_everything(&Status::unauthenticated("who?")));
 }
 
-/// A catalog of backups that is away for its first few calls, and refuses what is named "bad".
-#[derive(Default)]
-struct Catalog {
-    away_for_calls: AtomicU64,
-    calls: AtomicU64,
-    calls_now: AtomicU64,
-    calls_now_max: AtomicU64,
-    ids: Mutex<BTreeSet<String>>,
-}
-
-type Answer<T> = Result<Response<T>, Status>;
-
-#[tonic::async_trait]
-impl BackupService for Arc<Catalog> {
-    async fn create_backup(
-        &self,
-        request: Request<CreateBackupRequest>,
-    ) -> Answer<CreateBackupResponse> {
-        self.calls_now_max
-            .fetch_max(self.calls_now.fetch_add(1, Relaxed) + 1, Relaxed);
-        sleep(Duration::from_millis(2)).await;
-        self.calls_now.fetch_sub(1, Relaxed);
-        if self.calls.fetch_add(1, Relaxed) < self.away_for_calls.load(Relaxed) {
-            return Err(Status::unavailable("starting"));
-        }
-        let backup = request.into_inner().backup.unwrap();
-        match backup
-            .backup_metadata
-            .as_ref()
-            .unwrap()
-            .backup_name
-            .as_str()
-        {
-            "bad" => Err(Status::invalid_argument("it is bad")),
-            "secret" => Err(Status::unauthenticated("say who you are")),
-            _ => {
-                self.ids.lock().unwrap().insert(backup.backup_id.clone());
-                Ok(Response::new(CreateBackupResponse {
-                    backup: Some(backup),
-                }))
-            }
-        }
-    }
-
-    async fn get_backup(&self, _: Request<GetBackupRequest>) -> Answer<GetBackupResponse> {
-        Err(Status::unimplemented("get"))
-    }
-
-    async fn list_backups(&self, _: Request<ListBackupsRequest>) -> Answer<ListBackupsResponse> {
-        Err(Status::unimplemented("list"))
-    }
-
-    async fn update_backup(&self, _: Request<UpdateBackupRequest>) -> Answer<UpdateBackupResponse> {
-        Err(Status::unimplemented("update"))
-    }
-
-    async fn delete_backup(&self, _: Request<DeleteBackupRequest>) -> Answer<DeleteBackupResponse> {
-        Err(Status::unimplemented("delete"))
-    }
-
-    type WatchBackupsStream = tokio_stream::Empty<Result<WatchBackupsResponse, Status>>;
-
-    async fn watch_backups(
-        &self,
-        _: Request<WatchBackupsRequest>,
-    ) -> Answer<Self::WatchBackupsStream> {
-        Err(Status::unimplemented("watch"))
-    }
-}
-
 /// What importing `text` into `catalog` ends with.
 async fn import_text(catalog: &Arc<Catalog>, text: String) -> Result<(), String> {
-    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = incoming.local_addr().unwrap();
-    let service = BackupServiceServer::new(Arc::clone(catalog));
-    let server = tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming),
-    );
-    let channel = Endpoint::from_shared(format!("http://{address}"))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    let channel = without_token(channel);
-
+    let channel = fake_server::serve(catalog).await;
     let folder = tempfile::tempdir().unwrap();
     let files = [folder.path().join("catalog.json")];
     fs::write(&files[0], text).unwrap();
@@ -260,7 +161,6 @@ async fn import_text(catalog: &Arc<Catalog>, text: String) -> Result<(), String>
         ..target(Some("p"))
     };
     let result = import(&target, receiver, report).await;
-    server.abort();
     result.map_err(|error| error.to_string())
 }
 
