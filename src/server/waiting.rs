@@ -124,9 +124,11 @@ impl Waits {
         }
     }
 
+    /// Takes so many bytes away, or all that there are.
     fn take(&mut self, turn: &Turn, bytes: usize) {
         let number = turn.number.load(Ordering::Relaxed);
         if let Some(wait) = self.of(turn.patience).remove(&number) {
+            let bytes = bytes.min(wait.bytes);
             self.bytes -= bytes;
             let left = wait.bytes - bytes;
             if left > 0 {
@@ -134,6 +136,7 @@ impl Waits {
                 turn.number.store(number, Ordering::Relaxed);
             }
         } else if let Some(left) = self.cut_off.get_mut(&number) {
+            let bytes = bytes.min(*left);
             self.bytes -= bytes;
             self.bytes_cut_off -= bytes;
             *left -= bytes;
@@ -141,15 +144,6 @@ impl Waits {
                 self.cut_off.remove(&number);
             }
         }
-    }
-
-    fn bytes_of(&mut self, turn: &Turn) -> usize {
-        let number = turn.number.load(Ordering::Relaxed);
-        let waits = self.of(turn.patience).get(&number);
-        let bytes = waits.map(|wait| wait.bytes);
-        bytes
-            .or_else(|| self.cut_off.get(&number).copied())
-            .unwrap_or(0)
     }
 }
 
@@ -258,17 +252,13 @@ impl Turn {
         self.waiting.cut_off(&mut waits);
     }
 
-    /// The caller has gone on: what is left waits from now on.
+    /// The caller has gone on, by so many bytes at the most: what is left waits from now on.
     pub(super) fn take(&self, bytes: usize) {
-        if bytes > 0 {
-            self.take_of(|_| bytes);
+        if bytes == 0 {
+            return;
         }
-    }
-
-    fn take_of(&self, bytes: impl FnOnce(&mut Waits) -> usize) {
         let mut waits = self.waiting.lock();
         let was_full = waits.bytes >= self.waiting.bytes_max;
-        let bytes = bytes(&mut waits);
         waits.take(self, bytes);
         if was_full && waits.bytes < self.waiting.bytes_max {
             self.waiting.told.notify_waiters();
@@ -278,7 +268,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.take_of(|waits| waits.bytes_of(self));
+        self.take(usize::MAX);
     }
 }
 
