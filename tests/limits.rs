@@ -229,9 +229,12 @@ async fn create_at_once(channel: &Channel, tokens: &[&str], round: usize) -> Vec
 async fn as_many_calls_as_may_be_under_way_are_taken_and_no_more() {
     const ROUNDS: usize = 50;
     let all = with(|limits| limits.calls = 3);
+    // Each of the requests is smaller than 1 KiB.
+    let bytes = with(|limits| limits.calls_bytes = 3 << 10);
     let of_one = with(|limits| limits.calls_per_caller = 3);
     for (limits, code, why) in [
         (all, Code::Unavailable, "SERVER_LIMIT"),
+        (bytes, Code::Unavailable, "SERVER_LIMIT"),
         (of_one, Code::ResourceExhausted, "CALLER_LIMIT"),
     ] {
         let server = Server::start(limits, two_callers()).await;

@@ -106,7 +106,7 @@ def somebody_elses():
 
 
 def too_few_files():
-    """None from the start on, and then even fewer while it runs."""
+    """There are too few while the server runs."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     server = Server(work / "few")
     pid = server.process.pid
@@ -140,6 +140,7 @@ def too_few_files():
 
 
 def few_from_the_start():
+    """There are few from the start on, so that fewer connections are taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
     try:

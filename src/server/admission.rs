@@ -58,6 +58,8 @@ struct Room {
     access: Access,
     limits: Limits,
     calls: Arc<Semaphore>,
+    /// One for each KiB of the requests of calls under way.
+    calls_kib: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     pages: Semaphore,
     waiting: Arc<Waiting>,
@@ -86,6 +88,7 @@ impl Admission {
             message,
             access,
             calls: Arc::new(Semaphore::new(limits.calls)),
+            calls_kib: Arc::new(Semaphore::new(limits.calls_bytes >> 10)),
             streams: Arc::new(Semaphore::new(limits.streams)),
             pages: Semaphore::new(PAGES_MADE_MAX),
             waiting: Waiting::new(limits, metrics.disconnected()),
@@ -175,7 +178,7 @@ impl Room {
         } else {
             (None, None)
         };
-        let place = self.place(is_stream, caller.as_ref())?;
+        let place = self.place(is_stream, bytes, caller.as_ref())?;
         let answered = inner.call(request).await;
         // A call's place is free now; a stream has one until it ends.
         let place = is_stream.then_some(place);
@@ -272,7 +275,12 @@ impl Room {
 
     /// # Errors
     /// If all are taken.
-    fn place(&self, is_stream: bool, caller: Option<&Arc<Caller>>) -> Result<Place, Status> {
+    fn place(
+        &self,
+        is_stream: bool,
+        bytes: usize,
+        caller: Option<&Arc<Caller>>,
+    ) -> Result<Place, Status> {
         let limits = &self.limits;
         let (all, of_caller_max, what) = if is_stream {
             (&self.streams, limits.streams_per_caller, "streams")
@@ -291,12 +299,18 @@ impl Room {
             }
             None => None,
         };
-        let permit = all.clone().try_acquire_owned().map_err(|_| {
+        let too_many = |_| {
             let message = format!("too many {what} are under way: try again in a moment");
             no_room(Code::Unavailable, "SERVER_LIMIT", message)
-        })?;
+        };
+        let permit = all.clone().try_acquire_owned().map_err(too_many)?;
+        // One that is larger than all that may be has its turn alone.
+        let kib = bytes.div_ceil(1 << 10).min(limits.calls_bytes >> 10);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+        let of_bytes = self.calls_kib.clone().try_acquire_many_owned(kib);
         Ok(Place {
             _permit: permit,
+            _kib: of_bytes.map_err(too_many)?,
             _share: share,
             _counted: is_stream.then(|| self.metrics.streaming()),
         })
@@ -307,6 +321,8 @@ impl Room {
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
+    /// Of what its request takes.
+    _kib: OwnedSemaphorePermit,
     _share: Option<Share>,
     /// A stream.
     _counted: Option<OneOf>,

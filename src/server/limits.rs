@@ -18,6 +18,9 @@ pub struct Limits {
     /// Calls under way at a time for one caller, where callers are asked who they are. Others are refused with
     /// `RESOURCE_EXHAUSTED`.
     pub calls_per_caller: usize,
+    /// The bytes of the requests' messages of calls under way. Others are refused with UNAVAILABLE: each takes some times as much
+    /// until it is answered.
+    pub calls_bytes: usize,
     /// Streams under way at a time: watches, snapshots, reflection. Others are refused with UNAVAILABLE.
     pub streams: usize,
     /// As `calls_per_caller`, of streams.
@@ -51,6 +54,7 @@ impl Default for Limits {
             streams_per_connection: 100,
             calls: 1024,
             calls_per_caller: 512,
+            calls_bytes: 8 << 20,
             streams: 10_240,
             streams_per_caller: 1024,
             request_bytes: 1 << 20,

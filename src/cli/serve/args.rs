@@ -106,6 +106,7 @@ impl Args {
             streams_per_connection: own.streams_per_connection_max,
             calls: own.calls_max,
             calls_per_caller: own.calls_per_caller_max,
+            calls_bytes: own.calls_mib_max << 20,
             streams: own.streams_max,
             streams_per_caller: own.streams_per_caller_max,
             request_bytes: own.request_kib_max << 10,
@@ -137,6 +138,9 @@ struct LimitArgs {
     /// Calls under way of one token; others are refused, too
     #[arg(long, env = "ICEBOX_CALLS_PER_CALLER_MAX", default_value_t = 512, value_parser = count())]
     calls_per_caller_max: usize,
+    /// The requests of calls under way, in MiB; others are refused with UNAVAILABLE
+    #[arg(long, env = "ICEBOX_CALLS_MIB_MAX", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
+    calls_mib_max: usize,
     /// Streams under way: watches, snapshots, reflection
     #[arg(long, env = "ICEBOX_STREAMS_MAX", default_value_t = 10_240, value_parser = count())]
     streams_max: usize,
