@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::maybe_done;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -52,9 +53,8 @@ pub(super) struct Connection {
     peer: Arc<Peer>,
     /// What is still to be read of the preface, which was read already.
     preface: &'static [u8],
-    /// Done when what is still under way is broken off.
+    /// Done, and then for good, when what is still under way is broken off.
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
-    is_cut: bool,
     _place: OwnedSemaphorePermit,
     _counted: OneOf,
 }
@@ -116,13 +116,12 @@ impl Accepted {
                 cut,
             }),
             preface,
-            cut: Box::pin(async move {
+            cut: Box::pin(maybe_done(async move {
                 tokio::select! {
                     () = until(own_cut) => {}
                     () = until(all_cut) => {}
                 }
-            }),
-            is_cut: false,
+            })),
             _place: place,
             _counted: counted,
         })
@@ -130,18 +129,13 @@ impl Accepted {
 }
 
 impl Connection {
-    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
-        self.is_cut = self.is_cut || self.cut.as_mut().poll(cx).is_ready();
-        self.is_cut
-    }
-
     /// What a write came to. A caller that reads nothing keeps it waiting, and whoever waits for that may not read either.
     fn unless_cut<T>(
         &mut self,
         written: Poll<io::Result<T>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
-        if written.is_pending() && self.is_cut(cx) {
+        if written.is_pending() && self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         written
@@ -173,7 +167,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let connection = self.get_mut();
-        if connection.is_cut(cx) {
+        if connection.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if !connection.preface.is_empty() {
