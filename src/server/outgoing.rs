@@ -87,7 +87,6 @@ impl Outgoing {
             ready!(room.as_mut().poll(cx));
             self.room = None;
         }
-        self.room = None;
         Poll::Ready(())
     }
 
