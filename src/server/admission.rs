@@ -88,7 +88,7 @@ impl Admission {
             message,
             access,
             calls: Arc::new(Semaphore::new(limits.calls)),
-            calls_kib: Arc::new(Semaphore::new(limits.calls_bytes >> 10)),
+            calls_kib: Arc::new(Semaphore::new(kib(limits.calls_bytes))),
             streams: Arc::new(Semaphore::new(limits.streams)),
             pages: Semaphore::new(PAGES_MADE_MAX),
             waiting: Waiting::new(limits, metrics.disconnected()),
@@ -305,9 +305,9 @@ impl Room {
         };
         let permit = all.clone().try_acquire_owned().map_err(too_many)?;
         // One that is larger than all that may be has its turn alone.
-        let kib = bytes.div_ceil(1 << 10).min(limits.calls_bytes >> 10);
-        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-        let of_bytes = self.calls_kib.clone().try_acquire_many_owned(kib);
+        let of_request = kib(bytes).min(kib(limits.calls_bytes).max(1));
+        let of_request = u32::try_from(of_request).unwrap_or(u32::MAX);
+        let of_bytes = self.calls_kib.clone().try_acquire_many_owned(of_request);
         Ok(Place {
             _permit: permit,
             _kib: of_bytes.map_err(too_many)?,
@@ -315,6 +315,11 @@ impl Room {
             _counted: is_stream.then(|| self.metrics.streaming()),
         })
     }
+}
+
+/// The KiB that so many bytes begin.
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 10)
 }
 
 /// The right to be under way.
