@@ -42,7 +42,8 @@ impl Drop for AtDisk {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
+/// The style that a constant template makes.
+pub(super) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is a constant")
 }
 

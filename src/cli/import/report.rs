@@ -6,11 +6,11 @@ use std::{
     path::PathBuf,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tonic::Status;
 
 use super::{Done, End, Kind, Outcome, files::file_size_bytes};
-use crate::cli::{Error, output::Printable};
+use crate::cli::{Error, output::Printable, progress};
 
 /// Notes printed, and refusals; the others are counted.
 const NOTES_MAX: u64 = 20;
@@ -202,8 +202,5 @@ pub(super) fn progress_bar(files: &[PathBuf]) -> ProgressBar {
             "{spinner} {human_pos} records, {per_sec}",
         ),
     };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    bar.with_style(progress::style(template))
 }
