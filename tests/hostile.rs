@@ -4,6 +4,7 @@
 //! 100,000 messages, made of the descriptors with values that nobody means well with, most of them damaged on the way; with
 //! `ICEBOX_LONG=1` a million. `ICEBOX_SEED` repeats a run.
 
+mod resident;
 mod wire;
 
 use std::{
@@ -22,6 +23,7 @@ use prost::Message;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
 };
+use resident::resident_mib;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::{Code, transport::Channel};
 
@@ -320,16 +322,6 @@ fn remember(known: &Known, answer: &[u8]) {
     }
 }
 
-/// What this process has in memory, callers and all, where the system says so.
-fn resident_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let mut kib = status
-        .lines()
-        .filter_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = kib.next()?.trim().strip_suffix("kB")?;
-    kib.trim().parse::<u64>().ok().map(|kib| kib >> 10)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_sent_is_answered_and_breaks_nothing() {
     let panics = count_panics();
@@ -371,9 +363,10 @@ async fn whatever_is_sent_is_answered_and_breaks_nothing() {
             .any(|make| path.path().contains(make))
     };
     let others: Vec<_> = all.into_iter().filter(|rpc| !makes(rpc)).collect();
-    let before = resident_mib();
+    // Callers and all, where the system says so.
+    let before = resident_mib(std::process::id());
     send_all(seed + CALLERS, messages / 4, &others).await;
-    let after = resident_mib();
+    let after = resident_mib(std::process::id());
     assert!(
         after <= before.map(|mib| mib + GROWTH_MIB_MAX),
         "{before:?} {after:?} MiB"

@@ -3,6 +3,7 @@
 
 mod child;
 mod harness;
+mod resident;
 
 use child::ChildServer;
 use harness::{PROJECT, backup_with};
@@ -11,6 +12,7 @@ use icebox::proto::{
     backup_service_client::BackupServiceClient,
 };
 use prost_types::{Struct, Value, value::Kind};
+use resident::resident_mib;
 use tonic::{Streaming, transport::Channel};
 
 /// Watchers that do not read, on as many connections as they need.
@@ -21,15 +23,6 @@ const BACKUPS: usize = 2000;
 const NOTE_BYTES: usize = 15_000;
 /// What they may cost: windows, a message each, and what the store takes for the writes themselves.
 const GROWTH_MIB_MAX: u64 = 128;
-
-fn rss_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.and_then(|kib| kib.parse::<u64>().ok())
-        .expect("a number")
-        >> 10
-}
 
 fn large(n: usize) -> Backup {
     let note = Value {
@@ -80,9 +73,10 @@ async fn who_stops_reading_costs_a_bounded_amount_of_memory_and_catches_up() {
         let watch = client.watch_backups(request).await.unwrap();
         watches.push(watch.into_inner());
     }
-    let before = rss_mib(server.pid());
+    let before = resident_mib(server.pid()).expect("it runs");
     write(&writer, BACKUPS..2 * BACKUPS).await;
-    let grown = rss_mib(server.pid()).saturating_sub(before);
+    let now = resident_mib(server.pid()).expect("it runs");
+    let grown = now.saturating_sub(before);
     assert!(grown <= GROWTH_MIB_MAX, "it has grown by {grown} MiB");
     println!(
         "{WATCHERS} watchers that do not read, {BACKUPS} changes: it has grown by {grown} MiB"
