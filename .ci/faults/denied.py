@@ -12,7 +12,7 @@ import sys
 import time
 
 import grpc
-from served import ICEBOX, TIMEOUT_S, Server, api, backup_pb2, work
+from served import ICEBOX, TIMEOUT_S, Server, api, backup_pb2, make_ext4, work
 
 BACKUPS = 50
 FILES = 64
@@ -56,9 +56,7 @@ def read_only_medium():
     """The image of a disk, mounted once to write and then to read alone."""
     mountpoint, image = work / "disk", work / "disk.img"
     mountpoint.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    make_ext4(image, 64, "-m", "0")
     if subprocess.run(["mount", "-o", "loop", image, mountpoint]).returncode:
         print("SKIPPED: a medium that may only be read, since this machine lets nobody mount a loop device")
         return

@@ -10,7 +10,6 @@ behaves is answered, the server's memory stays within its cache and 256 MiB, and
 import asyncio
 import json
 import os
-import pathlib
 import re
 import resource
 import shutil
@@ -42,11 +41,6 @@ HTTP_KINDS = {
     b"POST /v2/p/backups HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n": 50,
     b"GET /v2/p/backups?limit=100000 HTTP/1.1\r\nHost: x\r\n\r\n" * 50: 100,
 }
-
-
-def peak_mib(server):
-    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) >> 10
 
 
 def files(server):
@@ -176,7 +170,7 @@ def main():
         h2load = start_h2load(server.address)
         under_flood, calls = p99_s(stub, FLOOD_S)
         flooding.wait(timeout=TIMEOUT_S)
-        peak = peak_mib(server)
+        peak = server.peak_mib()
         figures = f"p99 {idle * 1000:.1f} ms alone, {under_flood * 1000:.1f} of {calls} calls under flood, {peak} MiB at the most"
         if h2load:
             lists, asked = answered(h2load)

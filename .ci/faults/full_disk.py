@@ -12,7 +12,7 @@ import time
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from served import TIMEOUT_S, Server, api, backup_pb2, read_all, work
+from served import TIMEOUT_S, Server, api, backup_pb2, make_ext4, read_all, work
 
 DISK_MIB = 96
 FILLER_MIB = 40
@@ -38,9 +38,7 @@ class Disk:
             mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", self.mountpoint]
         else:
             image = work / "small.img"
-            with open(image, "wb") as file:
-                file.truncate(DISK_MIB << 20)
-            subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+            make_ext4(image, DISK_MIB, "-m", "0")
             mount = ["mount", "-o", "loop", image, self.mountpoint]
         subprocess.run(mount, check=True)
         self.filler = self.mountpoint / "filler"

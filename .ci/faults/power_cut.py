@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from served import REPOSITORY, TIMEOUT_S, Ledger, Server, start_writers, work, wrong_after_a_restart
+from served import REPOSITORY, TIMEOUT_S, Ledger, Server, make_ext4, start_writers, work, wrong_after_a_restart
 
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else (500 if "ICEBOX_LONG" in os.environ else 20)
 CONTROL_ROUNDS = 3
@@ -31,9 +31,7 @@ class Machine:
         self.image = work / "image"
         self.mountpoint = work / "disk"
         self.mountpoint.mkdir()
-        with open(self.image, "wb") as image:
-            image.truncate(1 << 30)
-        subprocess.run(["mkfs.ext4", "-q", "-F", self.image], check=True)
+        make_ext4(self.image, 1 << 10)
         try:
             self.mount()
         except subprocess.CalledProcessError:

@@ -52,6 +52,11 @@ class Server:
     def stub(self):
         return backup_service_pb2_grpc.BackupServiceStub(self.channel())
 
+    def peak_mib(self):
+        """The most that it had in memory."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) >> 10
+
     def kill(self):
         self.process.kill()
         return self.process.communicate(timeout=TIMEOUT_S)[1]
@@ -71,6 +76,13 @@ def read_all(stub):
         if not token:
             return stored
     raise AssertionError("the walk does not end")
+
+
+def make_ext4(image, mib, *options):
+    """The image of an empty disk."""
+    with open(image, "wb") as file:
+        file.truncate(mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", *options, image], check=True)
 
 
 class PowerIsOff(Exception):

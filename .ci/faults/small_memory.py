@@ -59,11 +59,6 @@ class Cgroup:
             self.path = None
 
 
-def peak_mib(server):
-    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) >> 10
-
-
 def fill(server, backups, first=0):
     documents = work / "documents.json"
     with documents.open("w") as file:
@@ -113,7 +108,7 @@ class Limited:
 
     def figures(self):
         assert self.server.process.poll() is None, "it was killed"
-        peak = peak_mib(self.server)
+        peak = self.server.peak_mib()
         assert peak <= LIMIT_MIB, f"{peak} MiB"
         return f"{peak} of {LIMIT_MIB} MiB at the most, limited by {self.cgroup.path or 'nobody'}"
 
