@@ -3,7 +3,7 @@
 
 mod harness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use harness::{PROJECT, Server, job};
 use icebox::proto::{
@@ -40,6 +40,16 @@ enum Answer {
     Done,
     Said(String, i64),
     Refused(Code),
+}
+
+impl Answer {
+    /// Whether a call that leaves a session like this may be answered so: what tells its tag tells the session's.
+    fn may_come_with(&self, session: &Model) -> bool {
+        match self {
+            Answer::Said(_, tag) => *tag == session.tag,
+            Answer::Done | Answer::Refused(_) => true,
+        }
+    }
 }
 
 impl Model {
@@ -265,29 +275,76 @@ async fn soak(agents: usize, hold_off: i32, seed: u64) -> (Vec<Model>, Vec<(Call
     }
 }
 
-/// Holds every change to be what one call does, and every other call to have changed nothing when it was answered.
-fn check(states: &[Model], mut calls: Vec<(Call, Answer)>) {
-    for pair in states.windows(2) {
-        let explains = |(call, answer): &(Call, Answer)| {
-            pair[0]
-                .after(call)
-                .contains(&(pair[1].clone(), answer.clone()))
-        };
-        let call = calls.iter().position(explains);
-        let call =
-            call.unwrap_or_else(|| panic!("no call explains {:?} after {:?}", pair[1], pair[0]));
-        calls.swap_remove(call);
+/// Holds every change to be what one call did, and every other call to have changed nothing when it was answered.
+///
+/// Which call did it is not always known: while two jobs run, either may have begun the next round. What has to exist is one way to give
+/// each change a call of its own that leaves no call over that must have changed something. There is such a way if each of its two halves
+/// is possible alone (the theorem of Mendelsohn and Dulmage).
+fn check(states: &[Model], calls: &[(Call, Answer)]) {
+    let mut causes = vec![Vec::new(); states.len() - 1];
+    let mut effects = vec![Vec::new(); calls.len()];
+    for (change, pair) in states.windows(2).enumerate() {
+        for (n, (call, answer)) in calls.iter().enumerate() {
+            let did = (pair[1].clone(), answer.clone());
+            if answer.may_come_with(&pair[1]) && pair[0].after(call).contains(&did) {
+                causes[change].push(n);
+                effects[n].push(change);
+            }
+        }
     }
-    for (call, answer) in calls {
-        let changes_nothing = |state: &Model| {
+    if let Some(change) = without_partner(&causes) {
+        let (before, after) = (&states[change], &states[change + 1]);
+        let at_that_tag = calls
+            .iter()
+            .filter(|(_, answer)| answer.may_come_with(after))
+            .collect::<Vec<_>>();
+        panic!("no call explains {after:?} after {before:?}: {at_that_tag:?}");
+    }
+    let may_change_nothing = |(call, answer): &(Call, Answer)| {
+        states.iter().any(|state| {
             let same = (state.clone(), answer.clone());
-            state.after(&call).contains(&same)
-        };
-        assert!(
-            states.iter().any(changes_nothing),
-            "{call:?} was answered {answer:?}, and is lost"
-        );
+            answer.may_come_with(state) && state.after(call).contains(&same)
+        })
+    };
+    let must_change = (0..calls.len())
+        .filter(|&n| !may_change_nothing(&calls[n]))
+        .collect::<Vec<_>>();
+    let effects = must_change
+        .iter()
+        .map(|&n| effects[n].clone())
+        .collect::<Vec<_>>();
+    if let Some(lost) = without_partner(&effects) {
+        let (call, answer) = &calls[must_change[lost]];
+        panic!("{call:?} was answered {answer:?}, and is lost");
     }
+}
+
+/// One of those who want a partner that finds none, however the partners are given out.
+fn without_partner(wanted: &[Vec<usize>]) -> Option<usize> {
+    let mut given = BTreeMap::new();
+    (0..wanted.len()).find(|&one| !finds_partner(one, wanted, &mut given, &mut BTreeSet::new()))
+}
+
+/// Gives `one` a partner that is free, or one whose holder finds another.
+fn finds_partner(
+    one: usize,
+    wanted: &[Vec<usize>],
+    given: &mut BTreeMap<usize, usize>,
+    asked: &mut BTreeSet<usize>,
+) -> bool {
+    let free = wanted[one]
+        .iter()
+        .find(|&partner| !given.contains_key(partner))
+        .copied();
+    let found = free.or_else(|| {
+        wanted[one].iter().copied().find(|partner| {
+            asked.insert(*partner) && finds_partner(given[partner], wanted, given, asked)
+        })
+    });
+    found.is_some_and(|partner| {
+        given.insert(partner, one);
+        true
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,25 +353,52 @@ async fn sixteen_and_sixty_four_agents_come_to_what_one_after_another_would() {
         let (states, calls) = soak(agents, hold_off, seed).await;
         assert_eq!(calls.len(), agents * CALLS_EACH);
         assert!(states.len() > agents, "{} changes", states.len());
-        check(&states, calls);
+        check(&states, &calls);
     }
+}
+
+/// The states that calls lead to, one after another, each answered by the first of what it may be answered.
+fn carried_out(calls: &[Call]) -> (Vec<Model>, Vec<(Call, Answer)>) {
+    let mut states = vec![Model::default()];
+    let mut made = Vec::new();
+    for call in calls {
+        let (next, answer) = states.last().expect("one").after(call).remove(0);
+        states.push(next);
+        made.push((call.clone(), answer));
+    }
+    (states, made)
 }
 
 #[test]
 fn a_change_that_is_lost_is_found() {
-    let mut states = vec![Model::default()];
-    let mut calls = Vec::new();
-    for call in [
+    let (mut states, calls) = carried_out(&[
         Call::Add("a".into()),
         Call::Start("a".into(), 0),
         Call::End("a".into(), 1, "success"),
-    ] {
-        let (next, answer) = states.last().expect("one").after(&call).remove(0);
-        states.push(next);
-        calls.push((call, answer));
-    }
-    check(&states, calls.clone());
+    ]);
+    check(&states, &calls);
+    let lost = std::panic::catch_unwind(|| check(&states, &calls[..2]));
+    assert!(lost.is_err(), "a change that no call did");
     states.remove(2);
-    let lost = std::panic::catch_unwind(|| check(&states, calls));
-    assert!(lost.is_err());
+    let lost = std::panic::catch_unwind(|| check(&states, &calls));
+    assert!(lost.is_err(), "a call that has done nothing");
+}
+
+/// Both jobs run when `a` begins the second round, so that `b` could have begun it; but then nobody would have come late to it.
+#[test]
+fn what_two_calls_may_have_done_is_left_to_the_one_that_the_other_change_leaves() {
+    let (states, mut calls) = carried_out(&[
+        Call::Add("a".into()),
+        Call::Add("b".into()),
+        Call::Start("a".into(), 0),
+        Call::Start("b".into(), 0),
+        Call::Start("a".into(), 1),
+        Call::End("b".into(), 2, "fail"),
+        Call::Remove("b".into()),
+        Call::Add("b".into()),
+        Call::Start("b".into(), 1),
+    ]);
+    check(&states, &calls);
+    calls.reverse();
+    check(&states, &calls);
 }
