@@ -1,5 +1,5 @@
-//! Compiles `proto/` without `protoc`: messages, clients and servers, and the descriptors (with
-//! comments) that reflection serves and that update masks and Freezer JSON are driven by.
+//! Compiles `proto/` without `protoc`: messages, clients and servers, and the descriptors with their comments. Reflection serves
+//! these, and update masks and Freezer's JSON are driven by them.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "freezer/v2/session_service.proto",
     ])?;
 
-    // `compile_fds` does not write the set, whatever `file_descriptor_set_path` says.
+    // `compile_fds` does not write the file, even if `file_descriptor_set_path` is set.
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(
         out.join("freezer.v2.bin"),
@@ -26,17 +26,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names();
-    // The same resource is the same bytes.
+    // A map in a fixed order, so that equal resources have equal bytes.
     prost.btree_map([
         ".freezer.v2.Backup.labels",
         ".freezer.v2.Client.labels",
         ".freezer.v2.Job.labels",
         ".freezer.v2.Session.jobs",
     ]);
-    // Chunks of a snapshot are passed on, not copied.
+    // Chunks of a snapshot are passed on without copying.
     prost.bytes([".freezer.v2.DownloadSnapshotResponse.chunk"]);
     let mut tonic = tonic_prost_build::configure().codec_path("crate::proto::codec::ExactCodec");
-    // These are written from stored bytes, not from decoded messages: see `proto::Page`, `proto::Single` and `proto::Watched`.
+    // These messages are written from stored bytes, not from decoded messages: see `proto::Page`, `proto::Single` and
+    // `proto::Watched`.
     // The feature `server` brings what clients and servers are made of.
     let serves = env::var_os("CARGO_FEATURE_SERVER").is_some();
     tonic = tonic.build_client(serves).build_server(serves);

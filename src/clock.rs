@@ -1,7 +1,7 @@
-//! The time of day: the one place that asks for it.
+//! The time of day. No other file asks the system for it.
 //!
-//! Clocks jump, and some say 1969 or the year 10000. What is told from here on is always a time that a
-//! `google.protobuf.Timestamp`, an id and an HTTP date can say.
+//! Clocks jump, and some show 1969 or the year 10000. Every time from this file fits into a `google.protobuf.Timestamp`, an id and
+//! an HTTP date.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +20,7 @@ pub(crate) fn now_since_epoch() -> Duration {
     since_epoch(SystemTime::now())
 }
 
-/// A time in milliseconds since the Unix epoch as the contract says it.
+/// The `google.protobuf.Timestamp` of a time in milliseconds since the Unix epoch.
 pub(crate) fn timestamp(time_ms: u64) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(time_ms / 1000).expect("u64::MAX / 1000 fits"),
@@ -28,12 +28,12 @@ pub(crate) fn timestamp(time_ms: u64) -> Timestamp {
     }
 }
 
-/// What the date of an answer is where the system's clock says what no HTTP date can: `None` as long as it can.
+/// The date for an answer if no HTTP date can express the system's time. `None` if one can.
 pub(crate) fn http_date_instead() -> Option<&'static str> {
     http_date_instead_of(SystemTime::now())
 }
 
-/// Whether the system's clock says a time before 1970.
+/// Whether the system's clock shows a time before 1970.
 pub(crate) fn is_before_epoch() -> bool {
     SystemTime::now() < UNIX_EPOCH
 }

@@ -1,5 +1,6 @@
-//! What the fuzzer drives: whatever reads bytes that somebody else may have written. Each must return, whatever it is given; what it
-//! makes of bytes must be what they say. A fuzzer cannot guess checksums, so that they are not looked at in a build for it.
+//! The entry points for the fuzzer: everything that reads bytes which somebody else may have written. Each must return, whatever
+//! the bytes are, and must give back exactly what they say. A fuzzer cannot guess checksums, so that builds for it do not check
+//! them.
 
 pub use crate::{
     catalog::fuzzing::page_token,

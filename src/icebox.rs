@@ -1,4 +1,4 @@
-//! An open Icebox: what a program holds that embeds it.
+//! An open Icebox, which a program that embeds it holds.
 
 use std::{
     io::{self, Write},
@@ -21,15 +21,15 @@ use crate::{
     server::{Listener, Servers, Serving},
 };
 
-/// How long closing waits for a call that still holds the store, and how often it looks.
+/// How long closing waits for a call that still uses the store, and how often it checks.
 const HOLDERS_PATIENCE: Duration = Duration::from_secs(2);
 const HOLDERS_LOOK: Duration = Duration::from_millis(5);
 
-/// An open store, with typed calls, and servers of the same calls over gRPC.
+/// An open store with typed calls, and with servers that offer the same calls over gRPC.
 ///
-/// Calls may be made from many tasks at one time: share it in an `Arc`, or lend it. Dropping it, or being killed, loses nothing
-/// that was acknowledged; [`Icebox::close`] spares the next open some work, and waits for servers to finish what is under way.
-/// A drop tells them to end, and does not wait; if there are none, it waits a moment for the store's threads.
+/// Many tasks may make calls at the same time: share it in an `Arc`, or lend it. Neither a drop nor a kill loses anything that was
+/// acknowledged. [`Icebox::close`] waits for servers to finish what is under way, and saves the next open some work. A drop only
+/// tells the servers to end; without any, it waits a moment for the store's threads.
 #[derive(Debug)]
 pub struct Icebox {
     catalog: Catalog,
@@ -37,7 +37,7 @@ pub struct Icebox {
     servers: Servers,
 }
 
-/// Says that opening may stop, when nobody waits for it any more.
+/// Tells the opening of a store to stop if nobody waits for it any more.
 struct CancelOnDrop(Option<Arc<AtomicBool>>);
 
 impl Drop for CancelOnDrop {
@@ -49,20 +49,20 @@ impl Drop for CancelOnDrop {
 }
 
 impl Icebox {
-    /// Opens the store in a file, or makes one there. This process has it for itself from then on.
+    /// Opens the store in a file, or makes a new one there. No other process can open it until it is closed.
     ///
-    /// It takes a second or two if the store was not closed, longer if its view has to be made anew. Opening stops if the future
-    /// is dropped; nothing is lost by that.
+    /// Opening takes a second or two if the store was not closed, and longer if its view has to be made again. It stops if the
+    /// future is dropped, and nothing is lost by that.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] if another process has it open; [`OpenError::Foreign`] if something else is there;
-    /// [`OpenError::NewerFormat`]; what the disk says, or what is lost, if it is damaged.
+    /// [`OpenError::Locked`] if another process has it open; [`OpenError::Foreign`] if the file is something else;
+    /// [`OpenError::NewerFormat`]; errors of the disk; what is damaged.
     pub async fn open(path: impl Into<PathBuf>, options: Options) -> Result<Icebox, OpenError> {
         let path = path.into();
         let cancelled = Arc::<AtomicBool>::default();
         let mut cancel = CancelOnDrop(Some(cancelled.clone()));
         let opened = blocking(move || Store::open_unless(cancelled, &path, &options)).await?;
-        // It is the open store's from now on.
+        // From now on the flag belongs to the open store.
         cancel.0 = None;
         let catalog = Catalog::new(opened?);
         Ok(Icebox {
@@ -72,50 +72,50 @@ impl Icebox {
         })
     }
 
-    /// What may be asked about backups.
+    /// The calls on backups.
     #[must_use]
     pub fn backups(&self) -> Backups<'_> {
         Calls::new(&self.catalog)
     }
 
-    /// What may be asked about jobs.
+    /// The calls on jobs.
     #[must_use]
     pub fn jobs(&self) -> Jobs<'_> {
         Calls::new(&self.catalog)
     }
 
-    /// What may be asked about clients.
+    /// The calls on clients.
     #[must_use]
     pub fn clients(&self) -> Clients<'_> {
         Calls::new(&self.catalog)
     }
 
-    /// What may be asked about stored actions.
+    /// The calls on stored actions.
     #[must_use]
     pub fn actions(&self) -> Actions<'_> {
         Calls::new(&self.catalog)
     }
 
-    /// What may be asked about sessions.
+    /// The calls on sessions.
     #[must_use]
     pub fn sessions(&self) -> Sessions<'_> {
         Calls::new(&self.catalog)
     }
 
-    /// The revision of the last change that calls show at least. It grows with each.
+    /// The store's revision: calls show at least all changes up to it. It grows with each change.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.catalog.revision()
     }
 
-    /// Follows what is committed after a revision: from the beginning after 0, as far back as it is kept, or on from
-    /// [`Icebox::revision`], or from where a list was.
+    /// Follows commits after a revision. 0 starts with the oldest changes that are kept. [`Icebox::revision`], or the revision of a
+    /// list, continues from there.
     #[must_use]
     pub fn changes(&self, after_revision: u64) -> Changes {
         self.catalog.changes(after_revision)
     }
 
-    /// How the store is, and what it holds.
+    /// The state of the store, and what it holds.
     ///
     /// # Errors
     /// If the runtime is shutting down.
@@ -123,11 +123,11 @@ impl Icebox {
         self.catalog.status().await
     }
 
-    /// Writes a snapshot of all that the store holds at one revision, while writes go on, and says which. It is complete only if
-    /// this succeeds, and durable only once `to` is.
+    /// Writes a snapshot of everything that the store holds at one revision, while writes go on. Returns that revision. The
+    /// snapshot is complete only if this succeeds, and durable only once `to` is.
     ///
     /// # Errors
-    /// If the store cannot be read, `to` refuses, or another snapshot is being made.
+    /// If the store cannot be read, `to` fails, or another snapshot is being made.
     pub async fn snapshot(&self, mut to: impl Write + Send + 'static) -> Result<Snapshot, Error> {
         let permit = self.catalog.begin_snapshot()?;
         let catalog = self.catalog.clone();
@@ -144,52 +144,52 @@ impl Icebox {
         blocking(snapshot).await?
     }
 
-    /// Serves gRPC on a listener from now on, until [`Icebox::close`], or it is dropped. There may be several.
+    /// Serves gRPC on a listener until [`Icebox::close`], or until this is dropped. There may be several.
     ///
-    /// Whoever can connect may do everything: listen on a loopback address or a Unix socket of one's own.
+    /// Everybody who can connect may do everything: listen on a loopback address or a Unix socket of your own.
     ///
     /// # Panics
-    /// If it is not called within a tokio runtime.
+    /// If it is called outside of a tokio runtime.
     #[cfg(feature = "server")]
     pub fn serve(&self, listener: impl Into<Listener>) -> Serving {
         self.serve_those(listener, Access::default())
     }
 
-    /// As [`Icebox::serve`], for those who may have access.
+    /// Like [`Icebox::serve`], but only for callers that `access` lets in.
     ///
     /// # Panics
-    /// As of that.
+    /// The same as for [`Icebox::serve`].
     #[cfg(feature = "server")]
     pub fn serve_those(&self, listener: impl Into<Listener>, access: Access) -> Serving {
         let catalog = self.catalog.clone();
         self.servers.start(catalog, listener.into(), access)
     }
 
-    /// Serves Freezer's HTTP API v2 on a listener from now on, for those who may have access, until [`Icebox::close`], or it is
-    /// dropped: the same calls as those of [`Icebox::serve_those`], for Freezer's own clients.
+    /// Serves Freezer's HTTP API v2 on a listener until [`Icebox::close`], or until this is dropped. It offers the calls of
+    /// [`Icebox::serve_those`] to Freezer's own clients, with the same access.
     ///
     /// # Panics
-    /// If it is not called within a tokio runtime.
+    /// If it is called outside of a tokio runtime.
     #[cfg(feature = "http")]
     pub fn serve_http(&self, listener: impl Into<Listener>, access: Access) -> Serving {
         let catalog = self.catalog.clone();
         self.servers.start_http(catalog, listener.into(), access)
     }
 
-    /// Answers Prometheus over HTTP on a listener from now on, until [`Icebox::close`], or it is dropped: `/metrics`, and `/livez` and
-    /// `/readyz` for what watches over it. Nobody is asked who they are, and nothing of what is stored is told.
+    /// Serves Prometheus over HTTP on a listener until [`Icebox::close`], or until this is dropped: `/metrics`, and `/livez` and
+    /// `/readyz` for supervisors. There is no authentication, and no stored data is shown.
     ///
     /// # Panics
-    /// If it is not called within a tokio runtime.
+    /// If it is called outside of a tokio runtime.
     #[cfg(feature = "server")]
     pub fn serve_metrics(&self, listener: tokio::net::TcpListener) -> Serving {
         self.servers.start_metrics(listener)
     }
 
-    /// Lets servers finish what is under way, for 8 seconds at the most, commits what is queued, and closes the store.
+    /// Lets servers finish what is under way for at most 8 seconds, commits what is queued, and closes the store.
     ///
     /// # Errors
-    /// What the disk says. Nothing that was acknowledged depends on it.
+    /// Errors of the disk. Nothing that was acknowledged depends on it.
     pub async fn close(self) -> Result<(), store::Error> {
         #[cfg(feature = "server")]
         self.servers.end().await;

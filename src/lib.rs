@@ -89,20 +89,20 @@
 //! # }
 //! ```
 //!
-//! Whoever can connect may do everything: listen on a loopback address, or a Unix socket of one's own.
+//! Everybody who can connect may do everything: listen on a loopback address or a Unix socket of your own.
 //!
 //! # Follow what changes
 //!
-//! [`Icebox::changes`] gives what is committed after a revision, in order, at the reader's own pace.
+//! [`Icebox::changes`] returns commits after a revision, in order, at the reader's own pace.
 //!
 //! # Features
 //!
-//! - `server`: gRPC, with clients. Without it, and without `cli`, what is embedded needs none of tonic.
-//! - `http`: that, and Freezer's HTTP API.
+//! - `server`: gRPC, with clients. Without it and without `cli`, an embedded store needs no tonic.
+//! - `http`: `server`, and Freezer's HTTP API.
 //! - `cli` (on by default): the `icebox` command. Programs that embed Icebox leave it out.
 
 #![deny(missing_docs)]
-// What only the command or the services call is unused without them.
+// Without these features, some functions that only the command or the services call are unused.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 mod calls;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Creates and the making of a view allocate much, from several threads: with glibc's allocator both take half as long again.
+/// Creates, and making a view again, allocate much memory from several threads. With glibc's allocator both take half as long
+/// again.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

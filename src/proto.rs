@@ -1,6 +1,5 @@
-//! What is said on the wire: the generated messages, clients and servers of `freezer.v2`, their
-//! descriptors, and the hand-written messages that pass on records as they are stored: pages of
-//! lists, answers to gets, and what watches say.
+//! The messages on the wire: the generated messages, clients and servers of `freezer.v2`, their descriptors, and hand-written
+//! messages that pass stored records on without decoding them: pages of lists, answers to gets, and events of watches.
 
 #[cfg(feature = "server")]
 pub mod codec;

@@ -1,4 +1,4 @@
-//! What may be asked about changes.
+//! The calls that read the audit log.
 
 use super::{Behalf, list};
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
     resource::{ResourceId, Violations},
 };
 
-/// A page of what was changed.
+/// A page of the audit log.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every bad field; [`Error::Denied`]; [`Error::Compacted`] if what is asked for is gone.
+/// [`Error::Invalid`] with every bad field; [`Error::Denied`]; [`Error::Compacted`] if the changes asked for are no longer kept.
 pub(crate) async fn audit(
     catalog: &Catalog,
     behalf: &Behalf,

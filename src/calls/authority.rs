@@ -1,4 +1,5 @@
-//! On whose behalf calls are made, and what these may concern. Roles, and which RPC takes which, are the server's.
+//! On whose behalf calls are made, and which resources they may touch. The server decides which roles exist, and which role may
+//! call which RPC.
 
 use std::sync::{Arc, LazyLock};
 
@@ -7,28 +8,28 @@ use crate::{
     resource::{Filter, ProjectId, Resource, User},
 };
 
-/// What calls may concern, and who is named in what they store.
+/// Which resources a caller may touch, and which user is named in what it stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Authority {
-    /// The projects; `None` is every one.
+    /// The projects that the caller may touch; `None` means every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The client whose resources they may concern, if it is only one.
+    /// The only client whose resources the caller may touch, if it is bound to one.
     pub(crate) client_id: Option<String>,
-    /// The user; `None` is whom the request names.
+    /// The user to name in records; `None` means the user that the request names.
     pub(crate) user: Option<User>,
 }
 
-/// On whose behalf calls are made.
+/// The caller on whose behalf calls are made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Behalf {
-    /// What they may concern.
+    /// Which resources the caller may touch.
     pub(crate) authority: Arc<Authority>,
-    /// Who is noted beside what they change.
+    /// Who is noted as the author of its changes.
     pub(crate) author: Option<Author>,
 }
 
 impl Behalf {
-    /// That of one who may concern nothing at all.
+    /// The authority of a caller that may touch nothing.
     #[cfg(feature = "server")]
     pub(crate) fn nobodys() -> Behalf {
         let authority = Authority {
@@ -42,16 +43,17 @@ impl Behalf {
     }
 }
 
-/// Everything, on nobody's behalf.
+/// A caller that may touch everything, and is no user.
 pub(super) static FULL: LazyLock<Behalf> = LazyLock::new(Behalf::default);
 
 impl Authority {
-    /// Whether they may see what is not for everybody in what they may concern: those whom everything concerns, and the client.
+    /// Whether the caller may see the secret fields of what it may touch: those who may touch every project may, and so may the
+    /// client itself.
     pub(super) fn sees_secrets(&self) -> bool {
         self.projects.is_none() || self.client_id.is_some()
     }
 
-    /// A resource as they may see it.
+    /// A resource as the caller may see it.
     pub(super) fn shown<R: Resource>(&self, mut resource: R) -> R {
         if !self.sees_secrets() {
             resource.take_secret();
@@ -60,7 +62,7 @@ impl Authority {
     }
 
     /// # Errors
-    /// [`Error::Denied`] if they may not concern a project.
+    /// [`Error::Denied`] if the caller may not touch the project.
     pub(super) fn check_project(&self, project: &str) -> Result<(), Error> {
         let is_theirs = |projects: &Vec<String>| projects.iter().any(|own| own == project);
         if self.projects.as_ref().is_none_or(is_theirs) {
@@ -72,7 +74,7 @@ impl Authority {
     }
 
     /// # Errors
-    /// [`Error::Denied`] if they may not concern every project.
+    /// [`Error::Denied`] if the caller may not touch every project.
     fn check_all_projects(&self) -> Result<(), Error> {
         if self.projects.is_none() {
             return Ok(());
@@ -83,7 +85,7 @@ impl Authority {
     }
 
     /// # Errors
-    /// [`Error::Denied`] if they may not concern all of it.
+    /// [`Error::Denied`] if the caller may not touch all of the scope.
     pub(super) fn check_scope(&self, scope: &Scope) -> Result<(), Error> {
         match scope {
             Scope::AllProjects => self.check_all_projects(),
@@ -91,25 +93,25 @@ impl Authority {
         }
     }
 
-    /// A project of theirs.
+    /// Returns the project if the caller may touch it.
     ///
     /// # Errors
-    /// As of [`Authority::check_project`].
+    /// The same as for [`Authority::check_project`].
     pub(super) fn enter(&self, project: ProjectId) -> Result<ProjectId, Error> {
         self.check_project(project.as_str())?;
         Ok(project)
     }
 
-    /// Whether they may concern a resource of one of their projects. What they may not is as good as missing.
+    /// Whether the caller may touch this resource of a project that it may touch. If it may not, the resource counts as missing.
     pub(super) fn concerns<R: Resource>(&self, resource: &R) -> bool {
         let client_id = self.client_id.as_deref();
         client_id.is_none_or(|client_id| client_id == resource.client_id())
     }
 
-    /// Names in a new resource who stores it, and for which client.
+    /// Writes into a new resource which user stores it, and for which client.
     ///
     /// # Errors
-    /// [`Error::Denied`] if it is another client's.
+    /// [`Error::Denied`] if the resource belongs to another client.
     pub(super) fn sign<R: Resource>(&self, resource: &mut R) -> Result<(), Error> {
         if let Some(client_id) = &self.client_id {
             if resource.client_id().is_empty() {
@@ -123,10 +125,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Names in a resource that was changed who has changed it, where it says so.
+    /// Writes into a changed resource which user has changed it, if resources of this kind say so.
     ///
     /// # Errors
-    /// [`Error::Denied`] if it was given to another client.
+    /// [`Error::Denied`] if the change gives the resource to another client.
     pub(super) fn countersign<R: Resource>(
         &self,
         changed: &mut R,
@@ -148,10 +150,10 @@ impl Authority {
         })
     }
 
-    /// Leaves in a list what they may concern.
+    /// Limits a list to the resources that the caller may touch.
     ///
     /// # Errors
-    /// [`Error::Denied`] if another client's resources are asked for.
+    /// [`Error::Denied`] if the filter asks for another client's resources.
     pub(super) fn narrow<F: Filter>(&self, filter: &mut F) -> Result<(), Error> {
         let Some(client_id) = &self.client_id else {
             return Ok(());

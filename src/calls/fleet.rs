@@ -1,4 +1,4 @@
-//! What may be asked about clients, stored actions and sessions beyond what may be asked about every resource.
+//! Calls that only clients, stored actions or sessions have.
 
 use prost_types::Timestamp;
 use tokio::runtime::Handle;
@@ -11,19 +11,19 @@ use crate::{
     store::Reach,
 };
 
-/// Results that a member of a session may report.
+/// The results that a member of a session may report.
 const RESULTS: [&str; 3] = ["success", "fail", "aborted"];
 
-/// What a member of a session is answered.
+/// The answer to a member of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
     /// `success`, `hold-off` or `out-of-sync`, in Freezer's words.
     pub result: &'static str,
-    /// The session's tag now.
+    /// The session's tag after this call.
     pub session_tag: i64,
 }
 
-/// Notes that an agent was heard of, at most once a minute.
+/// Notes that an agent has called, at most once a minute.
 pub(super) fn heard_of(catalog: &Catalog, behalf: &Behalf) {
     let (Some(client_id), Some(projects)) =
         (&behalf.authority.client_id, &behalf.authority.projects)
@@ -56,7 +56,7 @@ pub(super) fn heard_of(catalog: &Catalog, behalf: &Behalf) {
 }
 
 impl Calls<'_, Client> {
-    /// Registers a client. One that is registered already takes what the request says of it.
+    /// Registers a client. A client that is registered already is updated from the request.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every bad field.
@@ -71,10 +71,10 @@ impl Calls<'_, Client> {
         .await
     }
 
-    /// Registers a client that is not registered yet.
+    /// Registers a client that must not be registered yet.
     ///
     /// # Errors
-    /// As of [`Calls::register`]; [`Error::AlreadyExists`] if it is.
+    /// The same as for [`Calls::register`]; [`Error::AlreadyExists`] if the client is registered.
     pub(crate) async fn register_new(
         &self,
         project_id: &str,
@@ -89,7 +89,7 @@ impl Calls<'_, Client> {
         Ok(registered.await?.resource)
     }
 
-    /// Registers a client, and says what becomes of one that is registered already.
+    /// Registers a client. `over` decides what happens to one that is registered already.
     async fn register_over(
         &self,
         project_id: &str,
@@ -133,10 +133,10 @@ impl Calls<'_, Client> {
 }
 
 impl Calls<'_, Action> {
-    /// Removes a stored action after it was taken out of all jobs that use it, in one commit.
+    /// Takes a stored action out of all jobs that use it and deletes it, in one commit.
     ///
     /// # Errors
-    /// As of [`Calls::delete`]; [`Error::Precondition`] if a job would be left with no action.
+    /// The same as for [`Calls::delete`]; [`Error::Precondition`] if a job would have no action left.
     pub async fn detach_and_delete(&self, delete: Delete<'_, Action>) -> Result<(), Error> {
         let authority = &self.behalf.authority;
         let (project, id) = one::<Action>(authority, &delete.project_id, &delete.id)?;
@@ -180,10 +180,11 @@ impl Calls<'_, Action> {
 }
 
 impl Calls<'_, Session> {
-    /// Makes a job a member of a session: it takes the session's schedule, id and tag. One that is a member already stays so.
+    /// Makes a job a member of a session: the job gets the session's schedule, id and tag. Nothing changes if it is a member
+    /// already.
     ///
     /// # Errors
-    /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if it is in another session.
+    /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if the job is in another session.
     pub async fn add_job(
         &self,
         project_id: &str,
@@ -207,10 +208,10 @@ impl Calls<'_, Session> {
         .await
     }
 
-    /// Takes a job out of a session, and asks its client to end its schedule.
+    /// Takes a job out of a session, and asks the job's client to end its schedule.
     ///
     /// # Errors
-    /// [`Error::Invalid`]; [`Error::NotFound`] if it is no member.
+    /// [`Error::Invalid`]; [`Error::NotFound`] if the job is not a member.
     pub async fn remove_job(
         &self,
         project_id: &str,
@@ -230,10 +231,10 @@ impl Calls<'_, Session> {
         .await
     }
 
-    /// Asks, as a member that is about to run, whether it may.
+    /// A member asks whether it may run now.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is no member, or its tag is too high; [`Error::NotFound`].
+    /// [`Error::Invalid`] if the job is not a member, or its tag is higher than the session's; [`Error::NotFound`].
     pub async fn start(
         &self,
         project_id: &str,
@@ -250,10 +251,10 @@ impl Calls<'_, Session> {
         .await
     }
 
-    /// Reports, as a member, how its run has ended: `success`, `fail` or `aborted`.
+    /// A member reports how its run has ended: `success`, `fail` or `aborted`.
     ///
     /// # Errors
-    /// As of [`Calls::start`].
+    /// The same as for [`Calls::start`].
     pub async fn end(
         &self,
         project_id: &str,
@@ -277,7 +278,7 @@ impl Calls<'_, Session> {
         .await
     }
 
-    /// Changes a session and a job of the same project as one.
+    /// Changes a session and one job of the same project in one commit.
     async fn with_job(
         &self,
         project_id: &str,
@@ -307,7 +308,7 @@ impl Calls<'_, Session> {
         Ok(session)
     }
 
-    /// Answers a member, and keeps what that has changed.
+    /// Answers a member, and stores what the answer changes.
     async fn ask_as(
         &self,
         project_id: &str,
@@ -323,7 +324,8 @@ impl Calls<'_, Session> {
             self.catalog
                 .transact(author, (project, id.clone()), Reach::Far, move |made| {
                     let stored = made.expected::<Session>(&id, None)?;
-                    // An agent speaks for its own jobs only: of others it learns nothing.
+                    // An agent speaks for its own jobs only. Another client's job counts as missing, so that the agent learns
+                    // nothing about it.
                     if authority.client_id.is_some() {
                         let job = made.read::<Job>(&job_id)?;
                         job.filter(|job| authority.concerns(job))

@@ -9,18 +9,18 @@ use crate::{
     resource::{Filter, ProjectId, Resource, ResourceId, Violations},
 };
 
-/// Items in a page whose caller names no limit (Freezer's default).
+/// Items in a page if the caller sets no limit (Freezer's default).
 const PAGE_ITEMS_DEFAULT: usize = 100;
-/// What stands for every project.
+/// The project id that means every project.
 const ALL_PROJECTS: &str = "-";
 
-/// A page in the making: awaited, it gives a [`Listed`].
+/// A list call that has not been made yet. Awaiting it gives a [`Listed`].
 ///
-/// A walk that follows a marker or token through pages sees each resource that exists throughout exactly once, whatever is
+/// A walk that follows a marker or token from page to page sees each resource that exists all the time exactly once, whatever is
 /// written meanwhile.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every bad field, such as a marker that is not in this list, or no longer.
+/// [`Error::Invalid`] with every bad field. A marker is bad if the list does not hold it, or no longer does.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read before it is awaited"]
 pub struct List<'a, R: Resource> {
@@ -38,11 +38,11 @@ pub struct List<'a, R: Resource> {
 /// One page of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed<R> {
-    /// What is in it, sorted by name, then id.
+    /// The items, sorted by name, then id.
     pub items: Vec<R>,
-    /// Where the next page starts: for [`List::page_token`]. Empty on the last page.
+    /// The token of the next page, for [`List::page_token`]. Empty on the last page.
     pub next_page_token: String,
-    /// The revision that this page shows at least.
+    /// The page shows all changes up to this revision. It may show later ones, too.
     pub revision: u64,
 }
 
@@ -65,48 +65,48 @@ impl<'a, R: Resource> List<'a, R> {
         }
     }
 
-    /// Items in the page: 100 if this is 0 or not called, and 1,000 at the most.
+    /// Sets how many items the page may hold: 100 if this is 0 or not called, and never more than 1,000.
     pub fn limit(mut self, limit: i32) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Starts right after the item with this id, the last one that was seen. Empty is the beginning.
+    /// Starts right after the item with this id, the last one that the caller has seen. Empty means the beginning.
     pub fn after(mut self, marker: impl Into<String>) -> Self {
         self.marker = marker.into();
         self
     }
 
-    /// Starts where an earlier page of the same list ended, even if its last item has been deleted since. Empty is the
-    /// beginning.
+    /// Starts where an earlier page of the same list ended, even if the last item of that page has been deleted since. Empty means
+    /// the beginning.
     pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
         self.page_token = page_token.into();
         self
     }
 
-    /// Only what this filter lets through. A filtered page that was asked for by its token may be empty: only an empty
+    /// Keeps only items that this filter lets through. A filtered page that was asked for by its token may be empty: only an empty
     /// [`Listed::next_page_token`] ends a walk.
     pub fn filter(mut self, filter: impl Into<Option<R::Filter>>) -> Self {
         self.filter = filter.into();
         self
     }
 
-    /// Only what is chosen as it is stored, but for what only some may see of it.
+    /// Keeps only items that are chosen by their stored bytes. Secret fields are not part of these.
     pub(crate) fn only(mut self, only: Option<Only>) -> Self {
         self.only = only;
         self
     }
 
-    /// Leaves out so many of the first. It takes as long as giving them would.
+    /// Leaves out this many of the first items. This takes as long as returning them would.
     pub(crate) fn skip(mut self, skip: usize) -> Self {
         self.skip = skip;
         self
     }
 
-    /// The page with its items as they are stored, not decoded: for whoever passes it on.
+    /// Returns the page with its items still encoded, for a caller that only passes them on.
     ///
     /// # Errors
-    /// As of awaiting it.
+    /// The same as for awaiting the list.
     pub async fn encoded(self) -> Result<proto::Page<R>, Error> {
         let List {
             catalog, authority, ..
@@ -175,7 +175,7 @@ impl<'a, R: Resource> IntoFuture for List<'a, R> {
     }
 }
 
-/// The projects that a list is of.
+/// The scope that a project id names.
 pub(super) fn scope(project_id: &str, violations: &mut Violations) -> Option<Scope> {
     if project_id == ALL_PROJECTS {
         return Some(Scope::AllProjects);
@@ -184,7 +184,7 @@ pub(super) fn scope(project_id: &str, violations: &mut Violations) -> Option<Sco
     project.map(Scope::Project)
 }
 
-/// The items of a page.
+/// The number of items that a limit asks for.
 pub(super) fn limit(wanted: i32, violations: &mut Violations) -> usize {
     match usize::try_from(wanted) {
         Ok(0) => PAGE_ITEMS_DEFAULT,

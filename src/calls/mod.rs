@@ -1,6 +1,6 @@
-//! What may be asked about one kind of resource: typed calls, each of which checks what it is given and makes one catalog call.
+//! The typed calls on one kind of resource. Each call checks its input and makes one catalog call.
 //!
-//! Programs that embed Icebox call these, and so do the gRPC services: the rules are here, once.
+//! Programs that embed Icebox use these calls, and so do the gRPC services: the rules exist once, here.
 
 mod audit;
 mod authority;
@@ -31,27 +31,27 @@ use crate::{
     },
 };
 
-/// Ids that one prefix is resolved to: enough to see that it names more than one.
+/// The most ids that one prefix is resolved to. This is enough to show that a prefix is not unique.
 const IDS_MAX: usize = 10;
 
-/// A call that is made when it is awaited.
+/// A call that starts when it is awaited.
 type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// What may be asked about backups.
+/// The calls on backups.
 pub type Backups<'a> = Calls<'a, Backup>;
-/// What may be asked about jobs.
+/// The calls on jobs.
 pub type Jobs<'a> = Calls<'a, Job>;
 
-/// What may be asked about clients.
+/// The calls on clients.
 pub type Clients<'a> = Calls<'a, Client>;
-/// What may be asked about stored actions.
+/// The calls on stored actions.
 pub type Actions<'a> = Calls<'a, Action>;
-/// What may be asked about sessions.
+/// The calls on sessions.
 pub type Sessions<'a> = Calls<'a, Session>;
 
-/// What may be asked about one kind of resource.
+/// The calls on one kind of resource.
 ///
-/// Every call names the project whose resource it is about: 1 to 128 of `A–Z a–z 0–9 _ -`. Ids are 32 lowercase hex digits.
+/// Every call names the project of its resource: 1 to 128 of `A–Z a–z 0–9 _ -`. Ids are 32 lowercase hex digits.
 #[derive(Clone, Copy, Debug)]
 pub struct Calls<'a, R> {
     catalog: &'a Catalog,
@@ -59,22 +59,22 @@ pub struct Calls<'a, R> {
     resource: PhantomData<fn() -> R>,
 }
 
-/// What a create came to.
+/// The result of a create.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Created<R> {
     /// The resource as it is stored.
     pub resource: R,
-    /// Whether this call stored it. An earlier try of the same call may have.
+    /// Whether this call stored it. If not, an earlier try of the same call did.
     pub is_new: bool,
 }
 
 impl<'a, R: Resource> Calls<'a, R> {
-    /// Those that may concern everything.
+    /// Calls that may touch everything.
     pub(crate) fn new(catalog: &'a Catalog) -> Self {
         Calls::on_behalf(&authority::FULL, catalog)
     }
 
-    /// Those that somebody may make.
+    /// Calls on behalf of somebody.
     pub(crate) fn on_behalf(behalf: &'a Behalf, catalog: &'a Catalog) -> Self {
         fleet::heard_of(catalog, behalf);
         Calls {
@@ -84,14 +84,14 @@ impl<'a, R: Resource> Calls<'a, R> {
         }
     }
 
-    /// Stores a new resource. One that brings no id gets one.
+    /// Stores a new resource. A resource without an id gets one.
     ///
-    /// It may be called again, if its outcome is not known: where the id is known, the second time finds what the first one
+    /// The call may be repeated if its outcome is not known. If the request has an id, the second call finds what the first one
     /// stored.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every bad field; [`Error::AlreadyExists`] if the project has a different resource with that id;
-    /// [`Error::Store`] if nothing was stored, or, as `OutcomeUnknown`, only a restart can tell.
+    /// [`Error::Store`] if nothing was stored. If that error is `OutcomeUnknown`, only a restart can tell whether it was.
     pub async fn create(
         &self,
         project_id: &str,
@@ -116,13 +116,13 @@ impl<'a, R: Resource> Calls<'a, R> {
     /// The resource with that id.
     ///
     /// # Errors
-    /// [`Error::Invalid`]; [`Error::NotFound`] if the project has none.
+    /// [`Error::Invalid`]; [`Error::NotFound`] if the project has no such resource.
     pub async fn get(&self, project_id: &str, id: &str) -> Result<R, Error> {
         let stored = self.get_encoded(project_id, id).await?;
         stored.decoded().map_err(|_| undecodable::<R>())
     }
 
-    /// As [`Calls::get`], as it is stored.
+    /// Like [`Calls::get`], but the resource stays encoded.
     pub(crate) async fn get_encoded(&self, project_id: &str, id: &str) -> Result<Single<R>, Error> {
         let (project, id) = one::<R>(&self.behalf.authority, project_id, id)?;
         let stored = self
@@ -138,19 +138,19 @@ impl<'a, R: Resource> Calls<'a, R> {
         Ok(stored)
     }
 
-    /// A page of the resources of a project, or, where `project_id` is `-`, of all projects, sorted by name, then id. Await
-    /// what it gives, or say first where it starts and what is in it.
+    /// A page of a project's resources, sorted by name, then id. The project `-` means all projects. Call the builder's methods to
+    /// choose what the page holds, then await it.
     pub fn list(&self, project_id: impl Into<String>) -> List<'a, R> {
         List::new(self.catalog, &self.behalf.authority, project_id.into())
     }
 
-    /// Follows the resources of a project, or, where `project_id` is `-`, of all projects: what is stored, then each change to it.
-    /// Await what it gives, or say first what is watched, and from where on.
+    /// Watches a project's resources: first what is stored, then each change. The project `-` means all projects. Call the
+    /// builder's methods to choose what is watched, then await it.
     pub fn watch(&self, project_id: impl Into<String>) -> Watch<'a, R> {
         Watch::new(self.catalog, self.behalf, project_id.into())
     }
 
-    /// Changes the resource whose id and project `resource` names. Await what it gives, or say first which fields change.
+    /// Changes the resource whose id and project `resource` names. Call the builder's methods to choose the fields, then await it.
     pub fn update(
         &self,
         project_id: impl Into<String>,
@@ -167,7 +167,7 @@ impl<'a, R: Resource> Calls<'a, R> {
         }
     }
 
-    /// Removes the resource with that id, when what it gives is awaited.
+    /// Deletes the resource with that id when the returned value is awaited.
     pub fn delete(&self, project_id: impl Into<String>, id: impl Into<String>) -> Delete<'a, R> {
         Delete {
             catalog: self.catalog,
@@ -179,7 +179,7 @@ impl<'a, R: Resource> Calls<'a, R> {
         }
     }
 
-    /// The ids of a project's resources that start with these 1 to 32 hex digits: 10 of them at the most.
+    /// The ids of a project's resources that start with these 1 to 32 hex digits. At most 10 are returned.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every bad field.
@@ -202,7 +202,7 @@ impl Calls<'_, Job> {
     /// Asks the job's client to start it: sets `job_schedule.event`.
     ///
     /// # Errors
-    /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if the job is in no state for that.
+    /// [`Error::Invalid`]; [`Error::NotFound`]; [`Error::Precondition`] if the job's state does not allow it.
     pub async fn start(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
         Ok(self.ask(Event::Start, project_id, job_id).await?.0)
     }
@@ -210,20 +210,20 @@ impl Calls<'_, Job> {
     /// Asks the job's client to stop scheduling it.
     ///
     /// # Errors
-    /// As of [`Calls::start`].
+    /// The same as for [`Calls::start`].
     pub async fn stop(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
         Ok(self.ask(Event::Stop, project_id, job_id).await?.0)
     }
 
-    /// Asks the job's client to break off its run.
+    /// Asks the job's client to abort its run.
     ///
     /// # Errors
-    /// As of [`Calls::start`].
+    /// The same as for [`Calls::start`].
     pub async fn abort(&self, project_id: &str, job_id: &str) -> Result<Job, Error> {
         Ok(self.ask(Event::Abort, project_id, job_id).await?.0)
     }
 
-    /// Asks the job's client for something, and says whether nobody has asked for it already.
+    /// Asks the job's client to do something. The flag is `true` if nobody had asked for the same before.
     pub(crate) async fn ask(
         &self,
         event: Event,
@@ -252,11 +252,10 @@ impl Calls<'_, Job> {
     }
 }
 
-/// An update in the making. Awaited, it gives the resource as it is stored then.
+/// An update that has not been made yet. Awaiting it gives the resource as it is stored afterwards.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every bad field; [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected
-/// revision.
+/// [`Error::Invalid`] with every bad field; [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is changed before it is awaited"]
 pub struct Update<'a, R> {
@@ -270,26 +269,28 @@ pub struct Update<'a, R> {
 }
 
 impl<R: Resource> Update<'_, R> {
-    /// Changes these fields and no others, and removes those that are not set. Without it, all that are set are changed.
+    /// Changes only these fields, and clears those of them that are not set. Without this call, all fields that are set are
+    /// changed.
     pub fn fields(self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.mask(Some(FieldMask {
             paths: paths.into_iter().map(Into::into).collect(),
         }))
     }
 
-    /// As [`Update::fields`], if there is a mask.
+    /// Calls [`Update::fields`] if there is a mask.
     pub fn mask(mut self, mask: Option<FieldMask>) -> Self {
         self.mask = mask;
         self
     }
 
-    /// Refuses if these fields, which cannot be changed, are something else: where they are named beside what changes.
+    /// Refuses the update if one of these fields differs from what is stored: they cannot be changed, but a request may repeat
+    /// them.
     pub(crate) fn keeping(mut self, paths: Vec<String>) -> Self {
         self.kept = paths;
         self
     }
 
-    /// Refuses if the resource is not at this revision, if one is given: somebody else has changed it.
+    /// Refuses the update unless the resource is at this revision, if one is given. Otherwise somebody else has changed it.
     pub fn expecting(mut self, revision: impl Into<Option<u64>>) -> Self {
         self.expected_revision = revision.into();
         self
@@ -327,11 +328,10 @@ impl<'a, R: Resource> IntoFuture for Update<'a, R> {
     }
 }
 
-/// A delete in the making.
+/// A delete that has not been made yet.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every bad field; [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected
-/// revision.
+/// [`Error::Invalid`] with every bad field; [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is removed before it is awaited"]
 pub struct Delete<'a, R> {
@@ -344,7 +344,7 @@ pub struct Delete<'a, R> {
 }
 
 impl<R> Delete<'_, R> {
-    /// Refuses if the resource is not at this revision, if one is given: somebody else has changed it.
+    /// Refuses the delete unless the resource is at this revision, if one is given. Otherwise somebody else has changed it.
     pub fn expecting(mut self, revision: impl Into<Option<u64>>) -> Self {
         self.expected_revision = revision.into();
         self
@@ -366,15 +366,15 @@ impl<'a, R: Resource> IntoFuture for Delete<'a, R> {
     }
 }
 
-/// Stored records whose checksum holds, and that are none.
+/// The error for stored bytes whose checksum is right but which do not decode.
 pub(crate) fn undecodable<R: Resource>() -> Error {
     Error::undecodable(R::KIND.field.as_bytes())
 }
 
-/// The project and id that a call is about.
+/// The project and the id that a call names.
 ///
 /// # Errors
-/// Both, if both are bad; [`Error::Denied`] if the caller may not enter the project.
+/// Both violations if both are bad; [`Error::Denied`] if the caller may not touch the project.
 fn one<R: Resource>(
     authority: &Authority,
     project_id: &str,
@@ -387,7 +387,7 @@ fn one<R: Resource>(
     Ok((authority.enter(project)?, id))
 }
 
-/// What an update is about, and what it is to change.
+/// What an update changes, and where.
 ///
 /// # Errors
 /// Every bad field.
@@ -400,7 +400,8 @@ fn patch<R: Resource>(
     let Some(resource) = resource else {
         return Err(Violations::one(kind.field, "is required"));
     };
-    // Before anything of it is copied or searched: what is too large cannot be stored, whatever the mask takes of it.
+    // Checked before anything is copied or searched. A resource that is too large cannot be stored, whatever the mask takes from
+    // it.
     record_size(resource)?;
     let mut violations = Violations::new();
     let project = violations.collect(agreed_project(project_id, resource));
@@ -413,10 +414,10 @@ fn patch<R: Resource>(
     }
 }
 
-/// The project in which ids that start with `id_prefix` are looked for.
+/// The project in which to look for ids that start with `id_prefix`.
 ///
 /// # Errors
-/// Both, if both are bad.
+/// Both violations if both are bad.
 pub(crate) fn prefix(project_id: &str, id_prefix: &str) -> Result<ProjectId, Violations> {
     let mut violations = Violations::new();
     let project = violations.collect(ProjectId::parse("project_id", project_id));

@@ -1,4 +1,4 @@
-//! A watch.
+//! The call that watches.
 
 use std::{future::IntoFuture, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
     resource::{Filter, Resource, Violations},
 };
 
-/// A watch in the making: awaited, it gives a [`Watching`].
+/// A watch that has not begun yet. Awaiting it gives a [`Watching`].
 ///
 /// # Errors
-/// [`Error::Invalid`] with every bad field; [`Error::Ahead`] if this store has not reached the revision to go on after.
+/// [`Error::Invalid`] with every bad field; [`Error::Ahead`] if the store has not reached the revision to resume after.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is watched before it is awaited"]
 pub struct Watch<'a, R: Resource> {
@@ -24,7 +24,7 @@ pub struct Watch<'a, R: Resource> {
     bookmark_interval: Duration,
 }
 
-/// A watch. It is pulled at its reader's own pace: a slow one queues nothing, and holds nobody up.
+/// A running watch. Its reader pulls events at its own pace: a slow reader fills no queue and delays nobody.
 #[derive(Debug)]
 pub struct Watching<R: Resource> {
     watch: catalog::Watch<R>,
@@ -45,19 +45,19 @@ impl<'a, R: Resource> Watch<'a, R> {
         }
     }
 
-    /// Goes on after a revision that was seen. Without it, or after 0, what is stored is said first.
+    /// Resumes after a revision that the reader has seen. Without this call, or after 0, the watch first sends what is stored.
     pub fn after(mut self, revision: u64) -> Self {
         self.after_revision = revision;
         self
     }
 
-    /// Only what this filter lets through: what no longer matches is said to be removed.
+    /// Watches only what this filter lets through. A resource that no longer matches is reported as removed.
     pub fn filter(mut self, filter: impl Into<Option<R::Filter>>) -> Self {
         self.filter = filter.into();
         self
     }
 
-    /// How often it says where it is when nothing happens: every 15 seconds, if this is not called.
+    /// Sets how often the watch reports its revision when nothing happens. The default is 15 seconds.
     pub fn bookmark_interval(mut self, interval: Duration) -> Self {
         self.bookmark_interval = interval;
         self
@@ -108,11 +108,11 @@ impl<'a, R: Resource> IntoFuture for Watch<'a, R> {
 }
 
 impl<R: Resource> Watching<R> {
-    /// What comes next. Nothing is lost if the future is dropped.
+    /// Waits for the next event. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if what comes next is gone: watch anew, without a revision. [`Error::Store`] if the store is closing,
-    /// or cannot be read.
+    /// [`Error::Compacted`] if the next changes are no longer kept: start a new watch without a revision. [`Error::Store`] if the
+    /// store is closing, or cannot be read.
     pub async fn next(&mut self) -> Result<WatchEvent<R>, Error> {
         loop {
             let said = self.next_encoded().await?;
@@ -122,17 +122,17 @@ impl<R: Resource> Watching<R> {
         }
     }
 
-    /// The revision to go on after, if the watch ends here. 0 until all that is stored has been said.
+    /// The revision to resume after if the watch ends here. It is 0 until everything that is stored has been sent.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// As [`Watching::next`], as it is stored.
+    /// Like [`Watching::next`], but the resource stays encoded.
     pub(crate) async fn next_encoded(&mut self) -> Result<Watched<R>, Error> {
         let said = self.watch.next().await?;
         self.revision = said.revision;
-        // An agent that listens is there, though it says nothing.
+        // An agent that listens is alive, even if it makes no calls.
         fleet::heard_of(&self.catalog, &self.behalf);
         Ok(said)
     }

@@ -1,4 +1,4 @@
-//! Who has changed what: read from the journal, in which each change has its author.
+//! The audit log: who has changed what. It is read from the journal, where each change has its author.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     store::{Pulled, Write},
 };
 
-/// What may be audited.
+/// The kinds whose changes the audit log shows.
 pub(crate) const AUDITED: [Kind; 5] = [
     Backup::KIND,
     Job::KIND,
@@ -27,25 +27,25 @@ pub(crate) const AUDITED: [Kind; 5] = [
     Session::KIND,
 ];
 
-/// Who changes something, and from where.
+/// Who makes a change, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Author {
-    /// What the caller is called.
+    /// The caller's name.
     pub(crate) caller: Arc<str>,
-    /// The other end of the connection.
+    /// The address of the other end of the connection.
     pub(crate) peer: Arc<str>,
 }
 
-/// Which changes are asked for.
+/// Which changes a page of the audit log shows.
 #[derive(Clone, Debug)]
 pub(crate) struct AuditQuery {
     pub(crate) scope: Scope,
-    /// Those after this revision; 0 is from the oldest on.
+    /// Only changes after this revision; 0 starts at the oldest one that is kept.
     pub(crate) after_revision: u64,
     pub(crate) limit: usize,
-    /// Only of this kind.
+    /// Only changes of this kind.
     pub(crate) kind: Option<Kind>,
-    /// Only of the resource with this id; empty is every one.
+    /// Only changes of the resource with this id; empty means every resource.
     pub(crate) resource_id: String,
 }
 
@@ -62,14 +62,14 @@ impl AuditQuery {
 }
 
 impl Catalog {
-    /// A page of what was changed. It reads on until it is full, or all that is committed by now was looked at.
+    /// A page of the audit log. It reads until the page is full, or everything that was committed when it began has been looked at.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if what comes next is gone; what the disk says.
+    /// [`Error::Compacted`] if the next changes are no longer kept; any error of reading the disk.
     pub(crate) async fn audit(&self, query: AuditQuery) -> Result<ListChangesResponse, Error> {
         let until = self.revision();
         let oldest = self.store.local().oldest_revision();
-        // The beginning is where there is one.
+        // The log starts at the oldest change that is kept.
         let after = match query.after_revision {
             0 => oldest - 1,
             after => after,
@@ -101,7 +101,7 @@ impl Catalog {
     }
 }
 
-/// What a commit's writes say: a record for each resource.
+/// The audit records of one commit: one for each resource that it wrote.
 fn records_of(
     writes: &[Write],
     revision: u64,

@@ -1,7 +1,7 @@
-//! What wakes watches: a bell for each thing that is watched, rung for the commits that may concern it.
+//! What wakes watches: one bell for each topic that is watched. It rings when a commit may concern that topic.
 //!
-//! One task reads what is committed, once for all watches. A watch that waits for the jobs of one client sleeps through what happens to
-//! others: thousands of them cost a commit nothing.
+//! One task reads the commits for all watches. A watch that waits for the jobs of one client sleeps while other clients' jobs
+//! change, so that thousands of watches cost a commit nothing.
 
 use std::{
     collections::HashMap,
@@ -21,26 +21,26 @@ use crate::{
     store::{self, Group, Pulled},
 };
 
-/// How long is waited before the journal is read again that could not be.
+/// How long to wait after the journal could not be read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What may be watched.
+/// A topic that may be watched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Topic {
     /// The kind's tag.
     pub(super) tag: u8,
-    /// One project's resources, or all.
+    /// One project's resources, or `None` for all.
     pub(super) project: Option<String>,
-    /// One client's resources, or all.
+    /// One client's resources, or `None` for all.
     pub(super) client_id: Option<String>,
 }
 
-/// When a bell was rung.
+/// When a bell has rung.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rung {
-    /// The last revision of the commits that it was rung for the time before the last.
+    /// The last revision of the ring before the last.
     previous: u64,
-    /// The first and the last revision of those that it was rung for last.
+    /// The first and the last revision of the last ring.
     first: u64,
     last: u64,
 }
@@ -49,41 +49,41 @@ pub(super) struct Rung {
 #[derive(Debug, Default)]
 pub(super) struct Bells {
     all: Mutex<HashMap<Topic, watch::Sender<Rung>>>,
-    /// All bells have been rung for what was committed up to this revision.
+    /// Every bell that had to ring for commits up to this revision has rung.
     reached: AtomicU64,
-    /// Whether the task that rings them runs.
+    /// Whether the task that rings the bells is running.
     is_rung: AtomicBool,
-    /// Whether there will be no more commits.
+    /// Whether the store has closed: no more commits will come.
     is_closed: AtomicBool,
 }
 
-/// Somebody who listens to a bell.
+/// One watch that listens to a bell.
 #[derive(Debug)]
 pub(super) struct Listening {
     bells: Arc<Bells>,
     topic: Topic,
     bell: Option<watch::Receiver<Rung>>,
-    /// What was committed up to here may not have been rung for.
+    /// The bells may not have rung for commits up to this revision.
     from: u64,
 }
 
-/// What a watch that has seen all until some revision is to do.
+/// What a watch does next after it has seen everything up to some revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// To read on after this revision: nothing before concerns it.
+    /// Read on after this revision: nothing before it concerns the watch.
     Read(u64),
-    /// To wait: nothing until this revision concerns it.
+    /// Wait: nothing up to this revision concerns the watch.
     Wait(u64),
-    /// To end: nothing will happen any more.
+    /// End: nothing will happen any more.
     End,
 }
 
 impl Bells {
-    /// Listens for what concerns a topic from `head` on, the last revision that there is.
+    /// Listens to a topic's bell from `head` on, which is the store's last revision.
     pub(super) fn listen(self: &Arc<Self>, topic: Topic, head: u64) -> Listening {
         let mut all = self.lock();
         if all.is_empty() {
-            // Nobody has missed anything.
+            // Nobody listened before, so nobody has missed anything.
             self.reached.fetch_max(head, Ordering::AcqRel);
         }
         let bell = all.entry(topic.clone()).or_default().subscribe();
@@ -95,7 +95,7 @@ impl Bells {
         }
     }
 
-    /// Has the bells rung for what `changes` bring after a revision, unless that is done already.
+    /// Starts the task that rings the bells for `changes` after a revision, unless it runs already.
     pub(super) fn ring_for(self: &Arc<Self>, changes: impl FnOnce(u64) -> store::Changes) {
         let is_closed = self.is_closed.load(Ordering::Acquire);
         if is_closed || self.is_rung.swap(true, Ordering::AcqRel) {
@@ -149,7 +149,7 @@ impl Bells {
         self.reached.fetch_max(last, Ordering::AcqRel);
     }
 
-    /// Wakes everybody, to read by themselves.
+    /// Wakes all watches, so that each reads for itself.
     fn ring_all(&self, revision: u64) {
         for bell in self.lock().values() {
             bell.send_modify(|rung| {
@@ -167,7 +167,7 @@ impl Bells {
     }
 }
 
-/// The client in a record of some kind, if it has one.
+/// The client that a record of this kind names, if it names one.
 fn client_in(tag: u8, record: &[u8]) -> Option<&str> {
     let kinds = [
         (Backup::KIND.tag, Backup::CLIENT_TAG),
@@ -175,11 +175,11 @@ fn client_in(tag: u8, record: &[u8]) -> Option<&str> {
         (Client::KIND.tag, Client::CLIENT_TAG),
     ];
     let (_, field) = kinds.into_iter().find(|(kind, _)| *kind == tag)?;
-    // What cannot be read is told by whoever reads it.
+    // A record that cannot be read is reported by the watch that reads it.
     text_in(record, field?).ok().flatten()
 }
 
-/// The task that rings the bells. When it ends, for whatever reason, another one may.
+/// The task that rings the bells. When it ends, for whatever reason, another one may start.
 struct Ringer(Weak<Bells>);
 
 impl Ringer {
@@ -195,13 +195,13 @@ impl Ringer {
                     bells.is_closed.store(true, Ordering::Release);
                     return;
                 }
-                // The journal cannot be read, which those find out who read it.
+                // The journal cannot be read. The watches will find that out when they read it.
                 Err(_) => {
                     bells.ring_all(bells.reached.load(Ordering::Acquire) + 1);
                     drop(bells);
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
-                // It has fallen behind, which it should never do: everybody looks for themselves.
+                // The task has fallen too far behind, which should never happen. Every watch has to look for itself.
                 Ok(Pulled::Compacted { oldest }) => {
                     bells.ring_all(oldest);
                     bells.reached.fetch_max(oldest - 1, Ordering::AcqRel);
@@ -222,9 +222,9 @@ impl Drop for Ringer {
 }
 
 impl Listening {
-    /// What one who has seen all until a revision is to do. What is rung from now on ends [`Listening::rung`].
+    /// What a watch does next after it has seen everything up to a revision. A ring after this call ends [`Listening::rung`].
     pub(super) fn next(&mut self, seen: u64) -> Next {
-        // Read first: for all until there the bell has been rung, if it was to be.
+        // Read first: for commits up to this revision the bell has already rung if it had to.
         let reached = self.bells.reached.load(Ordering::Acquire);
         let bell = self.bell.as_mut().expect("it listens until it is dropped");
         let rung = *bell.borrow_and_update();
@@ -237,7 +237,7 @@ impl Listening {
         if rung.last <= seen {
             return Next::Wait(reached.max(seen));
         }
-        // Rung once since: what came between concerned others.
+        // The bell has rung only once since: the commits in between concern others.
         if rung.previous <= seen {
             return Next::Read(seen.max(rung.first - 1));
         }
@@ -247,7 +247,7 @@ impl Listening {
     /// Waits until the bell is rung.
     pub(super) async fn rung(&mut self) {
         let bell = self.bell.as_mut().expect("it listens until it is dropped");
-        // The bell is there for as long as somebody listens.
+        // The bell exists as long as somebody listens to it, so that this wait cannot fail.
         let _ = bell.changed().await;
     }
 }

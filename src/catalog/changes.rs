@@ -1,4 +1,4 @@
-//! What was committed, resource by resource, in order.
+//! Committed changes in order, one for each resource.
 
 use super::{
     Error, secret,
@@ -10,7 +10,7 @@ use crate::{
     store::{self, Found, Pulled},
 };
 
-/// Follows what is committed after a revision. It is pulled by its reader, at the reader's own pace: a slow one holds nobody up.
+/// Follows commits after a revision. The reader pulls changes at its own pace: a slow reader delays nobody.
 #[derive(Debug)]
 pub struct Changes {
     changes: store::Changes,
@@ -19,13 +19,13 @@ pub struct Changes {
 /// A change of one resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// The revision that it was committed with: what to follow on after, once all with this revision have been taken.
+    /// The revision of its commit. To resume after it, first take all changes with this revision.
     pub revision: u64,
-    /// What was changed.
+    /// The change itself.
     pub changed: Changed,
 }
 
-/// What was changed.
+/// A change of one resource.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Changed {
@@ -65,7 +65,7 @@ pub enum Changed {
         /// Its id.
         action_id: String,
     },
-    /// A session was created, updated, or has moved on: this is how it was stored.
+    /// A session was created, was updated, or has moved on: this is how it was stored.
     Session(Session),
     /// A session was deleted.
     SessionDeleted {
@@ -81,18 +81,17 @@ impl Changes {
         Changes { changes }
     }
 
-    /// The revision up to which all changes have been given.
+    /// The revision up to which all changes have been returned.
     #[must_use]
     pub fn after(&self) -> u64 {
         self.changes.after()
     }
 
-    /// Waits until something more is committed, and gives all the changes that became durable as one with it. Nothing is lost
-    /// if the future is dropped.
+    /// Waits for the next commits, and returns all changes that became durable together. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if what comes next is gone: read all, and follow on from there. [`Error::Store`] if the store is
-    /// closing, or cannot be read.
+    /// [`Error::Compacted`] if the next changes are no longer kept: read everything, and follow from there. [`Error::Store`] if the
+    /// store is closing, or cannot be read.
     pub async fn next(&mut self) -> Result<Vec<Change>, Error> {
         let group = match self.changes.next().await? {
             Pulled::Group(group) => group,
@@ -162,7 +161,7 @@ fn session_deleted(project_id: String, session_id: String) -> Changed {
     }
 }
 
-/// What a commit did to a resource of one kind.
+/// The changes that a commit made to resources of one kind.
 fn of<R: Resource>(
     touched: &Touched<'_>,
     revision: u64,

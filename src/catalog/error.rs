@@ -1,12 +1,11 @@
-//! Why the catalog refused, in our words; `service/status.rs` turns them into gRPC's.
+//! Why the catalog refused a request, in its own words. `service/status.rs` turns them into gRPC's.
 
 use crate::{
     resource::{Kind, Refusal, Violations},
     store,
 };
 
-/// Why the catalog refused. Whatever it is, nothing was changed, but for a store's
-/// [`store::Error::OutcomeUnknown`].
+/// Why the catalog refused a request. Nothing was changed, except perhaps after a store's [`store::Error::OutcomeUnknown`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The request breaks rules.
@@ -21,18 +20,18 @@ pub enum Error {
     /// The project has no such resource.
     #[error("the project has no {} with {} {id}", .kind.field, .kind.id_field)]
     NotFound {
-        /// What was looked for.
+        /// The kind of resource.
         kind: Kind,
-        /// The id that it was looked for by.
+        /// The id that was asked for.
         id: String,
     },
-    /// The id is taken by a resource that differs.
+    /// The project has a different resource with this id.
     #[error(
         "the project has another {} with {} {id}: choose another id, or update that one",
         .kind.field, .kind.id_field
     )]
     AlreadyExists {
-        /// What was to be created.
+        /// The kind of resource.
         kind: Kind,
         /// The id.
         id: String,
@@ -43,7 +42,7 @@ pub enum Error {
         .kind.field
     )]
     Stale {
-        /// What was to be changed.
+        /// The kind of resource.
         kind: Kind,
         /// Its id.
         id: String,
@@ -55,11 +54,11 @@ pub enum Error {
     /// The resource is in a state in which the request makes no sense.
     #[error("{message}")]
     Precondition {
-        /// What was to be changed.
+        /// The kind of resource.
         kind: Kind,
         /// Its id.
         id: String,
-        /// A word for programs, such as `JOB_NOT_RUNNING`.
+        /// A code for programs, such as `JOB_NOT_RUNNING`.
         reason: &'static str,
         /// A sentence for people.
         message: String,
@@ -67,26 +66,26 @@ pub enum Error {
     /// The store failed or refused.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Another snapshot is being made.
+    /// Somebody else is making a snapshot.
     #[error("another snapshot is being made: try again when it is done")]
     SnapshotInProgress,
-    /// Changes were to be followed that are gone by now.
+    /// The next changes to follow are no longer kept.
     #[error(
         "what was changed before revision {oldest} is gone: read all that there is, and follow on from there"
     )]
     Compacted {
-        /// The oldest revision whose changes are still there.
+        /// The oldest revision whose changes are still kept.
         oldest: u64,
     },
-    /// Changes were to be followed after one that this store has not seen.
+    /// The store has not reached the revision to resume after.
     #[error(
         "revision {after} is not reached here, {head} is the last: was an older snapshot restored, or is this another store? Read \
          all that there is, and follow on from there"
     )]
     Ahead {
-        /// The revision to go on after.
+        /// The revision to resume after.
         after: u64,
-        /// The last revision that there is.
+        /// The store's last revision.
         head: u64,
     },
 }
@@ -115,7 +114,7 @@ impl From<Refusal> for Error {
 }
 
 impl Error {
-    /// A record whose checksum holds, and that is none.
+    /// The error for a record whose checksum is right but which does not decode.
     pub(crate) fn undecodable(key: &[u8]) -> Error {
         Error::Store(store::Error::Corrupt {
             what: format!(

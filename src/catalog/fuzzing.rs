@@ -1,11 +1,11 @@
-//! Page tokens, as a fuzzer makes them.
+//! Page tokens for the fuzzer.
 
 use uuid::Uuid;
 
 use super::{Scope, token};
 use crate::{proto::Job, resource::Resource};
 
-/// Reads a page token. One that is good is written as it was read.
+/// Reads a page token. A good token must be written again exactly as it was read.
 pub fn page_token(text: &str) {
     let (store, scope) = (Uuid::nil(), Scope::AllProjects);
     let filter = <Job as Resource>::Filter::default();

@@ -1,4 +1,4 @@
-//! Which clients were heard of lately, so that it is written down only now and then.
+//! Which clients have called lately, so that this is stored only now and then.
 
 use std::{
     collections::HashMap,
@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it is written down that a client was heard of.
+/// How often it is stored that a client has called.
 const EVERY: Duration = Duration::from_secs(60);
-/// As many are remembered; beyond that all are forgotten, and written down once more.
+/// The most clients to remember. Beyond that all are forgotten, and their next calls are stored again.
 const CLIENTS_MAX: usize = 1 << 17;
 
-/// When clients were heard of last, as far as that was written down.
+/// When it was last stored that each client has called.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     hasher: RandomState,
@@ -20,7 +20,7 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Whether it is to be written down that a client of a project was heard of just now.
+    /// Whether it is time to store that a client of a project has just called.
     pub(super) fn is_news(&self, project: &str, client_id: &str) -> bool {
         let client = self.hasher.hash_one((project, client_id));
         let now = Instant::now();

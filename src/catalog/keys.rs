@@ -4,9 +4,10 @@
 //! |---|---|---|
 //! | `r` kind project `00` name `00` id | the encoded resource | lists are range scans in (name, id) order |
 //! | `i` kind id project | name | finds a resource by its id, and a marker's place |
-//! | `s` kind project `00` name `00` id | what of the resource only some may see | lists do not hold it; it sorts as the records do |
-//! | `u` kind id project `00` user's kind user's id | nothing | finds those that refer to a resource |
-//! | `u` kind id project `00` user's kind | nothing | written whenever one begins or ceases to: who has read them all expects it |
+//! | `s` kind project `00` name `00` id | the resource's secret fields | lists do not hold them; they sort as the records do |
+//! | `u` kind id project `00` user's kind user's id | nothing | finds the resources that refer to this one |
+//! | `u` kind id project `00` user's kind | nothing | written whenever a reference to this one begins or ends: a transaction that
+//! has read all of them expects this key |
 //! | `a` | the last change's author, and what it replaced | in the journal each change has one: for audit and watches |
 //!
 //! `kind` is the resource's tag, one byte; `id` its 16 bytes, which sort as their hex digits do. Project and
@@ -22,25 +23,25 @@ use crate::resource::{Names, ProjectId, Resource, ResourceId};
 const RECORD: u8 = b'r';
 const LOCATOR: u8 = b'i';
 const SECRET: u8 = b's';
-/// Where the note of the last change is stored.
+/// The key of the note that each commit leaves: its author, and what it replaced.
 pub(super) const NOTE: [u8; 1] = [b'a'];
 const USER: u8 = b'u';
 const SEPARATOR: u8 = 0;
 const ID_BYTES: usize = 16;
 
-/// Which projects a request is about.
+/// Which projects a request covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// One project's resources.
     Project(ProjectId),
-    /// Every project's, sorted by project first.
+    /// All projects' resources, sorted by project first.
     AllProjects,
 }
 
 /// The bounds of a range of keys.
 pub(super) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
-/// Where a resource is stored.
+/// The key of a resource's record.
 pub(super) fn record<R: Resource>(project: &str, name: &str, id: &ResourceId) -> Vec<u8> {
     let mut key = vec![RECORD, R::KIND.tag];
     key.extend_from_slice(project.as_bytes());
@@ -51,30 +52,31 @@ pub(super) fn record<R: Resource>(project: &str, name: &str, id: &ResourceId) ->
     key
 }
 
-/// Where that is stored of a resource which only some may see, by its record's key.
+/// The key of the secret fields of the resource with this record.
 pub(super) fn secret_of(record: &[u8]) -> Vec<u8> {
     [&[SECRET], &record[1.min(record.len())..]].concat()
 }
 
-/// What all secrets of a kind start with.
+/// The prefix of all secret fields of a kind.
 pub(super) fn secrets_of_kind<R: Resource>() -> [u8; 2] {
     [SECRET, R::KIND.tag]
 }
 
-/// The secrets of the records within bounds.
+/// The range of the secret fields that belong to a range of records.
 pub(super) fn secrets_of((start, end): &Range) -> Range {
     let secret = |bound: &Bound<Vec<u8>>| bound.as_ref().map(|record| secret_of(record));
     (secret(start), secret(end))
 }
 
-/// Where a resource's name is stored.
+/// The key of a resource's locator, which holds its name.
 pub(super) fn locator<R: Resource>(project: &str, id: &ResourceId) -> Vec<u8> {
     let mut key = locators_of_id::<R>(id);
     key.extend_from_slice(project.as_bytes());
     key
 }
 
-/// What the keys of those resources of kind `R` start with that refer to another one, by its tag and the key of its id.
+/// The prefix of the keys of those resources of kind `R` that refer to another resource. That one is given by its tag and the bytes
+/// of its id.
 pub(super) fn users_of<R: Resource>((tag, id): (u8, [u8; ID_BYTES]), project: &str) -> Vec<u8> {
     let separated = [SEPARATOR, R::KIND.tag];
     [&[USER, tag], &id[..], project.as_bytes(), &separated].concat()
@@ -91,27 +93,27 @@ pub(super) fn user<R: Resource>(
     key
 }
 
-/// What says of some kind that others refer to it.
+/// The prefix of all keys that say that a resource of some kind is referred to.
 pub(super) fn users_of_kind<R: Resource>() -> [u8; 2] {
     [USER, R::KIND.tag]
 }
 
-/// Who refers to what.
+/// A reference from one resource to another.
 pub(super) struct User<'a> {
-    /// The tag and the key of the id of what is referred to.
+    /// The tag and the id of the resource that is referred to.
     pub(super) of: (u8, [u8; ID_BYTES]),
     pub(super) project: &'a str,
-    /// The bytes of the id of who does. Empty in the key that stands for all who do.
+    /// The id of the resource that refers to it. Empty in the key that stands for all of them.
     pub(super) id: &'a [u8],
 }
 
-/// What a key says, if it says who refers to what.
+/// The reference in a key, if the key is one.
 pub(super) fn parse_user(key: &[u8]) -> Option<User<'_>> {
     let (&[_, tag], rest) = key.split_first_chunk()?;
     let (&of, rest) = rest.split_first_chunk()?;
     let end = rest.iter().position(|&byte| byte == SEPARATOR)?;
     let (project, rest) = rest.split_at(end);
-    // Behind the separator stands the tag of who refers.
+    // The tag of the resource that refers follows the separator.
     let id = rest.get(2..)?;
     Some(User {
         of: (tag, of),
@@ -120,13 +122,13 @@ pub(super) fn parse_user(key: &[u8]) -> Option<User<'_>> {
     })
 }
 
-/// The id of who refers to another resource.
+/// The id of the resource that refers to another one.
 pub(super) fn id_of_user(key: &[u8]) -> Option<ResourceId> {
     let id = key.get(key.len().checked_sub(ID_BYTES)?..)?;
     ResourceId::parse("id", &id_of_bytes(id)).ok()
 }
 
-/// The key of the record of what a locator leads to.
+/// The key of the record that a locator leads to.
 pub(super) fn record_of(tag: u8, project: &str, name: &[u8], id: &[u8]) -> Vec<u8> {
     let separator = &[SEPARATOR][..];
     [
@@ -140,19 +142,19 @@ pub(super) fn record_of(tag: u8, project: &str, name: &[u8], id: &[u8]) -> Vec<u
     .concat()
 }
 
-/// The key of the locator of what a key is of.
+/// The key of the locator with these parts.
 pub(super) fn locator_of(tag: u8, project: &str, id: &[u8]) -> Vec<u8> {
     [&[LOCATOR, tag], id, project.as_bytes()].concat()
 }
 
-/// What the locators of one id start with, whatever project it is in.
+/// The prefix of the locators of one id in all projects.
 pub(super) fn locators_of_id<R: Resource>(id: &ResourceId) -> Vec<u8> {
     let mut key = vec![LOCATOR, R::KIND.tag];
     key.extend_from_slice(id.as_bytes());
     key
 }
 
-/// The locators of ids that start with these hex digits, and a few more where their number is odd.
+/// A range that holds the locators of ids that start with these hex digits. It holds a few more if their number is odd.
 pub(super) fn locators_of_prefix<R: Resource>(prefix: &str) -> Range {
     let mut start = locators_of_kind::<R>().to_vec();
     let digits = prefix.as_bytes().chunks_exact(2);
@@ -173,30 +175,30 @@ pub(super) fn id_of_bytes(bytes: &[u8]) -> String {
     id.simple().to_string()
 }
 
-/// What a resource's key says.
+/// The parts of a resource's key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parsed<'a> {
     /// The kind's tag.
     pub(super) tag: u8,
     pub(super) project: &'a str,
-    /// The bytes of its id.
+    /// The bytes of the resource's id.
     pub(super) id: &'a [u8],
     pub(super) part: Part<'a>,
 }
 
-/// What of a resource is under a key.
+/// Which part of a resource a key holds.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part<'a> {
-    /// What leads to its record.
+    /// The locator that leads to the record.
     Locator,
-    /// What only some may see.
+    /// The secret fields.
     Secret,
     Record {
         name: &'a str,
     },
 }
 
-/// What a key says, if it is a resource's.
+/// The parts of a key, if it is a resource's.
 pub(super) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
     let (&[first, tag], rest) = key.split_first_chunk()?;
     if first == LOCATOR {
@@ -224,27 +226,27 @@ pub(super) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
     })
 }
 
-/// What all records of a kind start with.
+/// The prefix of all records of a kind.
 pub(super) fn records_of_kind<R: Resource>() -> [u8; 2] {
     [RECORD, R::KIND.tag]
 }
 
-/// What all locators of a kind start with.
+/// The prefix of all locators of a kind.
 pub(super) fn locators_of_kind<R: Resource>() -> [u8; 2] {
     [LOCATOR, R::KIND.tag]
 }
 
-/// The project in a locator.
+/// The project that a locator names.
 pub(super) fn project_of_locator(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(2 + ID_BYTES..)?).ok()
 }
 
-/// The part of a record's key that tells its place among those of its kind.
+/// The part of a record's key that gives its place in the order of its kind.
 pub(super) fn place(key: &[u8]) -> &[u8] {
     &key[2.min(key.len())..]
 }
 
-/// The locator of the record at a place.
+/// The key of the locator of the record at a place.
 pub(super) fn locator_at<R: Resource>(place: &[u8]) -> Vec<u8> {
     let project = place
         .split(|&byte| byte == SEPARATOR)
@@ -254,15 +256,15 @@ pub(super) fn locator_at<R: Resource>(place: &[u8]) -> Vec<u8> {
     [&[LOCATOR, R::KIND.tag], id, project].concat()
 }
 
-/// The record's key of a place.
+/// The key of the record at a place.
 pub(super) fn record_at<R: Resource>(place: &[u8]) -> Vec<u8> {
     [&[RECORD, R::KIND.tag], place].concat()
 }
 
-/// The records of a scope with these names that come after a place, if one is given.
+/// The range of the records of a scope with these names. It starts after a place, if one is given.
 pub(super) fn records<R: Resource>(scope: &Scope, names: Names<'_>, after: Option<&[u8]>) -> Range {
     let mut prefix = vec![RECORD, R::KIND.tag];
-    // Names are ordered only within a project, so only there do they narrow the range.
+    // Names are in order only within one project, so that they narrow the range only there.
     if let Scope::Project(project) = scope {
         prefix.extend_from_slice(project.as_str().as_bytes());
         prefix.push(SEPARATOR);
@@ -283,7 +285,7 @@ pub(super) fn records<R: Resource>(scope: &Scope, names: Names<'_>, after: Optio
     }
 }
 
-/// All keys that start with a prefix.
+/// The range of all keys that start with a prefix.
 pub(super) fn starting_with(prefix: Vec<u8>) -> Range {
     let mut end = prefix.clone();
     while end.last() == Some(&u8::MAX) {

@@ -1,7 +1,7 @@
-//! Any resource, stored: keys, pages and mutations, generic over [`Resource`].
+//! The catalog: keys, pages and changes of any kind of [`Resource`].
 //!
-//! What a request means is decided in `resource` and `calls`; here it is made one batch or one
-//! range scan. No method blocks the async thread that calls it.
+//! `resource` and `calls` decide what a request means. The catalog turns it into one batch or one range scan. No method blocks the
+//! async thread that calls it.
 
 mod audit;
 mod bells;
@@ -50,47 +50,47 @@ use crate::{
     store::{self, Entry, Found, Outcome, Reach, Read, Reading, Store},
 };
 
-/// How often a read that keeps losing a race with renames is tried again.
+/// How often a read is tried again that keeps losing a race with renames.
 const GET_TRIES_MAX: usize = 16;
-/// How often a change that keeps losing a race with others is tried again.
+/// How often a change is tried again that keeps losing a race with other changes.
 const CHANGE_TRIES_MAX: usize = 16;
-/// What one change may write: what a store commits at a time.
+/// The most bytes that one change may write: a store commits no more at a time.
 const COMMIT_BYTES_MAX: usize = 4 << 20;
-/// Locks that the changes of one resource queue at. Two resources that share one only wait for each other.
+/// The number of locks at which changes of the same resource queue. Two resources that share a lock only wait for each other.
 const LOCKS: usize = 1024;
 
 /// The resources in a store. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Catalog {
     store: Arc<Store>,
-    /// Changes of one resource in this process come one after another, so that none of them loses every race.
+    /// Lets changes of one resource in this process come one after another, so that none of them loses every race.
     changing: Arc<[Mutex<()>]>,
     hasher: RandomState,
     seen: Arc<seen::Seen>,
     heard: Arc<heard::Heard>,
     bells: Arc<bells::Bells>,
-    /// One snapshot at a time: each reads all of the store.
+    /// Allows one snapshot at a time, since each reads the whole store.
     snapshots: Arc<Semaphore>,
 }
 
-/// How a store is, and what it holds.
+/// The state of a store, and what it holds.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The store's id.
     pub store: String,
-    /// The revision of the last change.
+    /// The revision of the last commit.
     pub revision: u64,
-    /// What is not as it should be.
+    /// What is wrong with the store, if anything.
     pub condition: store::Condition,
-    /// What it holds.
+    /// How many resources it holds.
     pub counts: Counts,
-    /// What it takes on the disk.
+    /// What it uses on the disk.
     pub usage: store::Usage,
 }
 
-/// A stored resource with the entries that it was read from.
+/// A stored resource together with the entries that it was read from.
 pub(crate) struct Stored<R> {
-    /// With what only some may see.
+    /// The resource with its secret fields.
     pub(crate) resource: R,
     locator: Entry,
     record: Entry,
@@ -98,7 +98,7 @@ pub(crate) struct Stored<R> {
 }
 
 impl Catalog {
-    /// The catalog in `store`.
+    /// The catalog of the resources in `store`.
     #[must_use]
     pub(crate) fn new(store: Store) -> Self {
         Catalog {
@@ -115,8 +115,8 @@ impl Catalog {
     /// Stores a new resource and returns it as stored, and whether it is new.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] if the project has a different one with that id. An equal one is what an
-    /// earlier try of the same request made: it is returned as it is.
+    /// [`Error::AlreadyExists`] if the project has a different resource with that id. If it has an equal one, an earlier try of the
+    /// same request made it: that one is returned.
     pub(crate) async fn create<R: Resource>(
         &self,
         author: Option<&Author>,
@@ -125,7 +125,7 @@ impl Catalog {
         let mut resource = resource.into_inner();
         let id = id_of(&resource);
         let project = project_of(&resource);
-        // What it takes from its neighbours it takes anew each time.
+        // Each try takes from the neighbours what they say at that time.
         let asked = R::HAS_NEIGHBOURS.then(|| resource.clone());
         for _ in 0..CHANGE_TRIES_MAX {
             let mut plan = Plan::default();
@@ -150,7 +150,7 @@ impl Catalog {
                 .store
                 .read(Reach::Page, move |view| find(view, owner.as_str(), &found))
                 .await?;
-            // It may have been deleted in between: then it can be created after all.
+            // It may have been deleted in between. Then it can be created after all.
             if let Some(Stored {
                 resource: stored, ..
             }) = found
@@ -171,10 +171,10 @@ impl Catalog {
         Err(store::Error::Busy.into())
     }
 
-    /// The resource with that id, with what only some may see, or without.
+    /// The resource with that id, with or without its secret fields.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the project has none.
+    /// [`Error::NotFound`] if the project has no such resource.
     pub(crate) async fn get<R: Resource>(
         &self,
         project: ProjectId,
@@ -199,12 +199,11 @@ impl Catalog {
             .await
     }
 
-    /// Changes the resource with that id and returns it as stored, and whether that has changed it. What `change` leaves as it is
-    /// takes no revision. `change` may be called again, if others change the resource meanwhile.
+    /// Changes the resource with that id. Returns it as stored, and whether it was changed. If `change` leaves it equal, no
+    /// revision is used. `change` may be called again if others change the resource meanwhile.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision; whatever
-    /// `change` refuses with.
+    /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision; any error that `change` returns.
     pub(crate) async fn update<R: Resource>(
         &self,
         author: Option<&Author>,
@@ -213,7 +212,7 @@ impl Catalog {
         expected_revision: Option<u64>,
         change: impl Fn(&R) -> Result<R, Error> + Send + Sync + 'static,
     ) -> Result<(R, bool), Error> {
-        // Patching and checking take a while for a large resource: not on an async thread.
+        // Patching and checking a large resource take a while, so that they do not run on an async thread.
         let about = (project, id.clone());
         let updated = self.transact(author, about, Reach::Far, move |transaction| {
             let stored = transaction.expected::<R>(&id, expected_revision)?;
@@ -230,7 +229,7 @@ impl Catalog {
         })
     }
 
-    /// Removes the resource with that id.
+    /// Deletes the resource with that id.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Stale`] if the resource is not at the expected revision.
@@ -260,11 +259,11 @@ impl Catalog {
         Ok(())
     }
 
-    /// Commits what a transaction makes of what is stored, and has it made again where that has changed meanwhile. Says with which
-    /// revision, if there was anything to commit. Changes about the same id come one after another.
+    /// Builds a transaction from what is stored, and commits it. If what it has read changed meanwhile, it is built again. Returns
+    /// the revision if there was anything to commit. Changes with the same `about` come one after another.
     ///
     /// # Errors
-    /// What it refuses with.
+    /// Any error that `transaction` returns.
     pub(crate) async fn transact<T: Send + 'static>(
         &self,
         author: Option<&Author>,
@@ -296,7 +295,7 @@ impl Catalog {
         Err(store::Error::Busy.into())
     }
 
-    /// The ids of a project's resources of this kind that start with these hex digits, `limit` of them at the most.
+    /// The ids of a project's resources of this kind that start with these hex digits. At most `limit` are returned.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -328,35 +327,35 @@ impl Catalog {
             .await
     }
 
-    /// Whether it is to be written down that a client of a project was heard of just now.
+    /// Whether it is time to store that a client of a project has just called.
     pub(crate) fn is_news(&self, project: &str, client_id: &str) -> bool {
         self.heard.is_news(project, client_id)
     }
 
-    /// The store, which other clones may still hold.
+    /// The store. Other clones of the catalog may still hold it.
     pub(crate) fn into_store(self) -> Arc<Store> {
         self.store
     }
 
-    /// The revision that reads show at least.
+    /// Reads show all commits up to this revision, and perhaps later ones.
     pub(crate) fn revision(&self) -> u64 {
         self.store.revision()
     }
 
-    /// Follows how the store is.
+    /// Follows the store's condition.
     pub(crate) fn condition(&self) -> sync::watch::Receiver<store::Condition> {
         self.store.condition()
     }
 
-    /// Follows what is committed after a revision.
+    /// Follows commits after a revision.
     pub(crate) fn changes(&self, after_revision: u64) -> Changes {
         Changes::new(self.store.changes(after_revision))
     }
 
-    /// How the store is, and what it holds.
+    /// The state of the store, and what it holds.
     ///
     /// # Errors
-    /// If the server is shutting down.
+    /// If the store is closing.
     pub(crate) async fn status(&self) -> Result<Status, Error> {
         let store = &self.store;
         let usage = store.local().usage().await?;
@@ -375,29 +374,29 @@ impl Catalog {
         })
     }
 
-    /// What the store measures of its own work.
+    /// What the store measures about itself.
     pub(crate) fn meters(&self) -> &store::Meters {
         self.store.local().meters()
     }
 
-    /// How many changes wait to be committed.
+    /// The number of changes that wait to be committed.
     pub(crate) fn queued(&self) -> usize {
         self.store.local().queued()
     }
 
-    /// The right to make a snapshot, until it is dropped.
+    /// A permit to make a snapshot, until it is dropped.
     ///
     /// # Errors
-    /// [`Error::SnapshotInProgress`] if somebody else has it.
+    /// [`Error::SnapshotInProgress`] if somebody else holds it.
     pub(crate) fn begin_snapshot(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = self.snapshots.clone().try_acquire_owned();
         permit.map_err(|_| Error::SnapshotInProgress)
     }
 
-    /// Writes a snapshot of the whole store, while writes go on. Blocks.
+    /// Writes a snapshot of the whole store while writes go on. Blocks.
     ///
     /// # Errors
-    /// If the store cannot be read; what `put` refuses with.
+    /// If the store cannot be read; any error that `put` returns.
     pub(crate) fn snapshot(
         &self,
         put: impl FnMut(Bytes) -> Result<(), store::Error>,
@@ -416,7 +415,7 @@ impl Catalog {
     }
 }
 
-/// What a change is refused with that would write too much at once.
+/// The error for a change that would write too much at once.
 fn too_much(bytes: usize) -> Error {
     Error::Invalid(Violations::one(
         "request",
@@ -426,7 +425,7 @@ fn too_much(bytes: usize) -> Error {
     ))
 }
 
-/// One line for each change: the request's span says who asked for it.
+/// Logs one line for each change. The request's span says who made it.
 fn tell<R: Resource>(what: &'static str, resource: &R) {
     tracing::info!(
         kind = R::KIND.field,
@@ -461,14 +460,14 @@ fn find<R: Resource>(
     }))
 }
 
-/// The locator with that id, and the record that it leads to.
+/// The locator with that id, and the record that it leads to, if both exist.
 fn find_record<R: Resource>(
     view: &Reading<'_>,
     project: &str,
     id: &ResourceId,
 ) -> Result<Option<(Entry, Entry)>, Error> {
     let key = keys::locator::<R>(project, id);
-    // A rename may come between the two reads: then the locator has changed, too.
+    // A rename may come between the two reads. Then the locator has changed, too.
     for _ in 0..GET_TRIES_MAX {
         let Some(locator) = view.get(&key)? else {
             return Ok(None);
@@ -488,7 +487,7 @@ fn decode<R: Resource>(record: Found<'_>) -> Result<R, Error> {
     Ok(with_revision(resource, record.revision))
 }
 
-/// What is not there, or as good as that.
+/// The error for a resource that does not exist, or that the caller may not know of.
 pub(crate) fn not_found<R: Resource>(id: &ResourceId) -> Error {
     Error::NotFound {
         kind: R::KIND,

@@ -1,4 +1,4 @@
-//! Pages: a bounded range scan that starts right after the last-seen item.
+//! Pages: bounded range scans that start right after the last-seen item.
 
 use std::{
     collections::HashMap,
@@ -17,41 +17,42 @@ use crate::{
     store::{Found, Reach, Read, Reading},
 };
 
-/// Items in a page, at the most.
+/// The most items in a page.
 pub(crate) const PAGE_ITEMS_MAX: usize = 1000;
-/// Bytes in a page, at the most, so that a client with gRPC's default limit of 4 MiB can read it.
+/// The most bytes in a page, so that a client with gRPC's default limit of 4 MiB can read it.
 const PAGE_BYTES_MAX: usize = 3 << 20;
-/// Items that one blocking step looks at: some tens of milliseconds, after which a caller that has gone is noticed.
+/// The most items that one blocking step looks at. A step takes some tens of milliseconds; then the scan notices if its caller has
+/// gone.
 const STEP_ITEMS_MAX: usize = 10_000;
-/// Steps of a page whose caller can go on from an empty one.
+/// The most steps of a page whose caller can continue from an empty one.
 const STEPS_MAX: usize = 1;
-/// A tag and the longest length of a record in a page, and the record's revision.
+/// The most bytes that a page adds to a record: a field's tag, the record's length, and its revision.
 const ITEM_OVERHEAD_BYTES: usize = 6 + 11;
 
-/// Which page of which list.
+/// Which page of which list to read.
 #[derive(Clone, Debug)]
 pub(crate) struct Query<R: Resource> {
-    /// Whose resources.
+    /// The projects whose resources are listed.
     pub scope: Scope,
-    /// Items in the page: 1 to [`PAGE_ITEMS_MAX`].
+    /// The most items in the page: 1 to [`PAGE_ITEMS_MAX`].
     pub limit: usize,
-    /// Where it starts.
+    /// Where the page starts.
     pub after: After,
-    /// What is in it.
+    /// The filter for the items.
     pub filter: R::Filter,
-    /// What else must be so of what is in it.
+    /// A further choice among the items.
     pub only: Option<Only>,
-    /// So many of the first of these are left out.
+    /// The number of items to leave out at the start.
     pub skip: usize,
-    /// Whether what only some may see is in it, too.
+    /// Whether the items have their secret fields.
     pub with_secrets: bool,
 }
 
-/// Chooses among encoded resources, but for what only some may see of them.
+/// Chooses among encoded resources. Their secret fields are not part of what it sees.
 #[derive(Clone)]
 pub(crate) struct Only(pub(crate) Arc<Choose>);
 
-/// Whether an encoded resource is chosen.
+/// Tells whether an encoded resource is chosen.
 pub(crate) type Choose = dyn Fn(&[u8]) -> Result<bool, prost::DecodeError> + Send + Sync;
 
 impl fmt::Debug for Only {
@@ -71,20 +72,20 @@ pub(crate) enum After {
     Token(String),
 }
 
-/// A page in the making.
+/// The state of a scan for one page.
 struct Scan<R: Resource> {
     query: Query<R>,
-    /// The bounds of what is still to be looked at.
+    /// The range that is still to be scanned.
     range: keys::Range,
     records: Splice<R>,
-    /// The place of the last item looked at. Empty before the first.
+    /// The place of the last item that was looked at. Empty at the start.
     place: Vec<u8>,
-    /// The place of the last item in the page. Empty before the first.
+    /// The place of the last item in the page. Empty at the start.
     last: Vec<u8>,
     end: End,
 }
 
-/// How a scan stands.
+/// Whether a scan goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     NotYet,
@@ -96,13 +97,13 @@ impl Catalog {
     /// One page of a list.
     ///
     /// # Errors
-    /// If the marker or the token is not of this list, or the store cannot be read.
+    /// If the marker or the token does not belong to this list, or the store cannot be read.
     pub(crate) async fn list<R: Resource>(&self, query: Query<R>) -> Result<Page<R>, Error> {
-        // Read first: what is written while the page is read may be in it, what was before must be.
+        // Read first: the page must show everything committed before this revision, and may show later commits.
         let revision = self.store.revision();
         let seen = self.seen.clone();
         let may_be_empty = matches!(query.after, After::Token(_));
-        // What a filter lets through may lie far apart: such a page may look at very many items.
+        // Items that pass a filter may be far apart. Such a page may have to look at very many items.
         let reach = if takes_what_comes(&query) {
             Reach::Page
         } else {
@@ -173,7 +174,7 @@ impl<R: Resource> Scan<R> {
                 return Ok::<_, Error>(ControlFlow::Break(()));
             }
             looked_at += 1;
-            // The page is full only when there is something that it has no room for.
+            // The page is full only when there is an item that no longer fits.
             if records.count() == query.limit {
                 is_full = true;
                 return Ok(ControlFlow::Break(()));
@@ -187,7 +188,7 @@ impl<R: Resource> Scan<R> {
             };
             let here = keys::place(found.key);
             if !matches.map_err(|_| Error::undecodable(found.key))? {
-                // It is none of them.
+                // The item is not one of those that the caller wants.
             } else if query.skip > 0 {
                 query.skip -= 1;
             } else {
@@ -220,7 +221,7 @@ impl<R: Resource> Scan<R> {
     }
 }
 
-/// What only some may see of the records that a step looks at, by their places.
+/// The secret fields of the records that a step looks at, by their places.
 fn secrets<R: Resource>(
     view: &Reading<'_>,
     query: &Query<R>,
@@ -230,7 +231,7 @@ fn secrets<R: Resource>(
     if view.count(keys::secrets_of_kind::<R>()) == 0 {
         return Ok(secrets);
     }
-    // Each is one of a record, so that those of the first records are among as many first secrets.
+    // Each entry belongs to one record. So the entries of the first `n` records are among the first `n` entries.
     let most = if takes_what_comes(query) {
         query.limit
     } else {
@@ -248,12 +249,12 @@ fn secrets<R: Resource>(
     Ok(secrets)
 }
 
-/// Whether the first records of a query's range are its page, whatever they are.
+/// Whether the page is simply the first records of the query's range.
 fn takes_what_comes<R: Resource>(query: &Query<R>) -> bool {
     compared(query).is_none() && query.only.is_none() && query.skip == 0
 }
 
-/// What records have to be compared with, beyond what their range says of them.
+/// The filter for records, if the range alone does not decide.
 fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<Chosen<R>> {
     let filter = match scope {
         Scope::Project(_) => filter.beyond_names(),
@@ -262,7 +263,7 @@ fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<Chose
     Chosen::of(filter)
 }
 
-/// A record as it stands in a page.
+/// Appends a record in the form that it has in a page.
 fn framed<R: Resource>(record: &[u8], revision: u64, to: &mut Vec<u8>) -> usize {
     let start = to.len();
     start + Splice::<R>::frame(record, revision, to)
@@ -307,7 +308,7 @@ fn place_of_marker<R: Resource>(
             found.ok_or_else(unknown)?
         }
     };
-    // It may have been renamed since: the walk goes on where it saw it.
+    // The item may have been renamed since: the walk goes on from where it saw the item.
     if let Some(place) = seen.get(&locator) {
         return Ok(place.to_vec());
     }

@@ -1,4 +1,4 @@
-//! One commit in the making: what it does to resources, and what the journal keeps beside it.
+//! A commit before it is made: what it does to resources, and what the journal keeps beside that.
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,14 +10,14 @@ use crate::{
     store::{Batch, Write},
 };
 
-/// What one commit does. Of each resource it says one thing only.
+/// What one commit does. It writes each resource only once.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     batch: Batch,
     note: Note,
 }
 
-/// What is kept of a commit beside what it writes: who has asked for it, and what it has replaced.
+/// What the journal keeps of a commit beside its writes: who made it, and what it replaced.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Note {
     #[prost(string, tag = "1")]
@@ -28,20 +28,20 @@ pub(super) struct Note {
     replaced: Vec<Replaced>,
 }
 
-/// What a resource was before: the fields that filters test, so that whoever follows those that match is told of one that no longer
-/// does.
+/// The fields that filters test, as they were before a change. A watch of matching resources learns from them that one no longer
+/// matches.
 #[derive(Clone, PartialEq, Message)]
 struct Replaced {
-    /// The key of its locator.
+    /// The key of the resource's locator.
     #[prost(bytes = "bytes", tag = "1")]
     locator: Bytes,
-    /// An encoded resource that has nothing else.
+    /// An encoded resource that has only these fields.
     #[prost(bytes = "bytes", tag = "2")]
     facets: Bytes,
 }
 
 impl Plan {
-    /// Stores a resource that must not be there yet, stamped with the time.
+    /// Stores a resource that must not exist yet, stamped with the time.
     pub(super) fn create<R: Resource>(&mut self, resource: &mut R, now: Timestamp) {
         resource.set_stamps(Stamps {
             create_time: Some(now),
@@ -57,7 +57,7 @@ impl Plan {
         self.refer(resource, &resource.references(), &[]);
     }
 
-    /// Puts a changed resource, stamped with the time, in the place of the stored one, which must still be as it was read.
+    /// Puts a changed resource, stamped with the time, in place of the stored one. That one must still be as it was read.
     pub(super) fn replace<R: Resource>(
         &mut self,
         stored: &Stored<R>,
@@ -85,7 +85,7 @@ impl Plan {
         } = stored;
         let mut batch = self.take();
         if *has_secret {
-            // Put again, if there still is one.
+            // If the resource still has secret fields, they are put again below.
             batch = batch.delete(keys::secret_of(&record.key));
         }
         if changed.name() != stored.resource.name() {
@@ -102,7 +102,7 @@ impl Plan {
         );
     }
 
-    /// Removes a resource, which must still be as it was read.
+    /// Deletes a resource that must still be as it was read.
     pub(super) fn delete<R: Resource>(&mut self, stored: &Stored<R>) {
         self.expect(stored);
         self.note_replaced(stored);
@@ -116,12 +116,12 @@ impl Plan {
         self.refer(resource, &[], &resource.references());
     }
 
-    /// Commits only if a key is still at this revision, or still holds nothing.
+    /// Lets the commit happen only if a key is still at this revision, or still has no value.
     pub(super) fn expect_key(&mut self, key: Vec<u8>, revision: Option<u64>) {
         self.batch = self.take().expect(key, revision);
     }
 
-    /// Keeps those findable that refer to others.
+    /// Keeps the references of a resource findable.
     fn refer<R: Resource>(
         &mut self,
         resource: &R,
@@ -130,7 +130,7 @@ impl Plan {
     ) {
         let (project, id) = (resource.project_id(), id_of(resource));
         let mut batch = self.take();
-        // Whoever has read all users of a resource must see that they are others now.
+        // A transaction that has read all references to a resource must notice that these have changed.
         let changed = |batch: Batch, of| batch.put(keys::users_of::<R>(of, project), Bytes::new());
         for &of in before.iter().filter(|of| !now.contains(of)) {
             batch = changed(batch.delete(keys::user::<R>(of, project, &id)), of);
@@ -142,17 +142,17 @@ impl Plan {
         self.batch = batch;
     }
 
-    /// What it takes, in bytes.
+    /// How many bytes the commit writes.
     pub(super) fn bytes(&self) -> usize {
         self.batch.bytes()
     }
 
-    /// Whether it does anything.
+    /// Whether the commit does anything.
     pub(super) fn writes(&self) -> bool {
         self.batch.writes()
     }
 
-    /// Commits only if a resource is still as it was read.
+    /// Lets the commit happen only if a resource is still as it was read.
     pub(super) fn expect<R: Resource>(&mut self, stored: &Stored<R>) {
         let Stored {
             locator, record, ..
@@ -163,7 +163,7 @@ impl Plan {
             .expect(record.key.clone(), Some(record.revision));
     }
 
-    /// The commit, with who has asked for it.
+    /// The commit as a batch, with its author.
     pub(super) fn signed(mut self, author: Option<&Author>) -> Batch {
         if let Some(author) = author {
             (*author.caller).clone_into(&mut self.note.caller);
@@ -188,14 +188,14 @@ impl Plan {
 }
 
 impl Note {
-    /// The note of a commit.
+    /// The note among a commit's writes.
     pub(super) fn of(writes: &[Write]) -> Note {
         let note = writes.iter().rfind(|write| write.key == keys::NOTE[..]);
         let value = note.and_then(|note| note.value.clone());
         Note::decode(value.unwrap_or_default()).unwrap_or_default()
     }
 
-    /// The facets of what a resource was before, by the key of its locator.
+    /// The facets of a resource before the commit, by the key of its locator.
     pub(super) fn replaced(&self, locator: &[u8]) -> Option<&[u8]> {
         let replaced = self.replaced.iter();
         let mut replaced = replaced.filter(|replaced| replaced.locator == locator);

@@ -1,5 +1,6 @@
-//! What of a resource only some may see. It is stored apart from the record, which pages of lists are made of, as a resource that
-//! has nothing else: behind the record it makes the whole message, since protobuf's fields may stand in any order.
+//! The secret fields of a resource, which only some callers may see. They are stored apart from the record, because pages of lists
+//! are made of records. They are stored as a resource that has only these fields: appended to the record they give the whole
+//! message, since protobuf allows fields in any order.
 
 use bytes::Bytes;
 
@@ -9,7 +10,7 @@ use crate::{
     store::{self, Batch, Found, Read, Reading},
 };
 
-/// Puts a resource to its record's key, and what only some may see of it apart.
+/// Puts a resource's record and, apart from it, its secret fields.
 pub(super) fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &mut R) -> Batch {
     let secret = resource.take_secret().map(|secret| secret.encode_to_vec());
     let open = resource.encode_to_vec();
@@ -24,7 +25,7 @@ pub(super) fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &mut R) 
     batch.put(record, open)
 }
 
-/// What only some may see of the resource in a record, if there is anything.
+/// The secret fields of the resource with this record, if it has any.
 pub(super) fn of<R: Resource>(
     read: &impl Read,
     record: &[u8],
@@ -36,7 +37,7 @@ pub(super) fn of<R: Resource>(
     Ok(secret.map(|secret| secret.value))
 }
 
-/// As [`of`], in a view, which knows whether there is any at all.
+/// Like [`of`], for a view, which knows whether there are any secret fields at all.
 pub(super) fn in_view<R: Resource>(
     view: &Reading<'_>,
     record: &[u8],
@@ -47,12 +48,12 @@ pub(super) fn in_view<R: Resource>(
     of::<R>(view, record)
 }
 
-/// The encoded resource with what only some may see.
+/// The encoded resource with its secret fields.
 pub(super) fn whole(record: &[u8], secret: &[u8]) -> Vec<u8> {
     [record, secret].concat()
 }
 
-/// The resource in a record, with its revision, and with what only some may see, if it has anything.
+/// The resource in a record, with its revision and its secret fields.
 pub(super) fn decode_whole<R: Resource>(
     record: Found<'_>,
     secret: Option<&[u8]>,

@@ -1,9 +1,8 @@
-//! Where items were last seen at the end of a page, so that a walk by marker goes on from there though the item has been
-//! renamed meanwhile.
+//! Where each page's last item stood, so that a walk by marker goes on from there even if the item has been renamed meanwhile.
 //!
-//! A marker names an item, and a walk means the place where it saw it. The server remembers the last item of each page that
-//! it gives, for as long as there are not too many others. Where two walks have seen an item at different places, or the
-//! server has started anew, it cannot be known, and the item's present place counts; a page token always knows.
+//! A marker names an item, but a walk means the place where it saw that item. The server remembers the last items of recent pages.
+//! If two walks have seen an item at different places, or if the server has restarted, the place is not known. Then the item's
+//! present place counts. A page token always knows its place.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-/// Items whose place is remembered: some MiB, and more than there are walks under way.
+/// The most places to remember. They take some MiB, and there are more of them than walks at a time.
 const PLACES_MAX: usize = 16_384;
 
 /// The places, by the key of the item's locator.
@@ -22,12 +21,12 @@ pub(super) struct Seen(Mutex<Places>);
 #[derive(Debug, Default)]
 struct Places {
     places: HashMap<Vec<u8>, Bytes>,
-    /// The keys in the order in which they came: the first goes first.
+    /// The keys in the order in which they were added: the oldest is removed first.
     order: VecDeque<Vec<u8>>,
 }
 
 impl Seen {
-    /// The item of this locator was the last of a page, at this place.
+    /// Remembers that the item with this locator was the last of a page, at this place.
     pub(super) fn put(&self, locator: Vec<u8>, place: Bytes) {
         let Places { places, order } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if places.insert(locator.clone(), place).is_none() {
@@ -40,7 +39,7 @@ impl Seen {
         }
     }
 
-    /// Where the item of this locator was seen.
+    /// The place where the item with this locator was last seen.
     pub(super) fn get(&self, locator: &[u8]) -> Option<Bytes> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.places.get(locator).cloned()

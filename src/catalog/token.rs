@@ -1,9 +1,9 @@
-//! Page tokens: a place in a list, bound to the list that it is of.
+//! Page tokens: each names a place in one list.
 //!
-//! A token is URL-safe base64 of a version byte, the place (project, name and id of the last item looked
-//! at) and a CRC-32C over these and over the store, kind, scope and filter. The checksum keeps a token
-//! from being used for another list by mistake; it is not a secret: whoever makes up a token is shown what
-//! the request's project may be shown, from another place on.
+//! A token is URL-safe base64 of a version byte, the place (project, name and id of the last item that was looked at) and a
+//! CRC-32C. The checksum covers these bytes, the store, the kind, the scope and the filter. It keeps a token from being used for
+//! another list by mistake. It is not a secret: a made-up token shows only what the request's project may show anyway, from another
+//! place on.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
@@ -13,10 +13,10 @@ use crate::resource::{Resource, Violations};
 
 const VERSION: u8 = 2;
 const CRC_BYTES: usize = 4;
-/// Longer than any token that was ever given out: a project, a name and an id.
+/// The most bytes in a token. A token with the longest project, name and id is shorter.
 const TOKEN_BYTES_MAX: usize = 1024;
 
-/// The token of the place in the list.
+/// The token of a place in a list.
 pub(super) fn write<R: Resource>(
     store: Uuid,
     scope: &Scope,
@@ -32,7 +32,7 @@ pub(super) fn write<R: Resource>(
 /// The place that a token names.
 ///
 /// # Errors
-/// If it is no token, or of another list.
+/// If it is not a token, or belongs to another list.
 pub(super) fn read<R: Resource>(
     store: Uuid,
     scope: &Scope,

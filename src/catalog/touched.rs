@@ -1,4 +1,4 @@
-//! What a commit did, resource by resource, as its writes say it.
+//! The resources that a commit touched, read from its writes.
 
 use bytes::Bytes;
 
@@ -13,17 +13,17 @@ pub(super) struct Touched<'a> {
     pub(super) project: &'a str,
     /// The bytes of its id.
     pub(super) id: &'a [u8],
-    /// Its name, or, once it is deleted, the last one that it had.
+    /// Its name. After a delete, this is the last name that it had.
     pub(super) name: &'a str,
     pub(super) deed: Deed,
-    /// The key and the value of its record, unless it was deleted.
+    /// The key and the value of its record. `None` if it was deleted.
     pub(super) record: Option<(&'a Bytes, &'a Bytes)>,
-    /// What of it only some may see, if it has anything: it is put again with each change of its record.
+    /// Its secret fields, if it has any. They are written again with each change of the record.
     pub(super) secret: Option<&'a Bytes>,
 }
 
 impl Touched<'_> {
-    /// Its id, of this kind.
+    /// The id of a resource of this kind as text.
     pub(super) fn id_of(&self, kind: Kind) -> String {
         if kind.is_named_by_id {
             self.name.to_owned()
@@ -33,7 +33,7 @@ impl Touched<'_> {
     }
 }
 
-/// What was done to a resource.
+/// The kinds of change to a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
     Created,
@@ -41,7 +41,7 @@ pub(super) enum Deed {
     Deleted,
 }
 
-/// What a commit did to the resources for which `is_wanted`, by kind and project, in order.
+/// What a commit did to the resources for which `is_wanted` (by kind and project), in order.
 pub(super) fn touched(writes: &[Write], is_wanted: impl Fn(u8, &str) -> bool) -> Vec<Touched<'_>> {
     let mut all: Vec<Touched<'_>> = Vec::new();
     for Write { key, value } in writes {
@@ -55,7 +55,7 @@ pub(super) fn touched(writes: &[Write], is_wanted: impl Fn(u8, &str) -> bool) ->
             continue;
         }
         let is_it = |it: &Touched<'_>| (it.tag, it.project, it.id) == (tag, project, id);
-        // Most commits are about one resource, and what is said of one stands together.
+        // Most commits touch one resource, and the writes of one resource stand together.
         let at = all.iter().rposition(is_it).unwrap_or_else(|| {
             all.push(Touched {
                 tag,
@@ -70,7 +70,7 @@ pub(super) fn touched(writes: &[Write], is_wanted: impl Fn(u8, &str) -> bool) ->
         });
         let it = &mut all[at];
         match (parsed.part, value) {
-            // What is named anew has its locator put, too, but its old record is removed.
+            // A rename puts the locator and the new record, and deletes the old record.
             (keys::Part::Locator, Some(_)) if it.record.is_none() && it.name.is_empty() => {
                 it.deed = Deed::Created;
             }

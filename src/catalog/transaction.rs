@@ -1,4 +1,4 @@
-//! What is read and written as one: resources of a project, and those that have to do with them.
+//! A transaction: resources of a project, and their neighbours, read and written as one.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +10,7 @@ use crate::{
     store::{Found, Read, Reading},
 };
 
-/// What one commit comes from, and what it does. It may be made several times, until nothing has changed meanwhile.
+/// Collects what one commit reads and writes. It is built again if anything that it has read has changed meanwhile.
 pub(crate) struct Transaction<'a> {
     view: &'a Reading<'a>,
     project: &'a ProjectId,
@@ -28,7 +28,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// What is to be committed, if anything is.
+    /// The commit, if there is anything to commit.
     pub(super) fn into_plan(self) -> Option<Plan> {
         Some(self.plan).filter(Plan::writes)
     }
@@ -38,10 +38,10 @@ impl<'a> Transaction<'a> {
         self.now
     }
 
-    /// What is stored under an id. It must still be so when this is committed.
+    /// The resource with an id. It must not change until this is committed.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the store cannot be read.
     pub(crate) fn get<R: Resource>(&mut self, id: &ResourceId) -> Result<Option<Stored<R>>, Error> {
         let stored = find(self.view, self.project.as_str(), id)?;
         if let Some(stored) = &stored {
@@ -50,7 +50,7 @@ impl<'a> Transaction<'a> {
         Ok(stored)
     }
 
-    /// What is stored under an id, if it is at the revision that is expected, if one is.
+    /// The resource with an id. It must be at the expected revision, if one is given.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Stale`].
@@ -72,10 +72,10 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Stores a new resource, which has been checked, and says how.
+    /// Stores a new, checked resource, and returns it as stored.
     ///
     /// # Errors
-    /// What it is refused with by what it has to do with, and by its rules, if it changes by that.
+    /// What the neighbours refuse; every broken rule, if the neighbours change the resource.
     pub(crate) fn create<R: Resource>(&mut self, mut resource: R) -> Result<R, Error> {
         if resource.settle(None, self)? {
             resource = Valid::changed(resource)?.into_inner();
@@ -84,10 +84,10 @@ impl<'a> Transaction<'a> {
         Ok(resource)
     }
 
-    /// Puts a changed resource in the place of what is stored, if it differs, and says how it is then.
+    /// Puts a changed resource in place of the stored one if it differs, and returns it as stored.
     ///
     /// # Errors
-    /// What it is refused with by its rules, and by what it has to do with.
+    /// Every broken rule; what the neighbours refuse.
     pub(crate) fn replace<R: Resource>(
         &mut self,
         stored: &Stored<R>,
@@ -99,17 +99,17 @@ impl<'a> Transaction<'a> {
         Ok(changed)
     }
 
-    /// Removes what is stored.
+    /// Deletes a stored resource.
     ///
     /// # Errors
-    /// What it is refused with by what it has to do with.
+    /// What the neighbours refuse.
     pub(crate) fn delete<R: Resource>(&mut self, stored: &Stored<R>) -> Result<(), Error> {
         stored.resource.depart(self)?;
         self.remove(stored);
         Ok(())
     }
 
-    /// Removes what has been taken out of all that it had to do with.
+    /// Deletes a resource to which no neighbour refers any more.
     pub(crate) fn remove<R: Resource>(&mut self, stored: &Stored<R>) {
         self.plan.delete(stored);
     }
@@ -123,7 +123,7 @@ impl<'a> Transaction<'a> {
         let _all = self.view.scan::<Error>(
             keys::starting_with(all.clone()),
             |Found { key, .. }| {
-                // The first is that of all of them.
+                // The first key is the one that stands for all of them.
                 users.extend(keys::id_of_user(key).filter(|_| key.len() > all.len()));
                 Ok(ControlFlow::Continue(()))
             },
@@ -164,7 +164,7 @@ impl Neighbours for Transaction<'_> {
         &mut self,
         of: &ResourceId,
     ) -> Result<Vec<ResourceId>, Error> {
-        // Read first: who comes meanwhile has it written anew.
+        // Read first: a reference that is added meanwhile writes this key again.
         let key = keys::users_of::<R>((Of::KIND.tag, *of.as_bytes()), self.project.as_str());
         let last = self.view.get(&key)?.map(|entry| entry.revision);
         self.plan.expect_key(key, last);

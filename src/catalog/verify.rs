@@ -1,4 +1,4 @@
-//! Reading all of a catalog: that records and locators agree, both ways, and what a scope holds.
+//! Reads the whole catalog: checks that records and locators agree, and visits all resources of a scope.
 
 use prost::Message;
 
@@ -9,7 +9,7 @@ use crate::{
     store::{Error, Found, Read},
 };
 
-/// How many resources a store holds, of all projects.
+/// How many resources a store holds in all projects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
@@ -25,11 +25,11 @@ pub struct Counts {
     pub sessions: u64,
 }
 
-/// Checks that each resource can be read, stands under its own name, and is found by its id, and that each id leads to a
-/// resource. Reads everything: only for a store that is not being written to.
+/// Checks that each resource decodes, stands under its own name and is found by its id, and that each id leads to a resource. This
+/// reads everything, and the store must not be written to meanwhile.
 ///
 /// # Errors
-/// [`Error::Corrupt`] naming the key that is wrong.
+/// [`Error::Corrupt`] with the key that is wrong.
 pub(crate) fn verify(store: &impl Read) -> Result<Counts, Error> {
     verify_references(store)?;
     Ok(Counts {
@@ -73,7 +73,7 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
             None => Err(wrong(key, "is not there, but a part of it is")),
         }
     })?;
-    // Each record has its own locator, so as many locators as records means that each of them leads to one.
+    // Each record has its own locator. So if there are as many locators as records, each of them leads to a record.
     let mut locators = 0;
     let all = keys::starting_with(keys::locators_of_kind::<R>().to_vec());
     store.for_each::<Error>(all, |_| {
@@ -89,7 +89,7 @@ fn verify_kind<R: Resource>(store: &impl Read) -> Result<u64, Error> {
     }
 }
 
-/// Checks that whatever is said to refer to a resource is there, and does.
+/// Checks that each reference leads from a resource that has it to a resource that exists.
 fn verify_references(store: &impl Read) -> Result<(), Error> {
     let all = keys::starting_with(keys::users_of_kind::<Action>().to_vec());
     store.for_each::<Error>(all, |Found { key, .. }| {
@@ -113,10 +113,10 @@ fn verify_references(store: &impl Read) -> Result<(), Error> {
     })
 }
 
-/// Hands every resource of a scope to `visit`, in order.
+/// Calls `visit` for every resource of a scope, in order.
 ///
 /// # Errors
-/// If a record cannot be read; what `visit` refuses with.
+/// If a record cannot be read; any error that `visit` returns.
 pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
     read: &impl Read,
     scope: &Scope,

@@ -1,7 +1,8 @@
-//! Watches: what is stored, then every change to it, in order, without a gap.
+//! Watches: first what is stored, then every change to it, in order and without a gap.
 //!
-//! What matches is known from the journal alone, which has of each commit what it has replaced: so a watch remembers nothing of what
-//! it has sent, and one that is resumed after a revision says just what the one before would have said.
+//! The journal keeps what each commit replaced. So the journal alone tells which resources match a filter or no longer match it,
+//! and a watch does not have to remember what it has sent. A watch that is resumed after a revision sends exactly what the first
+//! one would have sent.
 
 use std::{
     collections::VecDeque,
@@ -26,43 +27,43 @@ use crate::{
     store::{self, Group, Pulled, Reach, Reading, Write},
 };
 
-/// What a watch has ready at a time, in bytes: what one that is not read holds. Of changes it is more, which are mostly shared by those
-/// who watch them, while a group that is older is read again for what was left of it.
+/// The most bytes of stored resources that a watch has ready: a watch that nobody reads holds this much. Changes may take more,
+/// because the watches of the same resources share them, and because an older group of commits has to be read again for its rest.
 const READY_STATE_BYTES_MAX: usize = 8 << 10;
 const READY_CHANGES_BYTES_MAX: usize = 32 << 10;
-/// Records that one step looks at: some tens of milliseconds.
+/// The most records that one step looks at. A step takes some tens of milliseconds.
 const STEP_ITEMS_MAX: usize = 10_000;
-/// How often a watch says where it is, whatever happens: so often whoever reads it knows that it lives, and that going on after
-/// what it last said does not fall out of the history.
+/// How often a watch reports its revision if nothing else happens. Its reader then knows that the watch is alive, and has a recent
+/// revision to resume after, which the history still holds.
 pub(crate) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What is watched.
+/// What to watch.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchQuery<R: Resource> {
-    /// Whose resources.
+    /// The projects whose resources are watched.
     pub(crate) scope: Scope,
-    /// Which of them.
+    /// The filter for the resources.
     pub(crate) filter: R::Filter,
-    /// The last revision that was seen. 0 says what is stored first.
+    /// The last revision that the reader has seen. After 0, what is stored comes first.
     pub(crate) after_revision: u64,
-    /// Whether what only some may see is said, too.
+    /// Whether the resources have their secret fields.
     pub(crate) with_secrets: bool,
-    /// How often it says where it is.
+    /// How often the watch reports its revision.
     pub(crate) bookmark_interval: Duration,
 }
 
-/// A watch. It is pulled by its reader, and holds nobody up.
+/// A running watch. Its reader pulls events; a slow reader delays nobody.
 #[derive(Debug)]
 pub(crate) struct Watch<R: Resource> {
     catalog: Catalog,
     query: WatchQuery<R>,
-    /// What is compared with the filter, if anything is.
+    /// The filter for records, if the range alone does not decide.
     chosen: Option<Chosen<R>>,
-    /// What is still to be read of what is stored, if anything is.
+    /// The range of stored resources that is still to be sent, if any.
     state: Option<keys::Range>,
     changes: store::Changes,
     bell: Listening,
-    /// The revision when it began: once it has come so far it says so.
+    /// The store's revision when the watch began. When the watch gets there, it says that it is in sync.
     head: u64,
     has_caught_up: bool,
     bookmark_at: Instant,
@@ -71,22 +72,22 @@ pub(crate) struct Watch<R: Resource> {
 }
 
 impl Catalog {
-    /// Has bells rung, if nobody does yet.
+    /// Starts the task that rings the bells, unless it runs already.
     fn ring_bells(&self) {
         self.bells.ring_for(|after| self.store.changes(after));
     }
 
-    /// Watches.
+    /// Begins a watch.
     ///
     /// # Errors
-    /// [`Error::Ahead`] if the revision to go on after is one that this store has not reached.
+    /// [`Error::Ahead`] if the store has not reached the revision to resume after.
     pub(crate) fn watch<R: Resource>(&self, query: WatchQuery<R>) -> Result<Watch<R>, Error> {
         let head = self.revision();
         let after = query.after_revision;
         if after > head {
             return Err(Error::Ahead { after, head });
         }
-        // What is committed while the state is read is said behind it.
+        // What is committed while the state is read is sent after it.
         let (state, after) = match after {
             0 => {
                 let all = keys::records::<R>(&query.scope, query.filter.names(), None);
@@ -110,7 +111,7 @@ impl Catalog {
     }
 }
 
-/// What a query watches, as far as that is told apart.
+/// The topic that a query watches.
 fn topic<R: Resource>(query: &WatchQuery<R>) -> Topic {
     let mut filter = query.filter.clone();
     let client_id = filter.client_id().map(std::mem::take);
@@ -125,11 +126,11 @@ fn topic<R: Resource>(query: &WatchQuery<R>) -> Topic {
 }
 
 impl<R: Resource> Watch<R> {
-    /// What comes next. Nothing is lost if the future is dropped.
+    /// Waits for the next event. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if what comes next is gone: read all, and go on from there. [`Error::Store`] if the store is closing, or
-    /// cannot be read.
+    /// [`Error::Compacted`] if the next changes are no longer kept: read everything, and go on from there. [`Error::Store`] if the
+    /// store is closing, or cannot be read.
     pub(crate) async fn next(&mut self) -> Result<Watched<R>, Error> {
         loop {
             if let Some(next) = self.ready.pop_front() {
@@ -172,13 +173,13 @@ impl<R: Resource> Watch<R> {
         self.ready.push_back(Watched::synced(self.changes.after()));
     }
 
-    /// Makes ready some more of what is stored.
+    /// Makes the next part of the stored resources ready.
     async fn read_state(&mut self) -> Result<(), Error> {
         let range = self.state.clone().expect("there is more to read");
         let query = self.query.clone();
         let until = self.head;
         let store = self.catalog.store.clone();
-        // What a filter lets through may lie far apart.
+        // Resources that pass a filter may be far apart.
         let reach = if self.chosen.is_some() {
             Reach::Far
         } else {
@@ -191,7 +192,7 @@ impl<R: Resource> Watch<R> {
         Ok(())
     }
 
-    /// Makes ready what a group of commits says of what is watched, as far as there is room.
+    /// Makes a group's events ready, as many as there is room for.
     fn take(&mut self, group: &Group) -> Result<(), Error> {
         for change in &group.changes {
             if self.ready_bytes >= READY_CHANGES_BYTES_MAX {
@@ -214,7 +215,7 @@ impl<R: Resource> Watch<R> {
         };
         let first = self.ready.len();
         for touched in touched(writes, is_watched) {
-            // More may come of the same commit: whoever goes on after this must see that.
+            // The same commit may have more events. A watch that is resumed after this one must see those.
             let seen = revision - 1;
             if let Some(said) = self.said(&touched, seen, revision, writes)? {
                 self.ready_bytes += prost::Message::encoded_len(&said);
@@ -227,7 +228,7 @@ impl<R: Resource> Watch<R> {
         Ok(())
     }
 
-    /// What a commit says of a resource to who watches those that match.
+    /// The event that a change means for a watch of matching resources, if it means any.
     fn said(
         &self,
         touched: &Touched<'_>,
@@ -252,7 +253,7 @@ impl<R: Resource> Watch<R> {
         let has_matched = touched.deed != Deed::Created
             && match Note::of(writes).replaced(&locator) {
                 Some(facets) => self.matches(&locator, facets)?,
-                // Written by a version that kept none of this.
+                // The commit was written by a version that kept no facets.
                 None => true,
             };
         Ok(has_matched.then(|| Watched::removed(seen, touched.id_of(R::KIND))))
@@ -272,8 +273,8 @@ fn matches<R: Resource>(
     matches.map_err(|_| Error::undecodable(key))
 }
 
-/// What is stored in a range, as far as there is room, and the range that is left. What was written after `until` is said by its
-/// change.
+/// Reads stored resources of a range as long as there is room. Returns them with the rest of the range. What was written after
+/// `until` is left to the change that wrote it.
 fn step<R: Resource>(
     view: &Reading<'_>,
     query: &WatchQuery<R>,

@@ -23,7 +23,7 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// The fields, read as `read` does, and the paths of the mask.
+    /// The fields as `read` reads them, and the paths of the mask.
     pub(super) fn read<T>(
         self,
         read: impl FnOnce(&Value) -> Result<(T, Vec<String>), Violations>,
@@ -31,17 +31,17 @@ impl Fields {
         if let Some(file) = &self.file {
             return Ok((document::read(file, read)?, self.mask));
         }
-        // A key that was left out is no field: the server says so about its path in the mask.
+        // A key that `read` left out is not a field. The server says so about its path in the mask.
         let (fields, _) = read(&nested(&self.assignments))?;
         let paths = self.assignments.into_iter().map(|(path, _)| path).collect();
         Ok((fields, paths))
     }
 }
 
-/// The ids that a delete is about: those that were typed, or else those that `find` finds by the filter, if one is set.
+/// The ids that a delete means: the ones that were typed, or the ones that `find` finds by the filter, if one is set.
 ///
 /// # Errors
-/// If there are neither, or both; if the answer to whether they may go is no.
+/// If there are neither, or both; if the person does not confirm.
 pub(super) async fn chosen(
     typed: Vec<String>,
     is_filtered: bool,
@@ -62,10 +62,10 @@ pub(super) async fn chosen(
     }
 }
 
-/// Asks before so many are deleted, unless `yes` says so already.
+/// Asks for confirmation before this many are deleted, unless `yes` is set.
 ///
 /// # Errors
-/// If the answer is no, or nobody can be asked.
+/// If the answer is no, or there is no terminal to ask on.
 fn confirm(count: usize, noun: &str, yes: bool) -> Result<(), Error> {
     if yes {
         return Ok(());
@@ -94,7 +94,7 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// The document in which each path has its value.
+/// A document in which each path has its value.
 fn nested(assignments: &[(String, String)]) -> Value {
     let mut document = Value::Object(Map::new());
     for (path, value) in assignments {

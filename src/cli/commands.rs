@@ -1,4 +1,4 @@
-//! What every kind of resource is asked for on the command line: to be listed, watched, shown, created, changed and deleted.
+//! The commands that every kind of resource has: list, watch, get, create, update and delete.
 
 use serde_json::Value;
 
@@ -122,7 +122,7 @@ pub(super) struct Delete<F: clap::Args> {
     filter: F,
 }
 
-/// A connection, and the project that a command is about.
+/// A connection, and the project that a command works in.
 pub(super) struct Place {
     pub(super) channel: Channel,
     pub(super) project_id: String,
@@ -137,7 +137,7 @@ impl Place {
         })
     }
 
-    /// The whole id that a person has typed.
+    /// The whole id for what a person has typed.
     pub(super) async fn resolve<R: Remote>(&self, typed: &str) -> Result<String, Error> {
         if R::KIND.is_named_by_id {
             return Ok(typed.to_owned());
@@ -164,7 +164,7 @@ where
     .await
 }
 
-/// As [`list`], of what may be watched as well.
+/// Like [`list`], for a kind that can be watched, too.
 pub(super) async fn list_or_watch<R: Watchable, F: clap::Args>(args: Listed<F>) -> Result<(), Error>
 where
     R::Filter: From<F>,
@@ -250,7 +250,7 @@ where
     .await
 }
 
-/// The document of a resource that has just its fields.
+/// The document of a resource that has only its own fields.
 pub(super) fn document_of<R: Remote>(resource: &R) -> Value {
     Writer::of_fields::<R>(Form::Full).json_of(resource)
 }

@@ -1,7 +1,7 @@
 //! Settings of `icebox serve` in a file, and `icebox config`, which shows what counts.
 //!
-//! A file's keys are the options' names. What neither the command line nor the environment says is added to the command line from
-//! the file, so that an option has one set of rules wherever it stands.
+//! The keys of a file are the names of the options. Options that neither the command line nor the environment sets are added to the
+//! command line from the file. So an option follows the same rules wherever it is set.
 
 use std::{
     ffi::OsString,
@@ -30,26 +30,26 @@ enum Command {
     Print(serve::Args),
 }
 
-/// The command line with what a file adds to it.
+/// The command line, and what a file adds to it.
 pub(super) struct Settings {
     pub(super) cli: Cli,
-    /// With what the file adds.
+    /// The command line with what the file adds.
     whole: ArgMatches,
-    /// Without that.
+    /// The command line alone.
     own: ArgMatches,
     file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Parses what the process was started with. Ends it, as clap does, if that is wrong.
+    /// Parses the command line. If it is wrong, the process ends as clap ends it.
     ///
     /// # Errors
-    /// What is wrong with the file that it names.
+    /// If the file that it names is wrong.
     pub(super) fn parse() -> Result<Settings, Error> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let (own, refused) = match Cli::command().try_get_matches_from(&arguments) {
             Ok(own) => (own, None),
-            // What is missing a file may still say.
+            // The file may still set what is missing.
             Err(error) => {
                 let lenient = Cli::command().ignore_errors(true);
                 match lenient.try_get_matches_from(&arguments) {
@@ -83,7 +83,7 @@ impl Settings {
         }
     }
 
-    /// Where the value of a setting comes from, if it has one.
+    /// Where the value of a setting comes from, if it has a value.
     fn origin(&self, arg: &Arg) -> Option<String> {
         let id = arg.get_id().as_str();
         let own = innermost(&self.own).value_source(id);
@@ -127,7 +127,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
     )?)
 }
 
-/// The option that names the file, which is no setting in it.
+/// The option that names the file. It cannot be set in the file.
 const FILE: &str = "config";
 
 /// The options of `icebox serve`.
@@ -136,26 +136,26 @@ fn options() -> Vec<Arg> {
     command.get_arguments().cloned().collect()
 }
 
-/// What a setting is called in a file.
+/// The key of a setting in a file.
 fn key(arg: &Arg) -> Option<String> {
     arg.get_long().map(|long| long.replace('-', "_"))
 }
 
-/// What was said to the command that was chosen.
+/// The arguments of the command that was chosen.
 fn innermost(matches: &ArgMatches) -> &ArgMatches {
     matches
         .subcommand()
         .map_or(matches, |(_, chosen)| innermost(chosen))
 }
 
-/// The file that the command line or the environment names, if the command is one that takes it.
+/// The file that the command line or the environment names, if the command takes one.
 fn file_in(matches: &ArgMatches) -> Option<PathBuf> {
     let chosen = innermost(matches);
     let file = chosen.try_get_one::<PathBuf>(FILE).ok().flatten()?;
     Some(file.clone())
 }
 
-/// What a file adds to the command line.
+/// The arguments that a file adds to the command line.
 fn added(file: &Path, own: &ArgMatches) -> Result<Vec<OsString>, Error> {
     let shown = file.display();
     let failed = |what: String| Error::Usage(format!("{shown}: {what}"));
@@ -206,7 +206,7 @@ fn added(file: &Path, own: &ArgMatches) -> Result<Vec<OsString>, Error> {
     }
 }
 
-/// A value as TOML has it.
+/// A value in TOML.
 fn toml_of(text: &str) -> String {
     if text.parse::<u64>().is_ok() || matches!(text, "true" | "false") {
         text.to_owned()

@@ -23,15 +23,15 @@ use crate::freezer_json::Documented;
 
 /// How long to wait for a server to take the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait for one answer: longer than the server lets a write wait.
+/// How long to wait for one answer. This is longer than the server lets a write wait.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// A page of 3 MiB then arrives without waiting for the window: gRPC's default of 64 KiB halves the rate.
+/// With this window a page of 3 MiB arrives without waiting. gRPC's default of 64 KiB halves the rate.
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// Where a server is when nobody says otherwise.
+/// The server's address if nothing else names it.
 const SERVER_DEFAULT: &str = "127.0.0.1:50051";
 
-/// Where the server is and whose records are meant.
+/// Which server to call, and whose records are meant.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Connection {
     /// The server: host:port, http://host:port, https://host:port or unix:PATH (default: the context's, or 127.0.0.1:50051)
@@ -64,7 +64,7 @@ pub struct Connection {
     context: Option<String>,
 }
 
-/// A server, to which every call brings the caller's token, if there is one.
+/// A channel to a server. It adds the caller's token to each call, if there is one.
 pub type Channel = InterceptedService<transport::Channel, Bearer>;
 
 /// A caller's token.
@@ -82,7 +82,7 @@ impl Interceptor for Bearer {
     }
 }
 
-/// The address as an endpoint takes it.
+/// The address in the form that an endpoint takes.
 fn parse(server: &str) -> Result<String, Error> {
     let usage = |reason: &str| Error::Usage(format!("--server {server}: {reason}"));
     if let Some(path) = server.strip_prefix("unix:") {
@@ -111,14 +111,14 @@ fn parse(server: &str) -> Result<String, Error> {
 }
 
 impl Connection {
-    /// The context that is named, or the one in use.
+    /// The context that is named, or else the one in use.
     fn context(&self) -> Result<Context, Error> {
         Config::read()?.context(self.context.as_deref().filter(|name| !name.is_empty()))
     }
 
     /// The server's address.
     fn server(&self) -> Result<String, Error> {
-        // An environment variable that is set to nothing names nothing.
+        // An empty environment variable counts as not set.
         if let Some(server) = self.server.as_ref().filter(|server| !server.is_empty()) {
             return Ok(server.clone());
         }
@@ -131,7 +131,7 @@ impl Connection {
     /// Connects to the server.
     ///
     /// # Errors
-    /// If the address cannot be understood or nobody answers there.
+    /// If the address is not valid, or nobody answers there.
     pub async fn connect(&self) -> Result<Channel, Error> {
         let server = self.server()?;
         let bearer = self.bearer()?;
@@ -172,10 +172,10 @@ impl Connection {
         Ok(InterceptedService::new(channel, bearer))
     }
 
-    /// Trusts whom this machine trusts, and shows the certificate, if there is one.
+    /// Trusts the certificate authorities that this machine trusts, and shows the client certificate, if there is one.
     ///
     /// # Errors
-    /// If that cannot be read.
+    /// If a file cannot be read.
     fn tls(&self) -> Result<ClientTlsConfig, Error> {
         let tls = ClientTlsConfig::new().with_native_roots();
         let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) else {
@@ -188,7 +188,7 @@ impl Connection {
     /// The token, if there is one.
     ///
     /// # Errors
-    /// If its file cannot be read, or holds none.
+    /// If its file cannot be read, or is empty.
     fn bearer(&self) -> Result<Bearer, Error> {
         let file = self
             .token_file
@@ -211,22 +211,22 @@ impl Connection {
         let bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()));
         let mut bearer =
             bearer.map_err(|_| Error::Usage("the token holds what no token does".into()))?;
-        // It is shown in no log.
+        // This keeps it out of every log.
         bearer.set_sensitive(true);
         Ok(Bearer(Some(bearer)))
     }
 
-    /// The project that the command is about.
+    /// The project that the command works in.
     ///
     /// # Errors
-    /// If none is named.
+    /// If no project is named.
     pub fn project(&self) -> Result<String, Error> {
         self.project_if_named()?.ok_or_else(|| {
             Error::Usage("which project? Name it with --project, or set ICEBOX_PROJECT".into())
         })
     }
 
-    /// The project that the command is about, if one is named.
+    /// The project that the command works in, if one is named.
     ///
     /// # Errors
     /// If the configuration cannot be read.
@@ -243,7 +243,7 @@ fn read_text(file: &Path) -> Result<String, Error> {
         .map_err(|error| Error::Failed(format!("{} cannot be read: {error}", file.display())))
 }
 
-/// Whether only this machine can be reached at an address that was parsed.
+/// Whether only this machine can be reached at a parsed address.
 fn is_local(address: &str) -> bool {
     let Some((_, authority)) = address.split_once("://") else {
         return true;
@@ -260,7 +260,7 @@ pub(super) fn without_token(channel: transport::Channel) -> Channel {
     InterceptedService::new(channel, Bearer(None))
 }
 
-/// Into which project a document is put that may name one itself.
+/// Chooses the project of a document that may name a project itself.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(super) struct Placing {
     /// Put it into this project, whichever the document names
@@ -279,7 +279,7 @@ impl Placing {
     /// Puts a resource into its project.
     ///
     /// # Errors
-    /// If that is not named, or more than one is.
+    /// If no project is named, or more than one is.
     pub(super) fn place<R: Documented>(
         &self,
         resource: &mut R,
@@ -294,10 +294,10 @@ impl Placing {
         Ok(())
     }
 
-    /// The project for a document that names `own`, or none if that is empty, where the command is about `meant`.
+    /// The project for a document that names `own` (empty if it names none), in a command that works in `meant`.
     ///
     /// # Errors
-    /// If they disagree, or none is named.
+    /// If they disagree, or neither is given.
     fn project(&self, own: &str, meant: Option<&str>) -> Result<String, String> {
         let meant = meant.filter(|project| *project != "-");
         match (&self.into_project, own, meant) {
@@ -315,7 +315,7 @@ impl Placing {
     }
 }
 
-/// What lies at the bottom: the errors around it only say that connecting failed.
+/// The innermost cause: the errors around it only say that the connection failed.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

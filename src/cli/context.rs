@@ -55,7 +55,7 @@ enum Command {
     },
 }
 
-/// A server, a project and a token, as far as they are named.
+/// A server, a project and a token file. Each may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Context {
@@ -89,10 +89,10 @@ fn path() -> Option<PathBuf> {
 }
 
 impl Config {
-    /// The configuration as it is; empty where there is no file.
+    /// The configuration. It is empty if there is no file.
     ///
     /// # Errors
-    /// If the file cannot be read or understood.
+    /// If the file cannot be read, or is not valid.
     pub(super) fn read() -> Result<Config, Error> {
         let Some(path) = path() else {
             return Ok(Config::default());
@@ -105,10 +105,10 @@ impl Config {
         }
     }
 
-    /// The context of that name, or the one in use; an empty one if none is.
+    /// The context with that name, or the one in use. It is empty if none is in use.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If there is no context with that name.
     pub(super) fn context(&self, name: Option<&str>) -> Result<Context, Error> {
         match name.or(self.context.as_deref()) {
             Some(name) => self

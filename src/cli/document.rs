@@ -1,4 +1,4 @@
-//! One document from a file or from standard input.
+//! Reads one document from a file or from standard input.
 
 use std::{
     fs::File,
@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::Error;
 use crate::resource::Violations;
 
-/// As large as a request may be.
+/// The most bytes in a document: no request may be larger.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 
-/// Reads the document in `file`, or on standard input where `file` is `-`, and tells what `read` left out.
+/// Reads the document in `file`, or from standard input if `file` is `-`. Tells the person what `read` left out.
 pub(super) fn read<T>(
     file: &str,
     read: impl FnOnce(&Value) -> Result<(T, Vec<String>), Violations>,

@@ -1,8 +1,8 @@
-//! Commands that take several ids: each is tried, whatever became of those before it.
+//! Commands that take several ids: each id is tried, even if one before it failed.
 
 use super::Error;
 
-/// Does `command` for each id, reports what fails, and fails at the end if anything did.
+/// Runs `command` for each id and reports what fails. Fails at the end if anything did.
 pub(super) async fn each(
     ids: &[String],
     mut command: impl AsyncFnMut(String) -> Result<(), Error>,

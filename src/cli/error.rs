@@ -11,18 +11,18 @@ use crate::resource::Violations;
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line was wrong in a way that clap cannot see.
+    /// The command line is wrong in a way that clap cannot check.
     Usage(String),
     /// The server refused the call, or could not be reached.
     Rpc(Box<tonic::Status>),
-    /// Anything else, said in one sentence.
+    /// Any other failure, as one sentence.
     Failed(String),
-    /// Whoever read the output has gone, which is no failure of ours.
+    /// The reader of the output has gone, which is not a failure.
     OutputClosed,
 }
 
 impl Error {
-    /// 2 for wrong usage, 1 for everything else that failed.
+    /// 2 for wrong usage, 1 for every other failure.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -54,7 +54,7 @@ impl From<prost::DecodeError> for Error {
 }
 
 impl From<std::io::Error> for Error {
-    /// An error of writing to standard output.
+    /// A failure to write to standard output.
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => Error::OutputClosed,

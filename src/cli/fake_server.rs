@@ -1,4 +1,4 @@
-//! A server for the tests of the command: it is away, refuses and answers as it is told.
+//! A server for the command's tests: it can be unavailable, refuse, and answer as a test says.
 
 use std::{
     collections::BTreeSet,
@@ -26,18 +26,18 @@ use crate::proto::{
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// What it holds, and how it is with it.
+/// What the server holds, and how it behaves.
 #[derive(Default)]
 pub(super) struct Catalog {
-    /// What lists give, of project p, one a page.
+    /// What lists return, all in project p, one a page.
     pub(super) backups: Vec<Backup>,
-    /// So many creates find it away. What is named "bad" or "secret" it refuses.
+    /// How many creates are answered `UNAVAILABLE` first. Backups with the name "bad" or "secret" are refused.
     pub(super) away_for_calls: AtomicU64,
-    /// Creates that were asked for, are under way, and were so at the most.
+    /// Creates so far, creates under way, and the most that were under way at a time.
     pub(super) calls: AtomicU64,
     pub(super) calls_now: AtomicU64,
     pub(super) calls_now_max: AtomicU64,
-    /// What was created.
+    /// The ids that were created.
     pub(super) ids: Mutex<BTreeSet<String>>,
 }
 

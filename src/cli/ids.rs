@@ -1,11 +1,11 @@
-//! Ids as people type them: in upper case, with dashes, or only as much of them as names one.
+//! Ids as people type them: in upper case, with dashes, or only the first digits if these name one resource.
 
 use super::{Channel, Error};
 use crate::proto::{ResolveIdRequest, maintenance_service_client::MaintenanceServiceClient};
 
 const ID_DIGITS: usize = 32;
 
-/// The id as it is stored, as far as it can be told without asking.
+/// The id as it is stored, as far as this is known without asking the server.
 pub(super) fn normalized(typed: &str) -> String {
     typed
         .chars()
@@ -14,10 +14,10 @@ pub(super) fn normalized(typed: &str) -> String {
         .collect()
 }
 
-/// The whole id of the project's `kind` that a person has typed.
+/// The whole id for what a person has typed, in the project's resources of this kind.
 ///
 /// # Errors
-/// If it names none, or more than one.
+/// If no resource matches, or more than one.
 pub(super) async fn resolve(
     channel: &Channel,
     project_id: &str,
@@ -28,7 +28,7 @@ pub(super) async fn resolve(
     let is_part = !id.is_empty()
         && id.len() < ID_DIGITS
         && id.chars().all(|character| character.is_ascii_hexdigit());
-    // What is no id at all, the server says about it what is wrong.
+    // The server explains what is wrong with text that is not an id.
     if !is_part || project_id == "-" {
         return Ok(id);
     }

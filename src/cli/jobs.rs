@@ -133,7 +133,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-/// Start, stop or abort each job.
+/// Starts, stops or aborts each job.
 async fn ask(
     args: Ask,
     call: impl AsyncFn(JobServiceClient<Channel>, String, String) -> Result<(), Status>,
@@ -200,7 +200,7 @@ impl Row for Job {
     }
 }
 
-/// How often, or when, or both of the cron-like fields that are set; without any of these, once.
+/// The interval, the date, or both of the cron-like fields that are set. Without any of these the job runs once.
 fn in_short(schedule: &JobSchedule) -> String {
     let cron = [
         ("year", &schedule.schedule_year),

@@ -21,7 +21,7 @@ pub(super) enum Listen {
     Unix(PathBuf),
 }
 
-/// An address that is none.
+/// Why an address cannot be used.
 #[derive(Debug)]
 pub(super) struct ParseListenError;
 
@@ -66,7 +66,7 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// Whether only this machine can reach it.
+    /// Whether only this machine can reach the address.
     #[must_use]
     pub(super) fn is_local(&self) -> bool {
         match self {
@@ -76,16 +76,16 @@ impl Listen {
     }
 }
 
-/// Where a server listens, until it is dropped.
+/// The place where a server listens, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Bound {
     /// The address, with the port that was picked.
     pub(super) listen: Listen,
-    /// A Unix socket's file, which would stay behind.
+    /// The file of a Unix socket. It has to be removed at the end.
     socket: Option<Socket>,
 }
 
-/// The file of a Unix socket: its path, and what tells it from another file that takes that path.
+/// The file of a Unix socket: its path, and what tells it from another file at that path.
 #[derive(Debug)]
 struct Socket {
     path: PathBuf,
@@ -93,7 +93,7 @@ struct Socket {
 }
 
 impl Drop for Bound {
-    /// Removes what would stay behind. A server that has taken over the path keeps its own socket.
+    /// Removes the socket's file. If another server has taken over the path, its socket stays.
     fn drop(&mut self) {
         if let Some(Socket {
             path,
@@ -101,7 +101,7 @@ impl Drop for Bound {
         }) = &self.socket
             && device_and_inode_of(path).is_ok_and(|there| there == *device_and_inode)
         {
-            // Somebody else may have removed it.
+            // Somebody else may have removed it already.
             let _ = fs::remove_file(path);
         }
     }
@@ -112,7 +112,7 @@ fn device_and_inode_of(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Listens, and says where exactly.
+/// Starts to listen, and returns the exact address.
 pub(super) async fn bind(listen: &Listen) -> io::Result<(Listener, Bound)> {
     match listen {
         Listen::Tcp(address) => {
@@ -139,7 +139,7 @@ pub(super) async fn bind(listen: &Listen) -> io::Result<(Listener, Bound)> {
     }
 }
 
-/// Removes a socket that nobody listens on any more.
+/// Removes a socket on which nobody listens any more.
 async fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(());

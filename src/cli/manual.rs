@@ -1,4 +1,4 @@
-//! `icebox completions` and `icebox man`: what a shell and `man` want to know of the command.
+//! `icebox completions` and `icebox man`: what shells and `man` need to know about the command.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub(super) struct Man {
 }
 
 pub(super) fn print_completions(args: &Completions) -> Result<(), Error> {
-    // It panics where it cannot write, so it writes to memory.
+    // The generator panics if it cannot write. Writing to memory never fails.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "icebox", &mut script);
     Ok(std::io::Write::write_all(&mut std::io::stdout(), &script)?)

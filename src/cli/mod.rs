@@ -1,4 +1,4 @@
-//! The command line: `icebox COMMAND …`, one file a command.
+//! The command line: `icebox COMMAND …`, with one file for each command.
 
 mod actions;
 mod audit;
@@ -85,7 +85,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 ///
-/// Exit status: 0 when all was done, 1 when something was refused or failed, 2 for wrong usage.
+/// Exit status: 0 if all was done, 1 if something was refused or failed, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
     let result = config::Settings::parse().and_then(run);

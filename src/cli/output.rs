@@ -29,7 +29,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// A document, for a format that shows documents.
+    /// The text of one document, for a format that shows documents.
     pub(super) fn one(self, document: &Value) -> Result<String, Error> {
         match self {
             Format::Jsonl => Ok(document.to_string()),
@@ -46,20 +46,20 @@ pub(super) fn yaml(document: &Value) -> Result<String, Error> {
     Ok(text.trim_end().to_owned())
 }
 
-/// Rows that share column widths: a table of more is printed in parts, so that it never fills the memory.
+/// The most rows that share column widths. A longer table is printed in parts, so that it never fills the memory.
 const TABLE_ROWS_MAX: usize = 1000;
-/// What a column keeps before others are left out to make room.
+/// The fewest characters of a column before other columns are left out to make room.
 const COLUMN_CHARS_MIN: usize = 12;
-/// What lies between two columns.
+/// The space between two columns.
 pub(super) const GAP_CHARS: usize = 2;
 
-/// A resource, as it is printed.
+/// A resource that can be printed.
 pub(super) trait Row {
-    /// The columns of a table, apart from the project.
+    /// The columns of its table, without the project.
     const COLUMNS: &'static [&'static str];
-    /// Which of them are left out of a table that is too wide, first to last.
+    /// The columns that are left out if a table is too wide, in this order.
     const SPARE_COLUMNS: &'static [&'static str];
-    /// What stands in them.
+    /// The cells of these columns.
     fn cells(&self) -> Vec<String>;
     /// Its id.
     fn id(&self) -> &str;
@@ -107,7 +107,7 @@ impl Listing {
         !self.no_headers
     }
 
-    /// The terminal's width, where a table must fit into it.
+    /// The terminal's width, if the table must fit into it.
     pub(super) fn width(&self) -> Option<usize> {
         let is_narrow = !self.wide && io::stdout().is_terminal();
         let size = is_narrow.then(terminal_size::terminal_size).flatten();
@@ -115,17 +115,17 @@ impl Listing {
     }
 }
 
-/// Prints the rows of one list, as they come, or sorted at the end.
+/// Prints the rows of one list as they come, or sorted at the end.
 pub(super) struct Printer<R> {
     format: Format,
     with_project: bool,
     columns: Vec<&'static str>,
-    /// The columns that there is room for, once that is known.
+    /// The columns that fit, once they are known.
     chosen: Option<Vec<usize>>,
     has_header: bool,
-    /// The terminal's width, where the table must fit into it.
+    /// The terminal's width, if the table must fit into it.
     width: Option<usize>,
-    /// The column to sort by, and whether from the last on.
+    /// The column to sort by, and whether in descending order.
     sort: Option<(usize, bool)>,
     unsorted: Vec<R>,
     table: Vec<Vec<String>>,
@@ -202,7 +202,7 @@ impl<R: Row> Printer<R> {
         Ok(())
     }
 
-    /// Prints what is left to print; `noun` says what there is none of.
+    /// Prints the remaining rows. `noun` names what there is none of, if there was no row.
     pub(super) fn finish(mut self, noun: &str) -> Result<(), Error> {
         if let Some((column, backward)) = self.sort {
             let mut rows: Vec<_> = std::mem::take(&mut self.unsorted)
@@ -267,7 +267,7 @@ impl<R: Row> Printer<R> {
     }
 }
 
-/// The column that a person names, and whether it is to be sorted from the last on.
+/// The column that a person names, and whether the order is descending.
 fn sort_column(sort: &str, columns: &[&str]) -> Result<(usize, bool), Error> {
     let plain = |name: &str| name.to_lowercase().replace([' ', '_', '-'], "");
     let (name, backward) = match sort.strip_prefix('-') {
@@ -285,7 +285,7 @@ fn sort_column(sort: &str, columns: &[&str]) -> Result<(usize, bool), Error> {
     })
 }
 
-/// Numbers by their value, everything else as text.
+/// Compares numbers by value, and everything else as text.
 fn in_order(a: &str, b: &str) -> std::cmp::Ordering {
     match (a.parse::<i64>(), b.parse::<i64>()) {
         (Ok(a), Ok(b)) => a.cmp(&b),
@@ -293,8 +293,7 @@ fn in_order(a: &str, b: &str) -> std::cmp::Ordering {
     }
 }
 
-/// Which columns a table of this width shows, and how many characters of each. Ids are shown whole: they are there to be
-/// copied.
+/// Which columns a table of this width shows, and how many characters of each. Ids are shown whole, because people copy them.
 pub(super) fn fit<R: Row>(
     columns: &[&str],
     rows: &[Vec<String>],
@@ -332,7 +331,7 @@ pub(super) fn fit<R: Row>(
             _ => match spare.next() {
                 Some(left_out) => {
                     fitted.retain(|(n, _)| columns[*n] != *left_out);
-                    // What was cut for its sake gets its room back.
+                    // Columns that were cut get back the room that is left.
                     for (n, kept) in &mut fitted {
                         *kept = chars(*n);
                     }
@@ -402,7 +401,7 @@ pub(super) fn print_one<R: Row>(row: &R, format: Format) -> Result<(), Error> {
     Singles::new(format).print(row)
 }
 
-/// The set leaves of a document by their paths.
+/// The leaves of a document that are set, by their paths.
 fn flatten(path: String, value: &Value, fields: &mut Vec<(String, String)>) {
     match value {
         Value::Object(object) => {
@@ -430,7 +429,7 @@ fn flatten(path: String, value: &Value, fields: &mut Vec<(String, String)>) {
     }
 }
 
-/// Seconds since the Unix epoch as a person reads them; nothing where the time is not known.
+/// Seconds since the Unix epoch in a form for people. Empty if the time is not known.
 pub(super) fn time(seconds: i64) -> String {
     match Timestamp::from_second(seconds) {
         Ok(time) if seconds > 0 => time.to_string(),
@@ -438,7 +437,7 @@ pub(super) fn time(seconds: i64) -> String {
     }
 }
 
-/// Text with what steers a terminal escaped: a stored name must not move a reader's cursor, or turn its line around.
+/// Text whose control characters are escaped: a stored name must not move a reader's cursor, or reverse its line.
 pub(super) struct Printable<'a>(pub(super) &'a str);
 
 impl fmt::Display for Printable<'_> {

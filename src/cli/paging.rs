@@ -1,4 +1,4 @@
-//! Lists that page by themselves.
+//! Lists that ask for page after page.
 
 use prost::Message;
 
@@ -11,7 +11,7 @@ use crate::{
     proto::{Page, Revisioned},
 };
 
-/// What every list command takes.
+/// The options of every list command.
 #[derive(clap::Args, Debug, Default)]
 pub(super) struct Paging {
     /// Print at most this many (default: all)
@@ -30,7 +30,7 @@ pub(super) struct Place {
     pub(super) page_token: String,
 }
 
-/// Prints page after page until the list, or the limit, ends.
+/// Prints page after page until the list ends or the limit is reached.
 pub(super) async fn print_pages<R: Row + Message + Revisioned + Default>(
     paging: Paging,
     listing: &Listing,
@@ -43,7 +43,7 @@ pub(super) async fn print_pages<R: Row + Message + Revisioned + Default>(
     printer.finish(noun)
 }
 
-/// Hands on row after row until the list, or the limit, ends.
+/// Calls `visit` with row after row until the list ends or the limit is reached.
 pub(super) async fn for_each<R: Message + Revisioned + Default>(
     paging: Paging,
     mut page: impl AsyncFnMut(Place) -> Result<Page<R>, Error>,

@@ -1,22 +1,22 @@
-//! What is told on a terminal while something takes long, and nowhere else.
+//! Progress on a terminal while something takes long. Nothing is shown elsewhere.
 
 use std::{fmt, fs, time::Duration};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressState, ProgressStyle};
 
-/// How often it is drawn anew.
+/// How often it is drawn.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Tells how much was received. The caller counts that.
+/// Shows how much was received. The caller counts that.
 pub(super) fn bytes_received() -> ProgressBar {
     ProgressBar::no_length().with_style(style("{bytes} received, {bytes_per_sec}"))
 }
 
-/// Tells, until it is dropped, how much this process has read and written since, and for how long.
+/// Shows how much this process has read and written since this was made, and for how long, until it is dropped.
 pub(super) struct AtDisk(ProgressBar);
 
 impl AtDisk {
-    /// Of a work that is called `doing`.
+    /// `doing` names the work.
     pub(super) fn new(doing: &'static str) -> AtDisk {
         let before = Bytes::of_this_process();
         let bytes = move |_: &ProgressState, to: &mut dyn fmt::Write| {
@@ -24,7 +24,7 @@ impl AtDisk {
             if let (Some(before), Some(now)) = (before, now) {
                 let read = BinaryBytes(now.read - before.read);
                 let written = BinaryBytes(now.written - before.written);
-                // There is nobody to tell that the terminal is gone.
+                // A failure to draw is not reported: the terminal has gone.
                 let _ = write!(to, ": {read} read, {written} written");
             }
         };
@@ -42,12 +42,12 @@ impl Drop for AtDisk {
     }
 }
 
-/// The style that a constant template makes.
+/// The style for a constant template.
 pub(super) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is a constant")
 }
 
-/// What a process has read and written since it began.
+/// The bytes that a process has read and written since it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bytes {
     read: u64,
@@ -55,7 +55,7 @@ struct Bytes {
 }
 
 impl Bytes {
-    /// `None` where the system does not count that.
+    /// `None` if the system does not count them.
     fn of_this_process() -> Option<Bytes> {
         Bytes::parse(&fs::read_to_string("/proc/self/io").ok()?)
     }

@@ -1,4 +1,4 @@
-//! Kinds of resources, as commands ask a server for them.
+//! The kinds of resources, with the calls that commands make to a server.
 
 use prost_types::FieldMask;
 use tonic::{Status, Streaming};
@@ -23,7 +23,7 @@ use crate::{
     service::UNCHANGED_METADATA,
 };
 
-/// A kind of resource, as a server is asked for it.
+/// A kind of resource that commands can ask a server for.
 pub(super) trait Remote: Row + Documented {
     async fn page(
         channel: &Channel,
@@ -32,9 +32,9 @@ pub(super) trait Remote: Row + Documented {
         filter: &Self::Filter,
     ) -> Result<Page<Self>, Status>;
     async fn get(channel: &Channel, project_id: &str, id: String) -> Result<Single<Self>, Status>;
-    /// Stores a resource of the project that it names.
+    /// Stores a resource in the project that it names.
     async fn create(channel: &Channel, resource: Self) -> Result<Created<Self>, Status>;
-    /// Changes these fields of the resource with the id that it has.
+    /// Changes these fields of the resource that has this id.
     async fn update(
         channel: &Channel,
         project_id: &str,
@@ -50,7 +50,7 @@ pub(super) trait Remote: Row + Documented {
     ) -> Result<(), Status>;
 }
 
-/// One that can be watched.
+/// A kind that can be watched.
 pub(super) trait Watchable: Remote {
     async fn watch(
         channel: &Channel,
@@ -60,7 +60,8 @@ pub(super) trait Watchable: Remote {
     ) -> Result<Streaming<Watched<Self>>, Status>;
 }
 
-/// The calls of one service, by their names and their requests. A client that is registered is never known to be unchanged.
+/// Implements the calls by the names of a service's methods and requests. Registering a client never tells whether it was
+/// unchanged.
 macro_rules! remote {
     (
         $resource:ident, $field:ident, $id:ident, $client:ident,

@@ -1,4 +1,4 @@
-//! `icebox restore`: a store made of a snapshot, or of another store.
+//! `icebox restore`: makes a store from a snapshot, or from another store.
 
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         (None, Some(time)) => Until::TimeMs(u64::try_from(time.as_millisecond()).unwrap_or(0)),
         (None, None) => Until::End,
     };
-    // The store is readable by its owner only, as one that a server makes.
+    // Only its owner may read the new store, as with a store that a server makes.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let restoring = AtDisk::new("restoring");
     let revision = store::restore(&args.file, &args.store, args.journal.as_deref(), until)

@@ -34,9 +34,9 @@ enum Command {
     Create(Create),
     Update(Update),
     Delete(Delete<Filter>),
-    /// Make a job a member
+    /// Add a job to a session
     AddJob(Member),
-    /// Take a job out
+    /// Remove a job from a session
     RemoveJob(Member),
     Start(Start),
     End(End),
@@ -72,7 +72,7 @@ struct Member {
     output: Format,
 }
 
-/// Ask, as a member that is about to run, whether it may: prints the answer and the session's tag
+/// Ask, as a member, whether it may run now: prints the answer and the session's tag
 #[derive(clap::Args)]
 struct Start {
     #[command(flatten)]

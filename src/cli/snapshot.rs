@@ -1,4 +1,4 @@
-//! `icebox snapshot`: all that a running server holds, in one file.
+//! `icebox snapshot`: everything that a running server holds, in one file.
 
 use std::{
     fs::{self, File},
@@ -18,8 +18,7 @@ use crate::{
 
 /// Take a snapshot of a running server's store
 ///
-/// It is exact at one revision, while writes go on. `icebox verify` checks it, `icebox restore` makes a
-/// store of it.
+/// It is exact at one revision, while writes go on. `icebox verify` checks it, and `icebox restore` makes a store from it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox snapshot --out icebox-$(date +%F).snapshot
@@ -27,7 +26,7 @@ use crate::{
 
 The FILE takes its name when all of it has been received, checked and synced, and not before.")]
 pub(super) struct Args {
-    /// Where to; a file of that name is replaced; - is standard output, unchecked
+    /// The snapshot's file, which is replaced if it exists; - is standard output, which is not checked
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
@@ -54,7 +53,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     let mut name = args.out.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = Part(args.out.with_file_name(name));
-    // All projects' backups are in it.
+    // The file holds all projects' backups, so that only its owner may read it.
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -82,12 +81,12 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// A file that is removed unless it was given its name.
+/// A file that is removed at the end, unless it was renamed to its final name.
 struct Part(PathBuf);
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It is gone when all went well.
+        // After success the file no longer has this name.
         let _ = fs::remove_file(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! `icebox status`: how a server and its store are.
+//! `icebox status`: the state of a server and its store.
 
 use indicatif::{BinaryBytes, HumanDuration};
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use crate::proto::{
     GetStatusRequest, GetStatusResponse, maintenance_service_client::MaintenanceServiceClient,
 };
 
-/// Show how a server is: version, health, revision, what it holds and what that takes
+/// Show the state of a server: version, health, revision, what it holds and how much room that takes
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: 0 when it takes writes, 1 when not.")]
 pub(super) struct Args {

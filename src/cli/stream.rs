@@ -1,4 +1,4 @@
-//! What is watched, printed line by line as it comes.
+//! Prints the events of a watch line by line as they come.
 
 use std::{
     io::{self, Write},
@@ -12,27 +12,27 @@ use super::{
     output::{Format, GAP_CHARS, Listing, Printable, Row, cut, fit, yaml},
 };
 
-/// What is said of a resource that is gone.
+/// The word for a resource that is gone.
 const REMOVED: &str = "removed";
 
-/// Prints what is watched: a line or a document for each change.
+/// Prints the events of a watch: one line or one document for each.
 pub(super) struct Stream<R> {
     format: Format,
     with_project: bool,
     columns: Vec<&'static str>,
-    /// The terminal's width, where the table must fit into it.
+    /// The terminal's width, if the table must fit into it.
     width: Option<usize>,
     has_header: bool,
-    /// Lines that wait until all that is stored is here, and with it how wide columns are.
+    /// Lines that wait until everything stored has arrived, because the columns' widths depend on it.
     waiting: Vec<Vec<String>>,
-    /// Which columns are printed, and how wide, once that is known.
+    /// The columns to print and their widths, once they are known.
     fitted: Option<Vec<(usize, usize)>>,
     row: PhantomData<fn(R)>,
 }
 
 impl<R: Row> Stream<R> {
     /// # Errors
-    /// If it is to be sorted, which what has no end cannot be.
+    /// If the rows should be sorted: a watch has no end, so that it cannot be sorted.
     pub(super) fn new(listing: &Listing, with_project: bool) -> Result<Self, Error> {
         if listing.is_sorted() {
             return Err(Error::Usage(
@@ -87,7 +87,7 @@ impl<R: Row> Stream<R> {
         self.line(cells.into_iter())
     }
 
-    /// Prints that everything until a revision is here, where programs read it.
+    /// Prints that everything up to a revision has arrived, if the output is for programs.
     pub(super) fn synced(&mut self, revision: u64) -> Result<(), Error> {
         match self.format {
             Format::Table => self.fit(),
@@ -115,13 +115,13 @@ impl<R: Row> Stream<R> {
         Ok(())
     }
 
-    /// Prints what has waited, and from now on everything at once.
+    /// Prints the lines that have waited. From now on each line is printed at once.
     fn fit(&mut self) -> Result<(), Error> {
         if self.fitted.is_some() {
             return Ok(());
         }
         let width = self.width.unwrap_or(usize::MAX - GAP_CHARS);
-        // There is room for every word, whichever have come by now.
+        // There must be room for every possible word, not only for those that have come by now.
         let mut widest = vec![String::new(); self.columns.len()];
         REMOVED.clone_into(&mut widest[0]);
         self.waiting.push(widest);
@@ -139,7 +139,7 @@ impl<R: Row> Stream<R> {
     }
 }
 
-/// Prints one line of a table whose columns are at least so wide, and, where they must fit, no wider.
+/// Prints one line of a table. Columns are at least this wide, and no wider if the table must fit.
 fn print(fitted: &[(usize, usize)], cells: &[String], must_fit: bool) -> Result<(), Error> {
     let cells = fitted.iter().map(|&(n, chars)| {
         let cell = if must_fit {

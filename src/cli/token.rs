@@ -1,4 +1,4 @@
-//! `icebox token`: tokens that callers bring to a server.
+//! `icebox token`: the tokens that callers show to a server.
 
 use clap::ValueEnum;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::identity::{Tokens, sha256_hex};
 
-/// Make a token, and say what of it goes into the server's file of tokens
+/// Make a token, and show the entry for the server's file of tokens
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox token new --role member --user-id alice --project demo >> tokens.toml
@@ -37,13 +37,13 @@ struct New {
     /// The `user_name` of what they store
     #[arg(long, value_name = "NAME")]
     user_name: Option<String>,
-    /// A project of theirs; may be said again
+    /// A project of its bearer; may be given several times
     #[arg(long = "project", value_name = "ID")]
     projects: Vec<String>,
-    /// The client whose agent it is
+    /// The client whose agent the bearer is
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
-    /// Until when it is valid: RFC 3339
+    /// When it expires: RFC 3339
     #[arg(long, value_name = "TIME")]
     expires: Option<jiff::Timestamp>,
 }
@@ -62,7 +62,7 @@ enum RoleName {
 
 pub(super) fn run(args: Args) -> Result<(), Error> {
     let Command::New(new) = args.command;
-    // 244 random bits.
+    // Two random UUIDs have 244 random bits.
     let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let role = new.role.to_possible_value();
     let mut entry = toml::Table::new();
@@ -86,7 +86,7 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     }
     let tables = toml::Value::Array(vec![entry.into()]);
     let document = toml::Table::from_iter([("token".to_owned(), tables)]).to_string();
-    // It is as the server will read it.
+    // Parse it as the server will.
     Tokens::parse(&document).map_err(|wrong| Error::Usage(wrong.to_string()))?;
     print!("{document}");
     eprintln!("{token}");

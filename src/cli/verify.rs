@@ -1,4 +1,4 @@
-//! `icebox verify`: whether a snapshot, or the store of a server that is not running, is whole.
+//! `icebox verify`: checks whether a snapshot, or the store of a server that is not running, is whole.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use crate::{
 
 /// Check a snapshot, or the store of a server that is not running
 ///
-/// Reads everything: every checksum, the order, the journal, the view against the journal, every id
-/// against its record, and whether all of it comes to what was written. It only reads, so that the store may lie on a read-only
-/// medium; the view is copied to $TMPDIR for that.
+/// Reads everything: every checksum, the order, the journal, the view against the journal, every id against its record, and whether
+/// everything adds up to what was written. It only reads, so that the store may lie on a read-only medium; the view is copied to
+/// $TMPDIR for that.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   icebox verify icebox-2026-11-24.snapshot
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
                 );
                 return Ok(());
             }
-            // What is left of it is looked for.
+            // The damage is reported below, with what can still be read.
             Err(OpenError::Store(store::Error::Corrupt { .. })) => {}
             Err(error) => return Err(failed(error)),
         }

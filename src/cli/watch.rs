@@ -1,4 +1,4 @@
-//! Watches, for people: each change as it comes, until the reader has had enough.
+//! Watches for people: prints each change as it comes.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::proto::{Revisioned, WatchEvent, Watched};
 
-/// How long is waited before a watch is taken up again that broke off: twice as long each time, until something is said.
+/// How long to wait before a broken watch is resumed. The wait doubles each time until an event arrives.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-/// What says that the history does not go back so far.
+/// The reason in a status that tells that the history does not go back far enough.
 const COMPACTED: &str = "REVISION_COMPACTED";
 
-/// What every watch command takes.
+/// The options of every watch command.
 #[derive(clap::Args, Debug)]
 pub(super) struct Beginning {
     /// Print only what is changed after this revision; without it, first what is stored
@@ -28,16 +28,16 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// What is stored first.
+    /// The beginning of a watch that first sends what is stored.
     pub(super) fn stored() -> Beginning {
         Beginning { after_revision: 0 }
     }
 }
 
-/// Prints what a watch says, and takes it up again whenever it breaks off, without missing anything.
+/// Prints the events of a watch, and resumes it whenever it breaks, without missing any.
 ///
 /// # Errors
-/// If it cannot begin, or is refused.
+/// If the watch cannot begin, or is refused.
 pub(super) async fn print_watch<R: Row + Message + Revisioned + Default>(
     from: Beginning,
     listing: &Listing,
@@ -95,7 +95,8 @@ fn print<R: Row + Message + Revisioned + Default>(
     }
 }
 
-/// Whether it may go on when it is tried again. The server answers neither UNKNOWN nor INTERNAL: that is a connection that broke.
+/// Whether the watch may succeed if it is tried again. The server never answers UNKNOWN or INTERNAL: these mean a broken
+/// connection.
 fn may_pass(status: &Status) -> bool {
     matches!(
         status.code(),

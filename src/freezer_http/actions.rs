@@ -1,4 +1,4 @@
-//! What is asked of stored actions beyond what is asked of every kind.
+//! Requests that only stored actions have.
 
 use axum::extract::Path;
 use http::StatusCode;
@@ -6,8 +6,8 @@ use http::StatusCode;
 use super::{Asking, refusal::Refused};
 use crate::proto::Action;
 
-/// `DELETE /v2/{project_id}/actions/{action_id}`: it is taken out of the jobs that use it, as Freezer has it. Only where a job would be
-/// left with no action it is refused.
+/// `DELETE /v2/{project_id}/actions/{action_id}`: takes the action out of the jobs that use it, as Freezer does. It is refused only
+/// if a job would have no action left.
 pub(super) async fn delete(
     asking: Asking,
     Path((project_id, action_id)): Path<(String, String)>,

@@ -1,4 +1,4 @@
-//! What is asked of clients beyond what is asked of every kind.
+//! Requests that only clients have.
 
 use axum::{body::Bytes, extract::Path, response::Response};
 use http::StatusCode;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::proto::Client;
 
-/// `POST /v2/{project_id}/clients`: one that is registered already is refused, which a scheduler that starts again expects.
+/// `POST /v2/{project_id}/clients`: refused if the client is registered already. A scheduler that starts again expects that.
 pub(super) async fn register(
     asking: Asking,
     Path(project_id): Path<String>,

@@ -1,4 +1,4 @@
-//! The documents of each kind of resource, as requests over HTTP bring them.
+//! What is special about the documents of each kind in requests over HTTP.
 
 use serde_json::Value;
 
@@ -10,25 +10,25 @@ use crate::{
 
 /// A resource that Freezer's API has.
 pub(super) trait Document: Documented {
-    /// Whether who changes one is shown it, instead of its version.
+    /// Whether the answer to a change is the changed resource instead of its version.
     const IS_SHOWN_WHEN_CHANGED: bool = false;
 
-    /// A new one from its document, with the id that it shall have: empty lets the document choose, or else the server.
+    /// A new resource from its document. If `id` is empty, the document gives the id, or else the server does.
     ///
     /// # Errors
-    /// If it is none.
+    /// If the document does not describe one.
     fn new(document: Value, id: &str) -> Result<Self, Violations> {
         let (mut resource, _notes) = Self::read(&document)?;
         named(&mut resource, id)?;
         Ok(resource)
     }
 
-    /// A document that changes one, in the shape that its resource has.
+    /// Brings a document that changes a resource into the shape of its kind.
     fn changing(document: Value) -> Value {
         document
     }
 
-    /// The filter of a list that was asked for by time, if that can be asked.
+    /// The filter for a list by time, if this kind can be listed by time.
     fn within(_time_after: Option<i64>, _time_before: Option<i64>) -> Option<Self::Filter> {
         None
     }
@@ -37,7 +37,7 @@ pub(super) trait Document: Documented {
 impl Document for Backup {
     const IS_SHOWN_WHEN_CHANGED: bool = true;
 
-    /// One that is recorded is available, as Freezer has it, and its id is what clients show as its UUID, unless it has one.
+    /// A recorded backup is available, as in Freezer. Its id becomes the UUID that clients show, unless it has one.
     fn new(document: Value, id: &str) -> Result<Self, Violations> {
         let (mut backup, _notes) = Self::read(&document)?;
         named(&mut backup, id)?;
@@ -55,7 +55,7 @@ impl Document for Backup {
         Ok(backup)
     }
 
-    /// A scheduler sends an agent's metadata as it is, here too.
+    /// A scheduler sends an agent's bare metadata, here too.
     fn changing(document: Value) -> Value {
         freezer_json::with_metadata_apart(&document).into_owned()
     }
@@ -63,7 +63,7 @@ impl Document for Backup {
     fn within(time_after: Option<i64>, time_before: Option<i64>) -> Option<BackupFilter> {
         Some(BackupFilter {
             time_after,
-            // Here it is in it, as Freezer has it.
+            // Freezer's upper bound is part of the range.
             time_before: time_before.map(|before| before.saturating_add(1)),
             ..BackupFilter::default()
         })
@@ -71,7 +71,7 @@ impl Document for Backup {
 }
 
 impl Document for Job {
-    /// One without a description is named after its first action's backup, else its id, which it has from here on.
+    /// A job without a description is named after its first action's backup, or else after its id. So it needs an id first.
     fn new(mut document: Value, id: &str) -> Result<Self, Violations> {
         if let Value::Object(members) = &mut document {
             let own = members.get("job_id").and_then(Value::as_str);
@@ -90,7 +90,7 @@ impl Document for Action {}
 impl Document for Client {}
 
 impl Document for Session {
-    /// How it stands is not for who creates it to say: Freezer begins each anew.
+    /// The creator does not choose a session's state: Freezer starts each one anew.
     fn new(document: Value, id: &str) -> Result<Self, Violations> {
         let document = without(document, Session::OUTPUT_ONLY);
         let (mut session, _notes) = Self::read(&document)?;
@@ -99,7 +99,7 @@ impl Document for Session {
     }
 }
 
-/// A document, but for these keys.
+/// A document without these keys.
 pub(super) fn without(mut document: Value, keys: &[&str]) -> Value {
     if let Value::Object(members) = &mut document {
         members.retain(|key, _| !keys.contains(&key.as_str()));
@@ -107,10 +107,10 @@ pub(super) fn without(mut document: Value, keys: &[&str]) -> Value {
     document
 }
 
-/// Gives a resource the id that it shall have.
+/// Sets the id of a resource.
 ///
 /// # Errors
-/// If that is none.
+/// If the id is not valid.
 fn named<R: Resource>(resource: &mut R, id: &str) -> Result<(), Violations> {
     if !id.is_empty() {
         resource.set_id(ResourceId::parse(R::KIND.id_field, id)?);

@@ -1,4 +1,4 @@
-//! What is asked of jobs beyond what is asked of every kind.
+//! Requests that only jobs have.
 
 use axum::{body::Bytes, extract::Path, response::Response};
 use http::StatusCode;

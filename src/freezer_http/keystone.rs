@@ -1,5 +1,5 @@
-//! As much of Keystone's API v3 as Freezer's programs ask before anything else, which have no other way to bring a token: a token of
-//! Icebox is the password, and what they get for it is that token, with where to go.
+//! The part of Keystone's API v3 that Freezer's programs call before anything else. They have no other way to bring a token: the
+//! password is a token of Icebox, and they get back the same token with the addresses of the services.
 
 use axum::{
     body::{Body, Bytes},
@@ -18,19 +18,19 @@ use crate::{
     resource::Violations,
 };
 
-/// Who asks for a token that is good for as long as its entry stands is told of a time that does not come.
+/// The expiry of a token that never expires.
 const NEVER: &str = "2999-01-01T00:00:00.000000Z";
-/// What is said of a password that is none.
+/// The refusal of a password that is not a token.
 const UNKNOWN: &str =
     "the password must be a token of this server: it is not known here, or no longer";
-/// What stands for a token where nobody is asked for one.
+/// The token that is given out if the server asks nobody for one.
 const NO_TOKEN: &str = "notused";
-/// OpenStack's name of the only one that there is.
+/// OpenStack's name of the only region.
 const REGION: &str = "RegionOne";
-/// The header that a token is given in.
+/// The header in which the token is returned.
 const X_SUBJECT_TOKEN: &str = "x-subject-token";
 
-/// Who is let in, and the scheme that they come by.
+/// Who may call, and the scheme of the URLs that they use.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     pub(crate) access: Access,
@@ -70,17 +70,17 @@ pub(super) async fn token(
     Ok(response)
 }
 
-/// What a program asks for.
+/// What a request for a token contains.
 struct Asked {
     user: String,
     token: String,
-    /// By its id or its name, which are the same here.
+    /// The project's id or its name: they are the same here.
     project: Option<String>,
 }
 
 impl Asked {
     /// # Errors
-    /// If neither a password nor a token is there.
+    /// If it has neither a password nor a token.
     fn read(document: &Value) -> Result<Asked, Violations> {
         let text = |at: &str| document.pointer(at).and_then(Value::as_str);
         let password = text("/auth/identity/password/user/password");
@@ -100,10 +100,10 @@ impl Asked {
     }
 }
 
-/// The project that a token is for: the one that is asked for, or the only one that it is good for.
+/// The project of the token: the one that the request names, or the caller's only one.
 ///
 /// # Errors
-/// If that is none.
+/// If there is none.
 fn project_of(caller: &Caller, asked: Option<&str>) -> Result<String, Refused> {
     let own = caller.authority.projects.as_deref();
     let refuse = |message: String| Err(Refused::of(Status::unauthenticated(message)));

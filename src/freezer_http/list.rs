@@ -1,4 +1,4 @@
-//! Lists: what is asked for, and the answer, which is written while it is read.
+//! Lists over HTTP. An answer is sent while the rest of the list is still being read.
 
 use std::{
     collections::HashMap,
@@ -25,16 +25,16 @@ use crate::{
     service::{AnswerBytes, HeldBytes},
 };
 
-/// What a list has that is not told how much: Freezer's clients say it themselves.
+/// The limit of a list whose request sets none. Freezer's clients always set one.
 const LIMIT_DEFAULT: usize = 100;
-/// More than a project has: what is asked for is streamed, however much it is.
+/// The highest limit, which is more than a project has. The answer is streamed, so that its size does not matter.
 const LIMIT_MAX: u64 = 1_000_000;
-/// What is read at once.
+/// The most items that are read at a time.
 const PAGE_ITEMS_MAX: usize = 100;
-/// What is written before it is sent on, and what one document more takes, most often.
+/// How much text is collected before it is sent. One more document, at most times, fits into the rest of the buffer.
 const CHUNK_BYTES: usize = 32 << 10;
 const DOCUMENT_BYTES: usize = 4 << 10;
-/// What stands for every project.
+/// The project id that means every project.
 const ALL_PROJECTS: &str = "-";
 
 /// `GET /v2/{project_id}/{kind}`
@@ -109,7 +109,7 @@ pub(super) async fn list<R: Document>(
     Ok(response)
 }
 
-/// The next chunk of a list, with what comes behind it.
+/// The next chunk of a list, and the state from which the list goes on.
 async fn rest<R: Document>(mut listing: Listing<R>) -> Option<(io::Result<Bytes>, Listing<R>)> {
     if listing.stands == Stands::Done {
         return None;
@@ -122,7 +122,7 @@ async fn rest<R: Document>(mut listing: Listing<R>) -> Option<(io::Result<Bytes>
     Some((chunk, listing))
 }
 
-/// What the URL asks for.
+/// The parameters of the URL.
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
     limit: usize,
@@ -133,10 +133,10 @@ struct Asked {
 
 impl Asked {
     /// # Errors
-    /// Every bad parameter. Others than these are nobody's.
+    /// Every bad parameter. Unknown parameters are ignored.
     fn read(parameters: &HashMap<String, String>) -> Result<Asked, Violations> {
         let mut violations = Violations::new();
-        // One that is there and empty is as good as missing.
+        // An empty parameter counts as missing.
         let said = |name: &str| parameters.get(name).filter(|text| !text.is_empty());
         let mut number = |name: &str, max: u64| match said(name).map(|text| text.parse::<u64>()) {
             None => 0,
@@ -168,7 +168,7 @@ impl Asked {
     }
 }
 
-/// Which list is walked page by page, by whom.
+/// Which list is walked page by page, and by whom.
 #[derive(Clone, Debug, Hash)]
 struct Walk {
     kind: &'static str,
@@ -179,24 +179,24 @@ struct Walk {
     marker: String,
 }
 
-/// A list that is being written.
+/// The state of a list that is being written.
 struct Listing<R: Document> {
     asking: Asking,
     project_id: String,
     filter: Option<R::Filter>,
     only: Option<Only>,
-    /// The walk that it is a page of, and the offset that asks for the next one.
+    /// The walk that this page belongs to, and the offset of its next page.
     next: (Walk, usize),
-    /// So many more may come.
+    /// How many more items may come.
     left: usize,
-    /// What was read and is not written yet, and where to read on.
+    /// The records that are read but not yet written, and where to read on.
     records: std::vec::IntoIter<Bytes>,
     next_page_token: String,
     held: HeldBytes,
     stands: Stands,
 }
 
-/// How far a list is written.
+/// How far a list has been written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stands {
     Unbegun,
@@ -206,7 +206,7 @@ enum Stands {
 }
 
 impl<R: Document> Listing<R> {
-    /// Reads on.
+    /// Reads the next page.
     async fn turn(&mut self, marker: &str, page_token: &str, skip: usize) -> Result<(), Error> {
         let calls = self.asking.about::<R>();
         let limit = self.left.min(PAGE_ITEMS_MAX);
@@ -226,7 +226,7 @@ impl<R: Document> Listing<R> {
         Ok(())
     }
 
-    /// The next part of the answer.
+    /// The next chunk of the answer.
     async fn chunk(&mut self) -> Result<Bytes, Error> {
         let mut text = Vec::with_capacity(CHUNK_BYTES + DOCUMENT_BYTES);
         loop {
@@ -253,7 +253,7 @@ impl<R: Document> Listing<R> {
         }
     }
 
-    /// Writes what was read, up to a chunk.
+    /// Writes records until the chunk is full.
     fn write_page(&mut self, text: &mut Vec<u8>) -> Result<(), Error> {
         if self.stands == Stands::Unbegun {
             text.extend_from_slice(format!("{{\"{}\":[", R::PLURAL).as_bytes());

@@ -1,5 +1,5 @@
-//! Freezer's HTTP API v2, over a catalog: a translation. Each request has a twin of gRPC, ends in the same call, and is refused as
-//! that is; what it takes and gives are Freezer's documents.
+//! Freezer's HTTP API v2, as a translation. Each route has an RPC of gRPC as its twin: it makes the same call and is refused in the
+//! same cases. What it takes and returns are Freezer's documents.
 
 mod actions;
 mod clients;
@@ -39,20 +39,20 @@ use crate::{
 use refusal::Refused;
 use walks::Walks;
 
-/// The header that a token is in.
+/// The header with the caller's token.
 pub(crate) const X_AUTH_TOKEN: &str = "x-auth-token";
 
-/// The twin of what everybody may ask.
+/// The twin of routes that everybody may call.
 const EVERYBODYS: &str = "/grpc.health.v1.Health/Check";
 
-/// What handlers work with.
+/// The state that handlers share.
 #[derive(Clone, Debug)]
 struct Edge {
     catalog: Catalog,
     walks: Arc<Walks>,
 }
 
-/// A request's caller, and what they ask of.
+/// A request's caller, and the state.
 #[derive(Debug)]
 struct Asking {
     edge: Edge,
@@ -60,7 +60,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// What they may ask about one kind of resource.
+    /// The calls that the caller may make on one kind of resource.
     fn about<R: Resource>(&self) -> Calls<'_, R> {
         Calls::on_behalf(&self.behalf, &self.edge.catalog)
     }
@@ -70,7 +70,7 @@ impl FromRequestParts<Edge> for Asking {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, edge: &Edge) -> Result<Asking, Infallible> {
-        // One that came past the guard may concern nothing.
+        // The guard adds the caller. Without one, nothing may be touched.
         let behalf = parts.extensions.get::<Behalf>().cloned();
         Ok(Asking {
             edge: edge.clone(),
@@ -79,7 +79,8 @@ impl FromRequestParts<Edge> for Asking {
     }
 }
 
-/// What answers, over a catalog. `guarded` lets a route's requests through as their twin's: who may call that may make them.
+/// The router of all routes. `guarded` puts the guard of a route's twin in front of it, so that whoever may call the twin may use
+/// the route.
 pub(crate) fn router(
     catalog: Catalog,
     door: &Door,
@@ -115,13 +116,13 @@ pub(crate) fn router(
         .fallback(any(async || refusal::of(StatusCode::NOT_FOUND)))
 }
 
-/// A way that requests take.
+/// A route.
 pub(crate) struct Way {
-    /// As they name it.
+    /// Its method and path.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is in the route"))]
     pub(crate) method: Method,
     pub(crate) path: &'static str,
-    /// The RPC that they are as.
+    /// The RPC that is its twin.
     pub(crate) twin: &'static str,
     route: MethodRouter<Edge>,
 }
@@ -140,7 +141,7 @@ where
     }
 }
 
-/// All of them.
+/// All routes.
 #[rustfmt::skip]
 pub(crate) fn ways() -> Vec<Way> {
     use resources as of;
@@ -179,7 +180,7 @@ pub(crate) fn ways() -> Vec<Way> {
     ]
 }
 
-/// Collections are asked for with a slash behind them, and without.
+/// Accepts the URL of a collection with or without a slash at its end.
 pub(crate) fn without_last_slash(mut request: Request<Body>) -> Request<Body> {
     let uri = request.uri();
     let path = uri.path();
@@ -197,10 +198,10 @@ pub(crate) fn without_last_slash(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// The document in a body, whatever type it says it is of.
+/// The JSON document in a body, whatever content type it claims.
 ///
 /// # Errors
-/// If there is none.
+/// If the body is not JSON.
 fn document_in(body: &[u8]) -> Result<Value, Refused> {
     if body.trim_ascii().is_empty() {
         return Err(Violations::one("the body", "must be a JSON object, and is empty").into());
@@ -211,7 +212,7 @@ fn document_in(body: &[u8]) -> Result<Value, Refused> {
     })
 }
 
-/// The member of an object that has just one: what is asked, with what it is asked about.
+/// The only member of an object that has exactly one: what to do, and with what.
 fn only_member(document: &Value) -> Option<(&str, &Value)> {
     let mut members = document.as_object()?.iter();
     let (name, value) = members.next()?;

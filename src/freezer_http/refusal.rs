@@ -1,4 +1,5 @@
-//! What is refused, in Freezer's shape. It is made of the status that the request's twin is refused with, so that both say the same.
+//! Refusals in Freezer's form. Each is made from the gRPC status with which the request's twin is refused, so that both say the
+//! same.
 
 use axum::{
     body::Body,
@@ -14,7 +15,7 @@ use tonic_types::StatusExt;
 
 use crate::{catalog::Error, freezer_json::path_in_document};
 
-/// What a handler refuses with.
+/// The error of a handler.
 #[derive(Debug)]
 pub(super) struct Refused(Status);
 
@@ -25,17 +26,17 @@ impl<E: Into<Error>> From<E> for Refused {
 }
 
 impl Refused {
-    /// What has a status of its own.
+    /// The error with this status.
     pub(super) fn of(status: Status) -> Refused {
         Refused(status)
     }
 
-    /// Whether there is nothing with that id.
+    /// Whether the id does not exist.
     pub(super) fn is_not_found(&self) -> bool {
         self.0.code() == Code::NotFound
     }
 
-    /// Whether the id is taken.
+    /// Whether the id exists already.
     pub(super) fn is_taken(&self) -> bool {
         self.0.code() == Code::AlreadyExists
     }
@@ -43,17 +44,17 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        // As its twin would: what it passes on its way out counts it, and `refused` words it.
+        // The twin's status: the layers outside count it, and `refused` turns it into text at the end.
         self.0.into_http()
     }
 }
 
-/// Words what a status says as Freezer does. Other answers pass.
+/// Turns a status into Freezer's words. Other answers pass unchanged.
 pub(crate) fn refused(response: Response) -> Response {
     if let Some(status) = Status::from_header_map(response.headers()) {
         return worded(&status);
     }
-    // Of requests that axum cannot take apart.
+    // axum itself answers requests that it cannot route or parse.
     let status = response.status();
     let is_worded = response.headers().get(CONTENT_TYPE).is_some_and(is_json);
     if is_worded || !(status.is_client_error() || status.is_server_error()) {
@@ -66,12 +67,12 @@ fn is_json(content_type: &HeaderValue) -> bool {
     content_type.as_bytes() == mime().as_bytes()
 }
 
-/// The type of all answers.
+/// The content type of all answers.
 pub(super) fn mime() -> HeaderValue {
     HeaderValue::from_static("application/json")
 }
 
-/// What is refused without a word of its own.
+/// A refusal that has no message of its own.
 pub(super) fn of(status: StatusCode) -> Response {
     let what = match status {
         StatusCode::NOT_FOUND => {
@@ -125,7 +126,7 @@ fn worded(status: &Status) -> Response {
     response
 }
 
-/// Freezer's, where it has one.
+/// Freezer's title, if it has one.
 fn title(status: StatusCode, code: Code) -> &'static str {
     match (status, code) {
         (StatusCode::BAD_REQUEST, _) => "Bad request format",

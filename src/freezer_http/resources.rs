@@ -1,4 +1,4 @@
-//! What is asked of every kind of resource, but for lists.
+//! Requests that every kind of resource has, except lists.
 
 use axum::{
     body::{Body, Bytes},
@@ -21,7 +21,7 @@ use crate::{
     resource::{ResourceId, Violations},
 };
 
-/// How often it is looked again whether there is a resource to replace, where it comes and goes meanwhile.
+/// How often a replacement is tried again while the resource appears and disappears.
 const REPLACE_TRIES_MAX: usize = 8;
 
 /// `POST /v2/{project_id}/{kind}`
@@ -48,13 +48,13 @@ pub(super) async fn get<R: Document>(
     written::<R>(stored.record())
 }
 
-/// `PATCH /v2/{project_id}/{kind}/{id}`: changes what the document names, and nothing else.
+/// `PATCH /v2/{project_id}/{kind}/{id}`: changes only what the document names.
 pub(super) async fn update<R: Document>(
     asking: Asking,
     Path((project_id, id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    // What only the server sets it sets, whatever a document says that was read before.
+    // Only the server sets these fields. A document that was read before may still have them.
     let document = without(R::changing(document_in(&body)?), R::OUTPUT_ONLY);
     let (mut resource, changed) = freezer_json::read_changes::<R>(&document)?;
     let id = ResourceId::of(R::KIND, R::KIND.id_field, &id)?;
@@ -71,7 +71,7 @@ pub(super) async fn update<R: Document>(
     Ok(answer(StatusCode::OK, &versioned(&updated)))
 }
 
-/// `POST /v2/{project_id}/{kind}/{id}`: replaces a resource, or creates it.
+/// `POST /v2/{project_id}/{kind}/{id}`: replaces the resource, or creates it.
 pub(super) async fn replace<R: Document>(
     asking: Asking,
     Path((project_id, id)): Path<(String, String)>,
@@ -105,10 +105,10 @@ pub(super) async fn delete<R: Document>(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A new resource of the project whose URL it was sent to, whatever its document says.
+/// A new resource from its document. It belongs to the project in the URL, whatever the document says.
 ///
 /// # Errors
-/// If the document is none of one.
+/// If the document does not describe one.
 pub(super) fn read_new<R: Document>(
     project_id: &str,
     document: Value,
@@ -120,7 +120,7 @@ pub(super) fn read_new<R: Document>(
 }
 
 /// # Errors
-/// As of the call; if there is one with that id, though it is equal.
+/// The same as for the call; also if there is an equal resource with that id.
 async fn create_one<R: Document>(
     asking: &Asking,
     project_id: &str,
@@ -137,7 +137,7 @@ async fn create_one<R: Document>(
     Ok(created.resource)
 }
 
-/// A document may name the resource that its URL names.
+/// Checks that a document names the resource in its URL, if it names one.
 ///
 /// # Errors
 /// If it names another.
@@ -156,10 +156,10 @@ fn versioned<R: Document>(resource: &R) -> Value {
     json!({R::KIND.id_field: resource.id(), "version": resource.stamps().revision})
 }
 
-/// The answer that is a document.
+/// The answer with the document of an encoded resource.
 ///
 /// # Errors
-/// If what is stored is no resource.
+/// If the stored bytes do not decode.
 fn written<R: Document>(record: &[u8]) -> Result<Response, Refused> {
     let mut text = Vec::with_capacity(record.len() * 2);
     let written = R::writer(Form::Api).write(record, &mut text);
@@ -167,12 +167,12 @@ fn written<R: Document>(record: &[u8]) -> Result<Response, Refused> {
     Ok(json_of(StatusCode::OK, text))
 }
 
-/// The answer that says what has become of a request.
+/// The answer that tells the result of a request.
 pub(super) fn answer(status: StatusCode, said: &Value) -> Response {
     json_of(status, said.to_string())
 }
 
-/// An answer that is JSON already.
+/// An answer whose text is JSON already.
 pub(super) fn json_of(status: StatusCode, text: impl Into<Body>) -> Response {
     (status, [(CONTENT_TYPE, mime())], text.into()).into_response()
 }

@@ -1,4 +1,4 @@
-//! What lists are searched for: a JSON body on a GET. A key is looked up anywhere in a document, as its reader would see it.
+//! Searches of lists: the JSON body of a GET. A key is found at any depth of the document that the reader would see.
 
 use memchr::memmem::Finder;
 use prost::DecodeError;
@@ -9,34 +9,34 @@ use crate::{
     resource::Violations,
 };
 
-/// What may be asked for at once.
+/// The most criteria in one search.
 const CRITERIA_MAX: usize = 64;
 
-/// What a list is searched for.
+/// The criteria of a search.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Search {
-    /// Each must hold.
+    /// All of these must hold.
     matches: Vec<Criterion>,
-    /// None may.
+    /// None of these may hold.
     match_nots: Vec<Criterion>,
     pub(super) time_after: Option<i64>,
     pub(super) time_before: Option<i64>,
 }
 
-/// A key, and a value that it must have somewhere.
+/// A key, and a value that it must have somewhere in the document.
 #[derive(Clone, Debug)]
 struct Criterion {
     key: String,
     wanted: Value,
-    /// Finds the wanted text in a record: where it is not, the document does not have it either.
+    /// Finds the value's text in an encoded record. If it is not there, the document does not have the value either.
     text: Option<Finder<'static>>,
 }
 
 impl Search {
-    /// Reads one. An empty body asks for everything.
+    /// Reads a search. An empty body matches everything.
     ///
     /// # Errors
-    /// Every key that cannot be understood.
+    /// Every key that is not valid.
     pub(super) fn read(body: &[u8]) -> Result<Search, Violations> {
         let body = body.trim_ascii();
         if body.is_empty() {
@@ -46,7 +46,7 @@ impl Search {
         let value: Value = serde_json::from_slice(body)
             .map_err(|error| wrong(format!("must be a JSON object, and is no JSON: {error}")))?;
         let members = match &value {
-            // A client that was asked for nothing says so.
+            // A client sends `null` if no search was asked for.
             Value::Null => return Ok(Search::default()),
             Value::Object(members) => members,
             _ => return Err(wrong("must be a JSON object".into())),
@@ -68,15 +68,15 @@ impl Search {
         violations.or(search)
     }
 
-    /// Whether everything matches, but for times.
+    /// Whether everything matches, except for times.
     pub(super) fn is_empty(&self) -> bool {
         self.matches.is_empty() && self.match_nots.is_empty()
     }
 
-    /// Whether an encoded resource does, as `writer` writes it.
+    /// Whether an encoded resource matches in the form that `writer` writes.
     ///
     /// # Errors
-    /// If it is none.
+    /// If `record` does not decode.
     pub(super) fn matches(&self, writer: &Writer, record: &[u8]) -> Result<bool, DecodeError> {
         let may_match = |criterion: &Criterion| {
             let text = criterion.text.as_ref();
@@ -105,7 +105,7 @@ impl Criterion {
         }
     }
 
-    /// Whether a document has it. Nothing is had by one that does not have the key.
+    /// Whether a document has this value. A document without the key does not match.
     fn is_in(&self, document: &Value) -> bool {
         let mut found = Vec::new();
         collect(document, &self.key, &mut found);
@@ -117,7 +117,8 @@ impl Criterion {
     }
 }
 
-/// Whether a text stands in a record as it does in the document: numbers, bools and what looks like them do not.
+/// Whether the encoded record holds a text exactly as the document does. Numbers and bools, and text that looks like them, may be
+/// written otherwise.
 fn is_found_as_written(text: &str) -> bool {
     let is_word = ["true", "false"]
         .iter()
@@ -125,7 +126,7 @@ fn is_found_as_written(text: &str) -> bool {
     !is_word && text.parse::<f64>().is_err()
 }
 
-/// The values of a key, wherever it is.
+/// The values of a key at any depth.
 fn collect<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(members) => {
@@ -145,7 +146,7 @@ fn collect<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
     }
 }
 
-/// The same value, or the same written otherwise: people write numbers and bools as text.
+/// Whether two values are the same. People write numbers and bools as text, too.
 fn is_same(value: &Value, wanted: &Value) -> bool {
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
@@ -163,7 +164,7 @@ fn is_same(value: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// A list of objects, each with one key and the value that is asked for, or several.
+/// A list of objects, each with one key or several, and the values that these must have.
 fn criteria(path: &str, value: &Value, violations: &mut Violations) -> Vec<Criterion> {
     let expected = r#"must be a list such as [{"client_id": "node1"}]"#;
     let Some(elements) = value.as_array() else {
@@ -178,7 +179,7 @@ fn criteria(path: &str, value: &Value, violations: &mut Violations) -> Vec<Crite
         };
         for (key, wanted) in members {
             if key == "_all" {
-                // What `openstack … --search` makes of its argument: such a list as JSON, in a string.
+                // `openstack … --search` sends such a list as a string of JSON.
                 let inner = wanted.as_str().map(serde_json::from_str::<Value>);
                 let inner = inner.and_then(Result::ok).unwrap_or_default();
                 let path = format!("{path}[{n}]._all");
@@ -194,7 +195,7 @@ fn criteria(path: &str, value: &Value, violations: &mut Violations) -> Vec<Crite
     criteria
 }
 
-/// Seconds since the Unix epoch.
+/// A time in seconds since the Unix epoch.
 fn seconds(path: &str, value: &Value, violations: &mut Violations) -> Option<i64> {
     let seconds = whole_number(value);
     if seconds.is_none() {

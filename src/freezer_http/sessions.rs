@@ -1,4 +1,4 @@
-//! What is asked of sessions beyond what is asked of every kind.
+//! Requests that only sessions have.
 
 use axum::{body::Bytes, extract::Path, response::Response};
 use http::StatusCode;
@@ -59,10 +59,10 @@ pub(super) async fn action(
     ))
 }
 
-/// What a member may ask.
+/// The forms of a request of a member.
 const EXPECTED: &str = r#"must be {"start": {"job_id", "current_tag"}} or {"end": {"job_id", "current_tag", "result"}}"#;
 
-/// What a member asks: whether it may run, or, with a result, that its run has ended.
+/// A member's request: may it run, or, with a result, its run has ended.
 struct Asked {
     job_id: String,
     current_tag: i64,

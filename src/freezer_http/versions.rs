@@ -1,4 +1,4 @@
-//! Which versions of the API there are, for clients that ask before anything else.
+//! The versions of the API, which clients ask for before anything else.
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header::HOST};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::resources::answer;
 
-/// `GET /`, where they are choices, and `GET /v2`. Everybody may ask.
+/// `GET /`, which offers them as choices, and `GET /v2`. Everybody may ask.
 pub(super) fn versions(status: StatusCode, scheme: &str, request: &Request<Body>) -> Response {
     let at = host_of(scheme, request.headers());
     let versions = json!({"versions": [{
@@ -18,7 +18,7 @@ pub(super) fn versions(status: StatusCode, scheme: &str, request: &Request<Body>
     answer(status, &versions)
 }
 
-/// Where a client has reached the server, as it says itself: empty where it does not say.
+/// The address of the server as the client wrote it in its request. Empty if it did not.
 pub(super) fn host_of(scheme: &str, headers: &HeaderMap) -> String {
     let host = headers.get(HOST).map(HeaderValue::to_str);
     host.and_then(Result::ok)

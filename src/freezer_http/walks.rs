@@ -1,8 +1,7 @@
-//! Where pages that were asked for by offset ended, so that a walk by offset goes on from there though something was written
-//! meanwhile: as one by marker it sees each resource that exists throughout just once.
+//! Remembers where pages by offset ended, so that a walk by offset goes on from there even if others write meanwhile. Like a walk
+//! by marker it sees each resource that exists all the time exactly once.
 //!
-//! It is remembered for a while, for as long as there are not too many others. Where it is not known, as many are left out as the
-//! offset says.
+//! Recent ends are remembered for a while. If the end of a page is not known, the offset counts items from the beginning.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Pages whose end is remembered: more than there are walks under way.
+/// The most ends to remember: more than there are walks at a time.
 const PAGES_MAX: usize = 4096;
-/// For how long: a scheduler asks for its next page at once.
+/// How long an end is remembered. A scheduler asks for its next page at once.
 const PAGE_AGE_MAX: Duration = Duration::from_secs(60);
 
-/// The ends of pages, by which page of which list comes next.
+/// The ends of pages, by the page that follows.
 #[derive(Debug, Default)]
 pub(super) struct Walks {
     hasher: RandomState,
@@ -26,12 +25,12 @@ pub(super) struct Walks {
 #[derive(Debug, Default)]
 struct Ends {
     tokens: HashMap<u64, (String, Instant)>,
-    /// In the order in which they came: the first goes first.
+    /// The pages in the order in which they were added: the oldest is removed first.
     order: VecDeque<u64>,
 }
 
 impl Walks {
-    /// The page that `next` says, of a list and whoever walks it, begins at this token.
+    /// Remembers that the page `next` begins at this token.
     pub(super) fn put(&self, next: &impl Hash, token: String) {
         let key = self.hasher.hash_one(next);
         let Ends { tokens, order } = &mut *self.lock();
@@ -45,7 +44,7 @@ impl Walks {
         }
     }
 
-    /// Where it begins, if that is known.
+    /// The token at which a page begins, if it is known.
     pub(super) fn get(&self, page: &impl Hash) -> Option<String> {
         let key = self.hasher.hash_one(page);
         let ends = self.lock();

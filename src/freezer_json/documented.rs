@@ -1,4 +1,4 @@
-//! The documents of each kind of resource.
+//! What is special about the documents of each kind of resource.
 
 use serde_json::Value;
 
@@ -11,38 +11,38 @@ use crate::{
     resource::{Kind, Resource, Violations},
 };
 
-/// A resource that Freezer has documents of.
+/// A resource that Freezer has documents for.
 pub(crate) trait Documented: Resource {
-    /// What a list of them is called.
+    /// The key of a list of them.
     const PLURAL: &'static str;
 
-    /// Reads a document, with a note of each thing that has no place.
+    /// Reads a document. Returns a note for each thing that has no place in the resource.
     ///
     /// # Errors
-    /// If it is none, or has values that fit neither their field nor an `extra`.
+    /// If it does not describe such a resource, or has values that fit neither their field nor an `extra`.
     fn read(document: &Value) -> Result<(Self, Vec<String>), Violations> {
         read_resource(document)
     }
 
-    /// Reads just those fields that a document has.
+    /// Reads only the fields that a document has.
     ///
     /// # Errors
-    /// As of [`Documented::read`].
+    /// The same as for [`Documented::read`].
     fn read_fields(document: &Value) -> Result<(Self, Vec<String>), Violations> {
         read_resource(document)
     }
 
-    /// What writes their documents.
+    /// The writer for their documents.
     fn writer(form: Form) -> Writer {
         Writer::of_fields::<Self>(form)
     }
 
-    /// Its document.
+    /// The resource's document.
     fn to_document(&self, form: Form) -> Value {
         Self::writer(form).json_of(self)
     }
 
-    /// Gives it to a project, whatever it says: what is taken along from another place is that project's.
+    /// Moves the resource into a project: a document from elsewhere may name another one.
     fn belong_to(&mut self, project_id: &str) {
         self.set_project_id(project_id);
     }
@@ -108,7 +108,7 @@ impl Documented for Session {
     }
 }
 
-/// The path in a document of a field that is refused by its path in a request, where the resource has a name.
+/// The path in a document for a field's path in a request. They differ if the document is named by the resource.
 pub(crate) fn path_in_document(field: &str) -> &str {
     let kinds = [
         Backup::KIND,
@@ -121,7 +121,7 @@ pub(crate) fn path_in_document(field: &str) -> &str {
     kinds.into_iter().find_map(within).unwrap_or(field)
 }
 
-/// An action that names a project names the one that it comes to.
+/// An action that names a project has to name the project that it moves to.
 fn follow(action: &mut FreezerAction, project_id: &str) {
     if !action.project_id.is_empty() {
         project_id.clone_into(&mut action.project_id);

@@ -1,7 +1,7 @@
 //! Freezer's JSON documents, read leniently and written as Freezer writes them.
 //!
-//! A field's name in `proto/` is its key in Freezer's JSON, so that the descriptors say all there is
-//! to know about a resource, and a new one needs no code here beyond its two public functions.
+//! A field's name in `proto/` is its key in Freezer's JSON. So the descriptors say all there is to know about a resource, and a new
+//! one needs only its two public functions here.
 //!
 //! **Reading** takes what agents and schedulers really send:
 //! - `null` is "unset" everywhere, and so is `""` for a number or a bool;
@@ -16,7 +16,7 @@
 //! **Writing** gives the set fields and what is in `extra`, side by side, and the keys of
 //! [`ALWAYS_WRITTEN`](shape::ALWAYS_WRITTEN).
 //!
-//! Whether a resource makes sense is not asked here: the server validates what it is sent.
+//! Nothing here checks whether a resource makes sense: the server validates what it is sent.
 
 mod documented;
 #[cfg(fuzzing)]
@@ -36,16 +36,16 @@ pub(crate) use self::{
 };
 use crate::proto::{Action, Backup, Client, Job, Session};
 
-/// Set by the server alone: ignored on reading, and part of [`Form::Full`] only.
+/// Fields that only the server sets: ignored on reading, and written only in [`Form::Full`].
 const OUTPUT_ONLY: [&str; 4] = ["create_time", "update_time", "last_seen_time", "revision"];
 
-/// The field that takes the keys and values that have no other place.
+/// The field for keys and values that have no other place.
 const EXTRA: &str = "extra";
 
 const STRUCT: &str = "google.protobuf.Struct";
 const TIMESTAMP: &str = "google.protobuf.Timestamp";
 
-/// What one Freezer document describes.
+/// The resource that a document describes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Document {
     /// A backup.
@@ -60,23 +60,23 @@ pub(crate) enum Document {
     Session(Session),
 }
 
-/// A document as read.
+/// The result of reading a document.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Read {
-    /// What it describes.
+    /// The resource that it describes.
     pub document: Document,
-    /// What was left out or changed in reading it, a sentence each, starting with the key's path.
+    /// What was left out or changed: one sentence each, starting with the key's path.
     pub notes: Vec<String>,
 }
 
 /// Which fields are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// What Freezer knows.
+    /// The keys that Freezer knows.
     Document,
-    /// That, and `create_time`, `update_time` (RFC 3339, in UTC) and `revision`.
+    /// These, and `create_time`, `update_time` (RFC 3339, in UTC) and `revision`.
     Full,
-    /// What Freezer's HTTP API gives: that, and what its clients look up unasked.
+    /// The keys of Freezer's HTTP API: those of `Document`, and those that its clients expect always.
     Api,
 }
 

@@ -14,20 +14,19 @@ use crate::{
     resource::{Violations, limits},
 };
 
-/// What Freezer keeps in its documents for itself: in which message, or in each.
+/// Keys that Freezer adds to its documents for itself: in one message, or in each.
 const BOOKKEEPING: [(Option<&str>, &str); 2] = [
     (None, "_version"),
-    // It is the job's.
+    // The project of the job.
     (Some("freezer.v2.JobAction"), "project_id"),
 ];
 
-/// How deep a value in `extra` may nest, so that every protobuf reader's limit of 100 messages takes
-/// it: a level of JSON is up to three of protobuf. What a record may have is less, and the server's
-/// to say.
+/// How deep a value in `extra` may nest, so that every protobuf reader's limit of 100 messages allows it: one level of JSON takes
+/// up to three messages. The server allows less in a record, and checks that itself.
 pub(super) const EXTRA_NESTING_MAX: usize = 24;
 
-/// The keys beside bare metadata that belong to the backup itself: an agent posts its metadata
-/// together with `job_id` and `status` in one object.
+/// The keys that belong to the backup itself although they stand beside bare metadata: an agent posts its metadata together with
+/// `job_id` and `status` in one object.
 pub(super) const BESIDE_METADATA: [&str; 8] = [
     "backup_id",
     "backup_uuid",
@@ -39,14 +38,14 @@ pub(super) const BESIDE_METADATA: [&str; 8] = [
     "user_name",
 ];
 
-/// Reads a document of any kind: a job by its `job_actions` or `job_schedule`, a backup by its
-/// `backup_metadata`, a backup's bare metadata by its `backup_name`, and so on.
+/// Reads a document of any kind. A job has `job_actions` or `job_schedule`, a backup has `backup_metadata`, a backup's bare
+/// metadata has `backup_name`, and so on.
 ///
 /// # Errors
-/// If it is none of these, or has values that fit neither their field nor an `extra`.
+/// If the kind is not known, or values fit neither their field nor an `extra`.
 pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
     let object = object(value)?;
-    // What is null is as good as missing.
+    // `null` counts as missing.
     let has = |key| object.get(key).is_some_and(|value| !value.is_null());
     if has("job_actions") || has("job_schedule") {
         let (job, notes) = read_job(value)?;
@@ -88,10 +87,10 @@ pub(crate) fn read_document(value: &Value) -> Result<Read, Violations> {
     }
 }
 
-/// Reads a resource of a kind whose documents are its fields.
+/// Reads a resource of a kind whose documents have the same keys as its fields.
 ///
 /// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
+/// If it is not an object, or has values that fit neither their field nor an `extra`.
 pub(super) fn read_resource<M: prost::Name + Default>(
     value: &Value,
 ) -> Result<(M, Vec<String>), Violations> {
@@ -100,10 +99,10 @@ pub(super) fn read_resource<M: prost::Name + Default>(
     reading.finish(&message)
 }
 
-/// Reads a client, by itself, or as Freezer gives it: in `client`, with who owns it beside it.
+/// Reads a client, either by itself, or in the key `client` with its owner beside it, as Freezer returns it.
 ///
 /// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
+/// If it is not an object, or has values that fit neither their field nor an `extra`.
 pub(super) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violations> {
     let outer = object(value)?;
     let Some(inner) = outer.get("client").and_then(Value::as_object) else {
@@ -116,10 +115,10 @@ pub(super) fn read_client(value: &Value) -> Result<(Client, Vec<String>), Violat
     read_resource(&Value::Object(whole))
 }
 
-/// Reads a session. One that has never run is active in Freezer, and has a list of jobs, which is empty.
+/// Reads a session. In Freezer a session that has never run is `active`, and has an empty list of jobs.
 ///
 /// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
+/// If it is not an object, or has values that fit neither their field nor an `extra`.
 pub(super) fn read_session(value: &Value) -> Result<(Session, Vec<String>), Violations> {
     let mut members = object(value)?.clone();
     if members
@@ -134,10 +133,10 @@ pub(super) fn read_session(value: &Value) -> Result<(Session, Vec<String>), Viol
     read_resource(&Value::Object(members))
 }
 
-/// Reads a job. One without a description is named after its first action's backup, else its id.
+/// Reads a job. A job without a description is named after its first action's backup, or else after its id.
 ///
 /// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
+/// If it is not an object, or has values that fit neither their field nor an `extra`.
 pub(super) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> {
     let (mut job, notes): (Job, _) = read_resource(value)?;
     if job.description.is_empty() {
@@ -146,11 +145,11 @@ pub(super) fn read_job(value: &Value) -> Result<(Job, Vec<String>), Violations> 
     Ok((job, notes))
 }
 
-/// Reads the fields of a resource that a document changes, and says which these are, as paths of an update mask: each key that is
-/// there, down to the leaves, so that what a document does not name stays as it is. `null` clears.
+/// Reads a document that changes a resource. Returns the fields and their paths for an update mask: one path for each key, down to
+/// the leaves, so that everything that the document does not name stays as it is. `null` clears a field.
 ///
 /// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
+/// If it is not an object, or has values that fit neither their field nor an `extra`.
 pub(crate) fn read_changes<M: prost::Name + Default>(
     value: &Value,
 ) -> Result<(M, Vec<String>), Violations> {
@@ -167,12 +166,12 @@ pub(crate) fn read_changes<M: prost::Name + Default>(
 /// Reads a backup, or the bare metadata of one.
 ///
 /// # Errors
-/// If it is no object, or has values that fit neither their field nor an `extra`.
+/// If it is not an object, or has values that fit neither their field nor an `extra`.
 pub(super) fn read_backup(value: &Value) -> Result<(Backup, Vec<String>), Violations> {
     read_resource(&with_metadata_apart(value))
 }
 
-/// A backup's document whose metadata stands apart from the backup itself, made of bare metadata, if it is that.
+/// A backup's document whose metadata is apart from the backup itself. Bare metadata is turned into that form.
 pub(crate) fn with_metadata_apart(document: &Value) -> Cow<'_, Value> {
     let bare = document
         .as_object()
@@ -199,8 +198,8 @@ fn has_metadata(object: &Map<String, Value>) -> bool {
         .is_some_and(|metadata| !metadata.is_null())
 }
 
-/// A backup's name may be longer than a description may be, and is not what the sender was asked to
-/// keep short: it is cut.
+/// A backup's name may be longer than a description. The sender never chose it as a description, so that it is cut instead of
+/// refused.
 fn name_of_unnamed(job: &Job) -> String {
     let backup_name = job
         .job_actions
@@ -219,11 +218,11 @@ fn name_of_unnamed(job: &Job) -> String {
     name[..len].to_owned()
 }
 
-/// What a value is to its field.
+/// How a value fits its field.
 enum Fit {
     Value(Field),
     Unset,
-    /// It is not what the field takes, which is this.
+    /// It does not fit: the field takes this instead.
     No(&'static str),
 }
 
@@ -233,12 +232,12 @@ impl Fit {
     }
 }
 
-/// What was found on the way through a document.
+/// What was found while a document was read.
 #[derive(Default)]
 pub(super) struct Reading {
     violations: Violations,
     notes: Vec<String>,
-    /// The paths of what was found, where they are asked for, and outside of lists, which change as a whole.
+    /// The paths of what was found, if they are wanted. Elements of lists have none, because lists change as a whole.
     changed: Option<Vec<String>>,
 }
 
@@ -249,7 +248,7 @@ impl Reading {
         }
     }
 
-    /// Reads what changes as a whole.
+    /// Reads something that changes as a whole, so that no paths within it are collected.
     fn whole<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let changed = self.changed.take();
         let read = read(self);
@@ -268,7 +267,7 @@ impl Reading {
         Ok((message, notes))
     }
 
-    /// A message of these members. `path` is its own place in the document.
+    /// Reads the members of an object as a message. `path` is the message's place in the document.
     fn message<'a>(
         &mut self,
         descriptor: &MessageDescriptor,
@@ -288,7 +287,7 @@ impl Reading {
                 Some(field) if is_output_only(field) => continue,
                 Some(field) => match self.value(field, value, &path) {
                     Fit::Value(value) => {
-                        // A message names what is in it.
+                        // A message adds the paths of its own fields.
                         if field.is_list() || value.as_message().is_none() {
                             self.change(&path);
                         }
@@ -315,7 +314,7 @@ impl Reading {
                     );
                 }
                 Some(expected) => self.violations.add(path, format!("must be {expected}")),
-                // What has nothing in it is no loss.
+                // Dropping an empty value loses nothing.
                 None if is_nothing(value) || is_bookkeeping(descriptor, key) => {}
                 None => self
                     .notes
@@ -363,7 +362,7 @@ impl Reading {
             let path = format!("{path}[{n}]");
             match self.whole(|reading| reading.single(&field.kind(), element, &path)) {
                 Fit::Value(element) => list.push(element),
-                // A list has no place for an element that is not there.
+                // A list has no place for a missing element.
                 Fit::Unset => self.violations.add(path, "must not be empty"),
                 Fit::No(expected) => self.violations.add(path, format!("must be {expected}")),
             }
@@ -371,7 +370,7 @@ impl Reading {
         Fit::Value(Field::List(list))
     }
 
-    /// A map by strings, whose entries are of this kind.
+    /// Reads an object as a map with values of this kind.
     fn map(&mut self, entry: &Kind, value: &Value, path: &str) -> Fit {
         let (Some(members), Kind::Message(entry)) = (value.as_object(), entry) else {
             return Fit::No("an object");
@@ -438,8 +437,8 @@ impl Reading {
         }
     }
 
-    /// The value as `extra` holds it, at this level of nesting. What has a field of another kind keeps its own, so that it
-    /// does not fit the field when it is read again.
+    /// The value as `extra` holds it, at this level of nesting. A value that did not fit its field keeps its type, so that it does
+    /// not fit when it is read again, either.
     pub(super) fn struct_value(
         &mut self,
         value: &Value,
@@ -531,7 +530,7 @@ fn boolean(value: &Value) -> Option<bool> {
     }
 }
 
-/// A whole number of at most 64 bits, which may be written as text.
+/// A whole number of at most 64 bits. It may be written as text.
 pub(crate) fn whole_number(value: &Value) -> Option<i64> {
     integer(value)?.try_into().ok()
 }
@@ -544,7 +543,7 @@ fn integer(value: &Value) -> Option<i128> {
     }
 }
 
-/// The number if it is written without a point or an exponent, and of at most 64 bits.
+/// The number if it has at most 64 bits and is written without a point or an exponent.
 fn integer_of(number: &Number) -> Option<i128> {
     number
         .as_i64()

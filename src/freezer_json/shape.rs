@@ -1,4 +1,4 @@
-//! What the descriptors say of a message, by its fields' tags: looked up once, and not for each record.
+//! What the descriptors say about the messages, by tag of the field: looked up once instead of for each record.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,12 +13,12 @@ use crate::proto::{self, Action, Backup, Client, Job, Session};
 /// How a message is written.
 #[derive(Debug)]
 pub(super) struct Shape {
-    /// By their tags, which are below [`TAGS_MAX`].
+    /// The fields by their tags, which are below [`TAGS_MAX`].
     fields: Vec<Option<Field>>,
     tags: HashMap<String, u32>,
 }
 
-/// Tags are below that, so that those that were seen fit into a word.
+/// All tags are below this, so that a set of them fits into one word.
 pub(super) const TAGS_MAX: u32 = 64;
 
 /// How a field is written.
@@ -29,7 +29,7 @@ pub(super) struct Field {
     pub(super) is_list: bool,
     pub(super) is_output_only: bool,
     pub(super) value: Value,
-    /// What stands for it where it is not set, in the forms in which something does.
+    /// What is written if the field is not set, and in which forms.
     unset: Option<(&'static str, &'static [Form])>,
 }
 
@@ -42,25 +42,25 @@ pub(super) enum Value {
     Double,
     Text,
     Timestamp,
-    /// Any JSON.
+    /// Any JSON value.
     Any,
-    /// What has no other place: it stands beside the fields.
+    /// Keys that have no other place. They are written beside the fields.
     Extra,
     Message(&'static Shape),
-    /// A map by strings.
+    /// A map from strings to strings.
     TextMap,
-    /// As well.
+    /// A map from strings to messages.
     MessageMap(&'static Shape),
 }
 
-/// Every form, and the one that Freezer's API has.
+/// Every form. The second constant is only the form of Freezer's API.
 const ALL: &[Form] = &[Form::Document, Form::Full, Form::Api];
 const API: &[Form] = &[Form::Api];
 
-/// The keys that are written though unset, because Freezer does: clients look them up unasked.
+/// The keys that are written even if they are not set: Freezer writes them, and clients expect them.
 ///
-/// A backup's metadata has the keys that the agent always sends; a job's schedule has its event; and a job has its actions,
-/// which is also what a job is recognised by. Over HTTP, times that have not happened are -1.
+/// A backup's metadata has the keys that the agent always sends, a job's schedule has its event, and a job has its actions, by
+/// which a job is recognised. Over HTTP, times that have not happened are -1.
 #[rustfmt::skip]
 pub(super) const ALWAYS_WRITTEN: &[(&str, &str, &[Form], &[&str])] = &[
     ("freezer.v2.BackupMetadata", r#""""#, ALL, &[
@@ -82,7 +82,7 @@ pub(super) const ALWAYS_WRITTEN: &[(&str, &str, &[Form], &[&str])] = &[
     ("freezer.v2.Client", "false", API, &["is_central"]),
 ];
 
-/// Those of the resources, and of what is in them. They live as long as the process.
+/// The shapes of the resources and of the messages in them. They live as long as the process.
 static SHAPES: LazyLock<HashMap<String, &'static Shape>> = LazyLock::new(|| {
     let mut shapes = HashMap::new();
     for resource in [
@@ -97,7 +97,7 @@ static SHAPES: LazyLock<HashMap<String, &'static Shape>> = LazyLock::new(|| {
     shapes
 });
 
-/// That of a resource.
+/// The shape of a resource.
 pub(super) fn shape_of<M: prost::Name>() -> &'static Shape {
     SHAPES
         .get(&M::full_name())
@@ -110,13 +110,13 @@ impl Shape {
         self.fields.get(usize::try_from(tag).ok()?)?.as_ref()
     }
 
-    /// The field with that name, but for the one that has no key.
+    /// The field with that name. The field `extra` has no key of its own.
     pub(super) fn named(&self, name: &str) -> Option<&Field> {
         let field = self.field(*self.tags.get(name)?)?;
         (!matches!(field.value, Value::Extra)).then_some(field)
     }
 
-    /// The fields that something stands for where they are not set, with that.
+    /// The fields that are written even if they are not set, each with the text for that.
     pub(super) fn written_unset(&self, form: Form) -> impl Iterator<Item = (&Field, &'static str)> {
         let fields = self.fields.iter().flatten();
         fields.filter_map(move |field| {
@@ -149,7 +149,7 @@ fn shape(
         shape_of_message.tags.insert(name, tag);
         shape_of_message.fields[index] = Some(field(message, &descriptor, shapes));
     }
-    // There are a dozen of them, made once.
+    // This leaks about a dozen shapes, each made once.
     let shape: &'static Shape = Box::leak(Box::new(shape_of_message));
     shapes.insert(message.full_name().to_owned(), shape);
     shape

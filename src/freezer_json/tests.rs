@@ -1,4 +1,4 @@
-//! What is read and written, and that the one undoes the other.
+//! Reading and writing documents, and that one undoes the other.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -340,7 +340,7 @@ fn field_value(field: &FieldDescriptor) -> BoxedStrategy<Field> {
     }
 }
 
-/// Every field of the message, set or not, save those that the server alone sets.
+/// A message with every field set or not, except those that only the server sets.
 fn any_message(descriptor: &MessageDescriptor) -> BoxedStrategy<DynamicMessage> {
     let fields: Vec<_> = descriptor
         .fields()
@@ -364,7 +364,7 @@ fn any_message(descriptor: &MessageDescriptor) -> BoxedStrategy<DynamicMessage> 
         .boxed()
 }
 
-/// Keys that are no fields (`extra` itself among them), and any values.
+/// Keys that are not fields (`extra` itself among them), with any values.
 fn sane_extra(descriptor: MessageDescriptor) -> BoxedStrategy<Field> {
     prop::collection::btree_map(
         "x_[a-z]{0,4}|extra",
@@ -406,7 +406,7 @@ fn any_json(numbers: BoxedStrategy<f64>) -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// Mostly keys that mean something somewhere.
+/// Mostly keys that have a meaning somewhere.
 fn any_key() -> BoxedStrategy<String> {
     let known: Vec<String> = [
         proto::descriptor_of::<Backup>(),
@@ -432,7 +432,7 @@ fn any_key() -> BoxedStrategy<String> {
     .boxed()
 }
 
-/// Documents near enough to real ones that most are recognised and many are read.
+/// Documents so near to real ones that most are recognised and many can be read.
 fn any_document() -> BoxedStrategy<Value> {
     let members = || prop::collection::btree_map(any_key(), any_json(any::<f64>().boxed()), 0..8);
     let object = |members: std::collections::BTreeMap<String, Value>| {

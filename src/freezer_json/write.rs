@@ -1,8 +1,8 @@
-//! Writing Freezer's documents: text, made of an encoded message field by field as they stand in it, without decoding it first. A
-//! page of a list is written as fast as that goes.
+//! Writes Freezer's documents. The text is made field by field from an encoded message, which is never decoded as a whole: this is
+//! the fastest way to write a page of a list.
 //!
-//! What is written is stored by Icebox, or was just encoded: each field stands there once, and the elements of a list one after
-//! another. Of other messages the text is still JSON.
+//! The message was stored by Icebox or has just been encoded: each field stands there once, and the elements of a list follow each
+//! other. For other messages the text is still JSON.
 
 use jiff::Timestamp;
 use prost::{DecodeError, Message};
@@ -18,7 +18,7 @@ use crate::proto::{
     fields::{Fields, Raw, entry_of, malformed},
 };
 
-/// Whose a client is stands beside it.
+/// The keys that stand beside the client: they tell who owns it.
 const BESIDE_CLIENT: [&str; 2] = ["project_id", "user_id"];
 
 /// Writes the documents of one kind of resources.
@@ -30,7 +30,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Of a kind whose documents are its fields.
+    /// For a kind whose documents have the same keys as its fields.
     #[must_use]
     pub(crate) fn of_fields<M: prost::Name>(form: Form) -> Writer {
         Writer {
@@ -40,7 +40,7 @@ impl Writer {
         }
     }
 
-    /// Of clients.
+    /// For clients.
     #[must_use]
     pub(crate) fn of_clients(form: Form) -> Writer {
         Writer {
@@ -61,7 +61,7 @@ impl Writer {
     /// Appends the document of an encoded resource.
     ///
     /// # Errors
-    /// If it is none; then something of it is appended.
+    /// If the record does not decode. Then a part of it has been appended.
     pub(crate) fn write(&self, record: &[u8], to: &mut Vec<u8>) -> Result<(), DecodeError> {
         if !self.is_of_clients {
             return write_message(self.shape, record, self.form, all, to);
@@ -92,13 +92,13 @@ fn is_within(field: &Field) -> bool {
     !is_beside(field)
 }
 
-/// An object in the making.
+/// A JSON object that is being written.
 struct Object<'a> {
     to: &'a mut Vec<u8>,
     is_empty: bool,
-    /// The list or map that is being written, by its tag, with what ends it.
+    /// The list or map that is being written: its tag, and the byte that ends it.
     open: Option<(u32, u8)>,
-    /// The tags of those that it has.
+    /// The set of the tags that have been written.
     seen: u64,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Object<'a> {
         self.seen & 1 << field.tag != 0
     }
 
-    /// Goes on with a list or map, or begins it.
+    /// Begins a list or map, or continues it.
     fn element(&mut self, field: &Field, [begin, end]: [u8; 2]) {
         if self.open.is_some_and(|(tag, _)| tag == field.tag) {
             self.to.push(b',');
@@ -199,7 +199,7 @@ fn write_message(
     }
     if let Some(extra) = extra {
         for (key, value) in Struct::decode(extra)?.fields {
-            // A field that is set counts: it is what the value would be read as.
+            // If the field itself is set, it counts, since the key would be read as the field.
             match shape.named(&key) {
                 Some(field) if object.has(field) => continue,
                 Some(field) => object.saw(field),
@@ -227,7 +227,7 @@ fn write_value(
 ) -> Result<(), DecodeError> {
     match (value, raw) {
         (Value::Bool, Raw::Varint(value)) => write_json(&(value != 0), to),
-        // A negative number of 32 bits has 64 on the wire.
+        // A negative number of 32 bits takes 64 bits on the wire.
         (Value::Signed, Raw::Varint(value)) => write_json(&value.cast_signed(), to),
         (Value::Unsigned, Raw::Varint(value)) => write_json(&value, to),
         (Value::Double, Raw::Fixed64(bits)) => write_json(&f64::from_bits(bits), to),
@@ -244,7 +244,7 @@ fn write_text(text: &str, to: &mut Vec<u8>) {
     write_json(text, to);
 }
 
-/// A number, text or bool.
+/// Writes a number, a text or a bool.
 fn write_json<T: serde::Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) {
     serde_json::to_writer(to, value).expect("it has a place in JSON, and memory takes it");
 }
@@ -287,8 +287,8 @@ fn write_any(value: &prost_types::Value, to: &mut Vec<u8>) {
     }
 }
 
-/// A double as people write it: `1`, not `1.0`. Beyond 2^53 a double no longer tells neighbouring
-/// integers apart, and does not claim to; -0 is no integer.
+/// Writes a double as people do: `1`, not `1.0`. Beyond 2^53 a double cannot tell neighbouring integers apart, so that it is not
+/// written as one; nor is -0.
 #[allow(clippy::cast_possible_truncation, reason = "whole, and within 2^53")]
 fn write_number(value: f64, to: &mut Vec<u8>) {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;

@@ -1,4 +1,4 @@
-//! Who calls, and what each may: roles, the tokens that prove them, and one table of what each role may call.
+//! Who calls, and what each caller may do: roles, the tokens that prove them, and one table of what each role may call.
 
 mod policy;
 mod tokens;
@@ -29,10 +29,10 @@ pub(crate) use tokens::sha256_hex;
 pub(crate) use tokens::wrong_in_toml;
 pub use tokens::{BadTokens, Tokens};
 
-/// How often the clock is looked at while a stream waits for its token to expire.
+/// How often the clock is read while a stream waits for its token to expire.
 const CLOCK_LOOK: Duration = Duration::from_secs(60);
 
-/// What somebody may do. [`policy`] has the table.
+/// What a caller may do. The table is in [`policy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
@@ -46,30 +46,30 @@ pub(crate) enum Role {
     Agent,
 }
 
-/// Who calls.
+/// A caller.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    /// What they are known by, where they were asked.
+    /// The token or certificate by which the caller is known. `None` if nobody is asked for one.
     key: Option<tokens::Key>,
-    /// What to call them where it is logged.
+    /// The caller's name in logs.
     pub(crate) name: Arc<str>,
     pub(crate) role: Role,
     pub(crate) authority: Arc<Authority>,
-    /// From when on they are nobody, milliseconds since the Unix epoch.
+    /// When the token expires, in milliseconds since the Unix epoch.
     pub(crate) expires_ms: Option<u64>,
-    /// Whether it is one among others, so that it must leave room for them.
+    /// Whether there are other callers, for whom this one must leave room.
     is_one_of_many: bool,
     load: Load,
 }
 
-/// What a caller has under way.
+/// How many calls and streams a caller has under way.
 #[derive(Debug, Default)]
 struct Load {
     calls: AtomicUsize,
     streams: AtomicUsize,
 }
 
-/// A caller's call or stream that is under way, until it is dropped.
+/// One call or stream of a caller. It counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     caller: Arc<Caller>,
@@ -77,13 +77,13 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// One more, if the caller has fewer than so many.
+    /// Counts one more, if the caller has fewer than `max`.
     pub(crate) fn of(caller: &Arc<Caller>, is_stream: bool, max: usize) -> Option<Share> {
         let share = Share {
             caller: caller.clone(),
             is_stream,
         };
-        // It is given back when it is dropped.
+        // The drop takes this back.
         let before = share.count().fetch_add(1, Ordering::Relaxed);
         (before < max || !caller.is_one_of_many).then_some(share)
     }
@@ -105,7 +105,7 @@ impl Drop for Share {
 }
 
 impl Caller {
-    /// That of calls that come from there.
+    /// The caller and its address, as calls take them.
     pub(crate) fn behalf(&self, peer: Arc<str>) -> Behalf {
         Behalf {
             authority: self.authority.clone(),
@@ -116,7 +116,7 @@ impl Caller {
         }
     }
 
-    /// Whoever can reach a server that asks nobody who they are.
+    /// The caller that stands for everybody, on a server that asks nobody for a token.
     fn local() -> Arc<Caller> {
         Arc::new(Caller {
             key: None,
@@ -136,31 +136,31 @@ pub struct Access(Arc<Asks>);
 
 #[derive(Debug)]
 enum Asks {
-    /// Nobody is asked: whoever can connect is this one.
+    /// Nobody is asked for a token: everybody who can connect is this caller.
     Nobody(Arc<Caller>),
     /// Everybody is asked for a token.
     Everybody(watch::Sender<Arc<Tokens>>),
 }
 
 impl Default for Access {
-    /// Whoever can connect may do everything.
+    /// Everybody who can connect may do everything.
     fn default() -> Self {
         Access(Arc::new(Asks::Nobody(Caller::local())))
     }
 }
 
-/// Why somebody is nobody.
+/// Why a caller is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
     /// No token was brought.
     NoToken,
-    /// More than one was, or what was brought is no bearer token, or none that is known or still valid; or no name in the
-    /// certificate is.
+    /// There is more than one token, or it is not a bearer token, or it is unknown or expired; or the certificate has no known
+    /// name.
     BadToken,
 }
 
 impl Access {
-    /// Whoever brings one of these tokens, as `authorization: Bearer …`, may do what is said of it.
+    /// Lets in the bearers of these tokens, who send `authorization: Bearer …`. Each may do what its entry says.
     #[must_use]
     pub fn with_tokens(tokens: Tokens) -> Access {
         Access(Arc::new(Asks::Everybody(watch::Sender::new(Arc::new(
@@ -168,25 +168,24 @@ impl Access {
         )))))
     }
 
-    /// Whether anybody is asked for a token.
+    /// Whether callers are asked for a token.
     #[cfg(feature = "http")]
     pub(crate) fn asks(&self) -> bool {
         matches!(*self.0, Asks::Everybody(_))
     }
 
-    /// From now on these tokens count, for servers that are at work as well. Calls that are under way go on, but for streams of those
-    /// who are no longer known. Where nobody is asked, nobody is.
+    /// Replaces the tokens, also for servers that run already. Calls under way go on; streams of callers that are no longer known
+    /// end. Where nobody is asked for a token, nothing changes.
     pub fn replace_tokens(&self, tokens: Tokens) {
         if let Asks::Everybody(place) = &*self.0 {
             place.send_replace(Arc::new(tokens));
         }
     }
 
-    /// Who calls, by the values of the header `authorization`, or, where there is none, by the names in the certificate that they
-    /// have.
+    /// The caller with this `authorization` header. Without one, the caller with one of these names in its certificate.
     ///
     /// # Errors
-    /// If that is nobody.
+    /// If there is no such caller.
     pub(crate) fn caller<'a>(
         &self,
         authorizations: impl Iterator<Item = &'a [u8]>,
@@ -210,14 +209,14 @@ impl Access {
         valid.cloned().ok_or(Unknown::BadToken)
     }
 
-    /// Waits until somebody is no longer who they were: their token has expired, is gone, or is good for something else.
+    /// Waits until the caller's token has expired, has been removed, or has got other rights.
     pub(crate) async fn lost(self, caller: Arc<Caller>) {
         let Asks::Everybody(tokens) = &*self.0 else {
             return std::future::pending().await;
         };
         let mut tokens = tokens.subscribe();
         let replaced = async {
-            // It is never closed while this has it.
+            // The channel stays open as long as this holds it.
             let _ = tokens.wait_for(|tokens| !tokens.know(&caller)).await;
         };
         let expired = async {
@@ -228,7 +227,7 @@ impl Access {
                 {
                     None => return std::future::pending().await,
                     Some(None | Some(0)) => return,
-                    // The clock may be set meanwhile.
+                    // The clock may be changed while this waits.
                     Some(Some(left_ms)) => {
                         tokio::time::sleep(Duration::from_millis(left_ms).min(CLOCK_LOOK)).await;
                     }
@@ -242,7 +241,7 @@ impl Access {
     }
 }
 
-/// The token, if there is just one.
+/// The token, if there is exactly one.
 fn bearer<'a>(mut authorizations: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
     let (scheme, token) = authorizations.next()?.split_at_checked(BEARER.len())?;
     let is_one = authorizations.next().is_none() && scheme.eq_ignore_ascii_case(BEARER);
@@ -251,7 +250,7 @@ fn bearer<'a>(mut authorizations: impl Iterator<Item = &'a [u8]>) -> Option<&'a 
 
 const BEARER: &[u8] = b"Bearer ";
 
-/// The user that somebody is named as in what they store; an administrator stores what others have made.
+/// The user to name in what a caller stores. An administrator keeps the names that others have written.
 fn user_of(role: Role, id: String, name: String) -> Option<User> {
     (role != Role::Admin).then_some(User { id, name })
 }

@@ -7,24 +7,24 @@ use super::Role::{self, Admin, Agent, Member, Reader};
 /// Who may call an RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
-    /// Whoever can connect.
+    /// Everybody who can connect.
     Everybody,
-    /// Who has one of these roles. What they may concern is a matter of their projects and client.
+    /// Callers with one of these roles. Their projects and client limit what they may touch.
     Roles(&'static [Role]),
 }
 
-/// What an RPC answers with.
+/// The form of an RPC's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// One message, of the size of a record at the most.
+    /// One message, no larger than a record.
     Call,
     /// One message that is a page of a list.
     Page,
-    /// A stream, which may go on for as long as its caller likes. Reflection takes one, too.
+    /// A stream, which may last as long as its caller likes. Reflection takes one, too.
     Stream,
 }
 
-/// What is known of an RPC.
+/// What the server knows about an RPC.
 #[derive(Debug)]
 pub(crate) struct Rpc {
     /// Its path, by which it is called.
@@ -40,9 +40,9 @@ const fn rpc_of(path: &'static str, row: Row, shape: Shape) -> Rpc {
 
 const READ: Row = Row::Roles(&[Admin, Member, Reader, Agent]);
 const WRITE: Row = Row::Roles(&[Admin, Member]);
-/// What a client reports as well.
+/// Calls that a client makes, too, to report.
 const REPORT: Row = Row::Roles(&[Admin, Member, Agent]);
-/// What concerns whole projects.
+/// Calls that show whole projects.
 const AUDIT: Row = Row::Roles(&[Admin, Member, Reader]);
 const ADMINISTER: Row = Row::Roles(&[Admin]);
 
@@ -89,7 +89,7 @@ pub(crate) const POLICY: &[Rpc] = &[
     rpc_of("/freezer.v2.SessionService/StartSession", REPORT, Call),
     rpc_of("/freezer.v2.SessionService/EndSession", REPORT, Call),
     rpc_of("/freezer.v2.SessionService/WatchSessions", AUDIT, Stream),
-    // What asks whether a server lives has no token, and learns nothing else.
+    // A probe has no token, and learns nothing but whether the server lives.
     rpc_of("/grpc.health.v1.Health/Check", Row::Everybody, Call),
     rpc_of("/grpc.health.v1.Health/Watch", Row::Everybody, Stream),
     rpc_of("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READ, Stream),

@@ -1,4 +1,4 @@
-//! The file of tokens: for each the hash of what its bearer brings, or a name in their certificate, and who that is.
+//! The file of tokens. Each entry has the hash of a token, or a name in a certificate, and tells who the caller is.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{calls::Authority, resource::ProjectId};
 
 type Hash = [u8; 32];
 
-/// Tokens, known by their hashes: who has the file cannot call with it.
+/// Tokens, known by their hashes: nobody can call with what is in the file.
 ///
 /// The file is TOML, with a table for each token:
 ///
@@ -29,16 +29,16 @@ type Hash = [u8; 32];
 #[derive(Debug, Default)]
 pub struct Tokens(HashMap<Key, Arc<Caller>>);
 
-/// What somebody is known by.
+/// What identifies a caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// The hash of a token.
+    /// The hash of the caller's token.
     Token(Hash),
-    /// A name in a certificate: of DNS, or a URI.
+    /// A DNS name or URI in the caller's certificate.
     Certificate(String),
 }
 
-/// Why a file holds no tokens: everything that is wrong with it.
+/// Everything that is wrong with a file of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadTokens(Vec<String>);
 
@@ -76,10 +76,10 @@ struct Entry {
 }
 
 impl Tokens {
-    /// Reads the text of a file.
+    /// Reads the text of a file of tokens.
     ///
     /// # Errors
-    /// [`BadTokens`] with everything that is wrong. No token and no hash is among that.
+    /// [`BadTokens`] with everything that is wrong. It shows no token and no hash.
     pub fn parse(text: &str) -> Result<Tokens, BadTokens> {
         let document: Document =
             toml::from_str(text).map_err(|error| BadTokens(vec![wrong_in_toml(text, &error)]))?;
@@ -105,38 +105,38 @@ impl Tokens {
         }
     }
 
-    /// How many there are.
+    /// The number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Who brings a token.
+    /// The caller with this token.
     pub(super) fn caller(&self, token: &[u8]) -> Option<&Arc<Caller>> {
-        // What is compared is a hash that no caller can choose: how long that takes tells nothing.
+        // No caller can choose the hash that is compared, so that the time of the comparison tells nothing.
         self.0.get(&Key::Token(Sha256::digest(token).into()))
     }
 
-    /// Whether somebody is still known, and may still do the same.
+    /// Whether a caller is still known and still has the same rights.
     pub(super) fn know(&self, caller: &Caller) -> bool {
         let known = caller.key.as_ref().and_then(|key| self.0.get(key));
         known
             .is_some_and(|known| (known.role, &known.authority) == (caller.role, &caller.authority))
     }
 
-    /// Who has a certificate with that name.
+    /// The caller whose certificate has this name.
     pub(super) fn certified(&self, name: &str) -> Option<&Arc<Caller>> {
         self.0.get(&Key::Certificate(name.to_ascii_lowercase()))
     }
 }
 
-/// What is wrong with a TOML text, and in which line. The error's own display quotes the line, and with it what may be a secret.
+/// What is wrong with a TOML text, and in which line. The error's own text would quote the line, which may hold a secret.
 pub(crate) fn wrong_in_toml(text: &str, error: &toml::de::Error) -> String {
     let place = error.span().map_or(0, |span| span.start);
     let line = text[..place.min(text.len())].matches('\n').count() + 1;
@@ -144,7 +144,7 @@ pub(crate) fn wrong_in_toml(text: &str, error: &toml::de::Error) -> String {
 }
 
 impl Entry {
-    /// What they are known by and who that is, if nothing is wrong with it.
+    /// The key and the caller of an entry, if nothing is wrong with it.
     fn read(self, wrong: &mut Vec<String>) -> Option<(Key, Caller)> {
         let key = match (&*self.sha256, &*self.certificate) {
             ("", "") => Err("sha256 or certificate must say what they are known by"),
@@ -221,7 +221,7 @@ fn parse_hash(text: &str) -> Option<Hash> {
     Some(hash)
 }
 
-/// What is kept of a token in the file: 64 hex digits.
+/// The hash of a token as the file has it: 64 hex digits.
 #[cfg(any(feature = "cli", test))]
 #[must_use]
 pub(crate) fn sha256_hex(token: &str) -> String {
@@ -229,7 +229,7 @@ pub(crate) fn sha256_hex(token: &str) -> String {
 
     let mut text = String::new();
     for byte in Sha256::digest(token) {
-        // A string takes everything.
+        // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

@@ -1,4 +1,4 @@
-//! How messages get onto the wire: prost's encoding, into a buffer that is made as large as the message at once.
+//! How messages get onto the wire: prost's encoding, into a buffer that has the message's size from the start.
 //!
 //! tonic's own encoder starts with 8 KiB and grows: a page of 100 KB is copied four times on its way.
 
@@ -11,8 +11,8 @@ use tonic::{
 };
 use tonic_prost::ProstDecoder;
 
-/// What a buffer grows by, at the least, and what messages of a stream are put on their way together. A stream that nobody reads
-/// holds some times as much: tonic's defaults of 8 and 32 KiB make 200 KiB of that.
+/// The least by which a buffer grows, and how much of a stream is sent at a time. A stream that nobody reads holds several times
+/// this: with tonic's defaults of 8 and 32 KiB it would be 200 KiB.
 const BUFFER_BYTES: usize = 1 << 10;
 const TOGETHER_BYTES: usize = 8 << 10;
 
@@ -45,7 +45,7 @@ where
     }
 }
 
-/// An encoder that reserves what a message needs before it writes it.
+/// An encoder that reserves the size of a message before it writes it.
 #[derive(Clone, Debug)]
 pub struct ExactEncoder<T>(PhantomData<T>);
 

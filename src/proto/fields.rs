@@ -1,35 +1,35 @@
-//! The fields of an encoded message, one after another as they stand in it: for whoever needs some of them, and not the message.
+//! Reads the fields of an encoded message one by one, for code that needs some of them and not the message.
 
 use prost::{
     DecodeError,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-/// What is left of an encoded message.
+/// The rest of an encoded message.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a>(&'a [u8]);
 
-/// The value of a field, as it stands there.
+/// The encoded value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Raw<'a> {
     /// A number or a bool.
     Varint(u64),
-    /// A double, by its bits.
+    /// The bits of a double.
     Fixed64(u64),
     /// A text, a message, or bytes.
     Bytes(&'a [u8]),
 }
 
 impl<'a> Fields<'a> {
-    /// Those of this message.
+    /// The fields of this message.
     pub(crate) fn of(message: &'a [u8]) -> Self {
         Fields(message)
     }
 
-    /// The next one, with its tag. Fields of types that no resource has are left out.
+    /// The next field, with its tag. Fields of types that no resource has are skipped.
     ///
     /// # Errors
-    /// If this is no message.
+    /// If the bytes are not a message.
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Raw<'a>)>, DecodeError> {
         let rest = &mut self.0;
         while !rest.is_empty() {
@@ -56,15 +56,15 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Raw<'a> {
-    /// The text that it is.
+    /// The value as text.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is not text.
     pub(crate) fn text(self) -> Result<&'a str, DecodeError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| malformed())
     }
 
-    /// The bytes that it is, which may be a message's.
+    /// The value as bytes, which may hold a message.
     ///
     /// # Errors
     /// If it is a number.
@@ -76,10 +76,10 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// The text in a field of an encoded message, if it is set.
+/// The text in a field of an encoded message, if the field is set.
 ///
 /// # Errors
-/// If it is no message, or no text.
+/// If the bytes are not a message, or the field is not text.
 pub(crate) fn text_in(message: &[u8], tag: u32) -> Result<Option<&str>, DecodeError> {
     let (mut text, mut fields) = (None, Fields::of(message));
     while let Some((found, raw)) = fields.next()? {
@@ -90,10 +90,10 @@ pub(crate) fn text_in(message: &[u8], tag: u32) -> Result<Option<&str>, DecodeEr
     Ok(text)
 }
 
-/// The key of an entry of a map by strings, and its value, if it is set.
+/// The key of a map's entry, and its value, if that is set. The keys are strings.
 ///
 /// # Errors
-/// If it is none.
+/// If the bytes are not an entry.
 pub(crate) fn entry_of(entry: &[u8]) -> Result<(&str, Option<Raw<'_>>), DecodeError> {
     let (mut key, mut value, mut fields) = ("", None, Fields::of(entry));
     while let Some((tag, raw)) = fields.next()? {
@@ -106,15 +106,15 @@ pub(crate) fn entry_of(entry: &[u8]) -> Result<(&str, Option<Raw<'_>>), DecodeEr
     Ok((key, value))
 }
 
-/// So many bytes.
+/// Takes `len` bytes from the front.
 fn split<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], DecodeError> {
     let (bytes, behind) = rest.split_at_checked(len).ok_or_else(malformed)?;
     *rest = behind;
     Ok(bytes)
 }
 
-/// What is told of a message that is none.
+/// The error for bytes that are not a message.
 pub(crate) fn malformed() -> DecodeError {
-    // prost makes its own errors of what it decodes only: this is one that it finds malformed.
+    // prost has no public way to make its error. Decoding nothing as a number gives one.
     decode_varint(&mut &[][..]).expect_err("there is nothing to decode")
 }

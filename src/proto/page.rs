@@ -1,7 +1,6 @@
-//! A page of a list, on the wire the same as `repeated T = 1`, `next_page_token = 2` and `revision = 3` of the `.proto`.
+//! A page of a list. On the wire it equals `repeated T = 1`, `next_page_token = 2` and `revision = 3` of the `.proto`.
 //!
-//! The records are kept encoded: a server writes them as they are stored, and a client decodes them when, and if, it looks at
-//! them.
+//! The records stay encoded: a server sends the stored bytes, and a client decodes a record only when it looks at it.
 
 use std::{marker::PhantomData, ops::Range};
 
@@ -58,36 +57,36 @@ pub type ListJobsResponse = Page<Job>;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
     records: Records,
-    /// Where the next page starts. Empty on the last page.
+    /// The token of the next page. Empty on the last page.
     pub next_page_token: String,
-    /// The catalog revision that this page shows at least.
+    /// The page shows all changes up to this revision, and perhaps later ones.
     pub revision: u64,
     resource: PhantomData<fn() -> T>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Records {
-    /// So many of them in so many bytes, each with its tag and length before it, as they go onto the wire.
+    /// This many records in this many bytes, each after its tag and length, as they go onto the wire.
     Spliced {
         pieces: Vec<Bytes>,
         bytes: usize,
         count: usize,
     },
-    /// As they came from the wire.
+    /// The records as they came from the wire.
     Apart(Vec<Bytes>),
 }
 
-/// The records of a page in the making.
+/// Collects the records of a page.
 ///
-/// The revision of a stored record stands beside it, since it is known only after the record is encoded. On the wire it is the
-/// record's last field, which counts.
+/// The revision of a stored record is known only after the record is encoded, so that it stands beside the record. On the wire it
+/// comes last: of a repeated field, the last one counts.
 #[derive(Clone, Debug)]
 pub struct Splice<T> {
     /// The pieces before the last one.
     pieces: Vec<Bytes>,
-    /// The last piece, if it is a part of what others read too.
+    /// The last piece, if other pages share its bytes.
     shared: Option<(Bytes, Range<usize>)>,
-    /// The last piece, if it is not.
+    /// The last piece, if it does not share its bytes.
     own: BytesMut,
     bytes: usize,
     count: usize,
@@ -108,7 +107,8 @@ impl<T> Default for Splice<T> {
 }
 
 impl<T: Revisioned> Splice<T> {
-    /// Appends an encoded record with its revision as it stands in a page, and says where in `to` the record itself begins.
+    /// Appends an encoded record with its revision in the form that it has in a page. Returns where in `to` the record itself
+    /// begins.
     pub fn frame(record: &[u8], revision: u64, to: &mut impl BufMut) -> usize {
         let len = record.len() + encoding::uint64::encoded_len(T::REVISION_TAG, &revision);
         encoding::encode_key(RECORDS_TAG, WireType::LengthDelimited, to);
@@ -129,7 +129,7 @@ impl<T: Revisioned> Splice<T> {
         self.count += 1;
     }
 
-    /// Adds a record that [`Splice::frame`] made, without copying it: the part `range` of `within`.
+    /// Adds the record in `range` of `within`, which [`Splice::frame`] made. It is not copied.
     pub fn push_framed(&mut self, within: &Bytes, range: Range<usize>) {
         self.bytes += range.len();
         self.count += 1;
@@ -155,19 +155,19 @@ impl<T: Revisioned> Splice<T> {
         }
     }
 
-    /// How many records there are.
+    /// The number of records.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// What they take in the page, in bytes.
+    /// The bytes that they take in the page.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The page of these records.
+    /// Makes a page of these records.
     #[must_use]
     pub fn into_page(mut self, next_page_token: String, revision: u64) -> Page<T> {
         self.end_piece();
@@ -185,7 +185,7 @@ impl<T: Revisioned> Splice<T> {
 }
 
 impl<T> Page<T> {
-    /// How many records it has.
+    /// The number of records.
     #[must_use]
     pub fn count(&self) -> usize {
         match &self.records {
@@ -196,10 +196,10 @@ impl<T> Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The records, encoded, one after another: each is a part of what the page holds, not a copy.
+    /// The encoded records, one after another. Each is a part of the page's bytes, not a copy.
     ///
     /// # Errors
-    /// If the page was not made of records.
+    /// If the page does not consist of records.
     pub fn into_encoded(self) -> Result<Vec<Bytes>, DecodeError> {
         match self.records {
             Records::Spliced { pieces, count, .. } => {
@@ -218,7 +218,7 @@ impl<T> Page<T> {
 }
 
 impl<T: Message + Default> Page<T> {
-    /// The records, decoded.
+    /// The decoded records.
     ///
     /// # Errors
     /// If a record is not an encoded `T`.
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
     use crate::proto::JobAction;
 
-    /// The response as any other client generates it from the `.proto`.
+    /// The response as a generator makes it from the `.proto`.
     #[derive(Clone, PartialEq, Message)]
     struct OrdinaryListJobsResponse {
         #[prost(message, repeated, tag = "1")]
@@ -347,7 +347,7 @@ mod tests {
             revision: 300,
         };
         let mut splice = Splice::<Job>::default();
-        // Some as they are stored, and some framed before, of which some are neighbours.
+        // Some records as they are stored, and some framed ones, of which some are neighbours in memory.
         let mut framed = Vec::new();
         let mut ranges = Vec::new();
         let unstamped = |job: &Job| {

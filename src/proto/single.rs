@@ -1,4 +1,4 @@
-//! The answer to a get: on the wire the same as a message whose field 1 is the resource, kept encoded as it is stored.
+//! The answer to a get. On the wire it equals a message whose field 1 is the resource, which stays encoded as it is stored.
 
 use std::marker::PhantomData;
 
@@ -27,14 +27,14 @@ pub type GetJobResponse = Single<Job>;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Single<T> {
     record: Bytes,
-    /// The revision that stands beside a stored record. On the wire it is the record's last field, which counts; 0 in what came
-    /// from the wire.
+    /// The revision that stands beside a stored record. On the wire it comes last, so that it counts. It is 0 in what came from the
+    /// wire.
     revision: u64,
     resource: PhantomData<fn() -> T>,
 }
 
 impl<T: Revisioned> Single<T> {
-    /// The answer that is this encoded record with its revision.
+    /// The answer with this encoded record and its revision.
     #[must_use]
     pub fn new(record: Bytes, revision: u64) -> Self {
         Single {
@@ -44,13 +44,13 @@ impl<T: Revisioned> Single<T> {
         }
     }
 
-    /// The encoded resource, but for a revision that stands beside it.
+    /// The encoded resource, without the revision that stands beside it.
     #[must_use]
     pub fn record(&self) -> &[u8] {
         &self.record
     }
 
-    /// Writes the resource as the field of a message.
+    /// Writes the resource as a field of another message.
     pub(super) fn encode_as(&self, tag: u32, buf: &mut impl BufMut) {
         encoding::encode_key(tag, WireType::LengthDelimited, buf);
         encoding::encode_varint(self.record_len() as u64, buf);
@@ -60,7 +60,7 @@ impl<T: Revisioned> Single<T> {
         }
     }
 
-    /// What [`Single::encode_as`] writes, in bytes.
+    /// The number of bytes that [`Single::encode_as`] writes.
     pub(super) fn encoded_len_as(&self, tag: u32) -> usize {
         let len = self.record_len();
         encoding::key_len(tag) + encoding::encoded_len_varint(len as u64) + len
@@ -77,7 +77,7 @@ impl<T: Revisioned> Single<T> {
 }
 
 impl<T: Revisioned + Message + Default> Single<T> {
-    /// The resource, decoded.
+    /// The decoded resource.
     ///
     /// # Errors
     /// If the record is not an encoded `T`.
@@ -130,7 +130,7 @@ impl<T: Revisioned> Message for Single<T> {
 mod tests {
     use super::*;
 
-    /// The response as any other client generates it from the `.proto`.
+    /// The response as a generator makes it from the `.proto`.
     #[derive(Clone, PartialEq, Message)]
     struct OrdinaryGetJobResponse {
         #[prost(message, optional, tag = "1")]

@@ -1,6 +1,6 @@
-//! One message of a watch: on the wire the same as `revision = 1`, `put = 2`, `removed_…_id = 3` and `synced = 4` of the `.proto`.
+//! One message of a watch. On the wire it equals `revision = 1`, `put = 2`, `removed_…_id = 3` and `synced = 4` of the `.proto`.
 //!
-//! A resource is passed on as it is stored, so that all who watch it share what was encoded once.
+//! A resource is passed on as it is stored, so that all its watches share what was encoded once.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
@@ -15,20 +15,20 @@ const PUT_TAG: u32 = 2;
 const REMOVED_TAG: u32 = 3;
 const SYNCED_TAG: u32 = 4;
 
-/// What a watch of backups says.
+/// A message of a watch of backups.
 pub type WatchBackupsResponse = Watched<Backup>;
-/// What a watch of clients says.
+/// A message of a watch of clients.
 pub type WatchClientsResponse = Watched<Client>;
-/// What a watch of sessions says.
+/// A message of a watch of sessions.
 pub type WatchSessionsResponse = Watched<Session>;
-/// What a watch of jobs says.
+/// A message of a watch of jobs.
 pub type WatchJobsResponse = Watched<Job>;
 
-/// What a watch says at a time.
+/// One message of a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Watched<T> {
-    /// What has been seen now: a watch that goes on after it misses nothing, and sees nothing again. 0 while what is stored is still
-    /// being sent.
+    /// The revision to resume after: a watch that does so misses nothing, and repeats nothing. It is 0 while what is stored is
+    /// still being sent.
     pub revision: u64,
     said: Said<T>,
 }
@@ -42,19 +42,19 @@ enum Said<T> {
     Synced(bool),
 }
 
-/// What a watch says.
+/// An event of a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WatchEvent<T> {
     /// A resource as it is stored now.
     Put(T),
-    /// The id of one that is no longer there, or no longer what is watched.
+    /// The id of a resource that was deleted, or no longer matches.
     Removed(String),
-    /// All that was committed until now has been sent.
+    /// Everything that was committed so far has been sent.
     Synced,
 }
 
 impl<T: Revisioned> Watched<T> {
-    /// Says that a resource is stored, with the revision that it has.
+    /// The message that a resource is stored, with its revision.
     #[must_use]
     pub fn put(revision: u64, record: Bytes, record_revision: u64) -> Self {
         Watched {
@@ -63,7 +63,7 @@ impl<T: Revisioned> Watched<T> {
         }
     }
 
-    /// Says that a resource is gone.
+    /// The message that a resource is gone.
     #[must_use]
     pub fn removed(revision: u64, id: String) -> Self {
         Watched {
@@ -72,7 +72,7 @@ impl<T: Revisioned> Watched<T> {
         }
     }
 
-    /// Says that everything has been sent.
+    /// The message that everything has been sent.
     #[must_use]
     pub fn synced(revision: u64) -> Self {
         Watched {
@@ -83,7 +83,7 @@ impl<T: Revisioned> Watched<T> {
 }
 
 impl<T: Revisioned + Message + Default> Watched<T> {
-    /// What it says; nothing is said by what a later version may say.
+    /// The event, or `None` for an event that only a later version knows.
     ///
     /// # Errors
     /// If the resource is not an encoded `T`.
@@ -173,7 +173,7 @@ impl<T: Revisioned> Message for Watched<T> {
 mod tests {
     use super::*;
 
-    /// The response as any other client generates it from the `.proto`.
+    /// The response as a generator makes it from the `.proto`.
     #[derive(Clone, PartialEq, Message)]
     struct OrdinaryWatchJobsResponse {
         #[prost(uint64, tag = "1")]

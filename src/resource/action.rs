@@ -1,4 +1,4 @@
-//! What a stored action must be, and how it gets into the jobs that name it.
+//! The rules for stored actions, and how an action gets into the jobs that name it.
 
 use prost::{DecodeError, Message};
 
@@ -38,7 +38,7 @@ impl Resource for Action {
     fn set_client_id(&mut self, _client_id: &str) {}
 
     fn set_user(&mut self, user: &User, stored: Option<&Self>) {
-        // Who has stored it stays in it: no update changes that.
+        // The user who stored it stays: no update changes that.
         if stored.is_none() {
             user.id.clone_into(&mut self.user_id);
         }
@@ -57,7 +57,7 @@ impl Resource for Action {
         }
     }
 
-    /// A changed action is changed in the jobs that use it.
+    /// When an action changes, it changes in the jobs that use it, too.
     fn settle<N: Neighbours>(
         &mut self,
         stored: Option<&Self>,
@@ -78,7 +78,7 @@ impl Resource for Action {
         Ok(false)
     }
 
-    /// It stays for as long as jobs use it.
+    /// An action cannot be deleted while jobs use it.
     fn depart<N: Neighbours>(&self, neighbours: &mut N) -> Result<(), N::Error> {
         let id = ResourceId::parse("action.action_id", &self.action_id)?;
         let users = neighbours.users::<Job, Action>(&id)?;
@@ -103,7 +103,7 @@ impl Resource for Action {
 }
 
 impl Action {
-    /// Puts into a job's action what it is.
+    /// Fills in the action that a job's action names.
     pub(super) fn expand(&self, action: &mut JobAction) {
         action.freezer_action.clone_from(&self.freezer_action);
         action.max_retries = self.max_retries;
@@ -119,14 +119,14 @@ impl Action {
     }
 }
 
-/// Notes everything that is wrong with `action`, at `path` in its request.
+/// Adds everything that is wrong with `action`, at `path` in its request.
 fn check_stored_action(action: &Action, path: &str, violations: &mut Violations) {
     rules::id(
         format_args!("{path}.action_id"),
         &action.action_id,
         violations,
     );
-    // A request whose project is missing or contradictory has been told so already.
+    // A missing or contradictory project has been reported already.
     if !action.project_id.is_empty() {
         rules::project_id(
             format_args!("{path}.project_id"),
@@ -158,7 +158,7 @@ fn check_stored_action(action: &Action, path: &str, violations: &mut Violations)
     }
 }
 
-/// The fields that a filter tests, decoded without the rest of an [`Action`]; tags are the `.proto`'s.
+/// The fields that a filter tests. They are decoded without the rest of an [`Action`]; the tags are the `.proto`'s.
 #[derive(Clone, PartialEq, Message)]
 struct ActionFacets {
     #[prost(message, optional, tag = "4")]

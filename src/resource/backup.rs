@@ -1,4 +1,4 @@
-//! What a backup must be.
+//! The rules for backups.
 
 use prost::{DecodeError, Message};
 
@@ -11,25 +11,25 @@ use super::{
 };
 use crate::proto::{Backup, BackupFilter, BackupMetadata};
 
-/// Freezer API v2: the statuses of a backup. An empty one means available.
+/// Freezer API v2: the statuses of a backup. An empty status means available.
 const STATUSES: &[&str] = &["creating", "available", "error", "deleting", "deleted"];
 
-/// Freezer API v2: those of a backup that there is not, or not yet: where it lies and what it is of need not be known.
+/// Freezer API v2: the statuses of a backup that does not exist, or not yet. Its container and its host need not be known.
 const STATUSES_OF_NONE: &[&str] = &["creating", "error", "deleting"];
 
 /// What an empty status means.
 const STATUS_WHEN_EMPTY: &str = "available";
 
-/// Notes everything that is wrong with `backup`, at `path` in its request.
+/// Adds everything that is wrong with `backup`, at `path` in its request.
 ///
-/// It is checked as it will be stored: whoever lets the request name the project has put that into `backup`.
+/// The backup is checked as it will be stored: if the request names the project, the caller has put that into `backup`.
 pub(super) fn check_backup(backup: &Backup, path: &str, violations: &mut Violations) {
     rules::id(
         format_args!("{path}.backup_id"),
         &backup.backup_id,
         violations,
     );
-    // A request whose project is missing or contradictory has been told so already.
+    // A missing or contradictory project has been reported already.
     if !backup.project_id.is_empty() {
         rules::project_id(
             format_args!("{path}.project_id"),
@@ -82,7 +82,7 @@ pub(super) fn check_backup(backup: &Backup, path: &str, violations: &mut Violati
     }
 }
 
-/// Freezer API v2: a `backup_name` is required, and of an available backup `container` and `hostname` as well.
+/// Freezer API v2: `backup_name` is required. An available backup also needs `container` and `hostname`.
 fn check_places(
     backup: &Backup,
     metadata: &BackupMetadata,
@@ -106,7 +106,7 @@ fn check_places(
     }
 }
 
-/// Freezer API v2: a backup's mode, action and storage are open, unlike a job's.
+/// Freezer API v2: unlike a job's, a backup's mode, action and storage may be any text.
 fn check_metadata(metadata: &BackupMetadata, path: rules::Path<'_>, violations: &mut Violations) {
     rules::time_s(
         format_args!("{path}.time_stamp"),
@@ -205,7 +205,7 @@ impl Resource for Backup {
     }
 
     fn set_user(&mut self, user: &User, stored: Option<&Self>) {
-        // Who has stored it stays in it: no update changes that.
+        // The user who stored it stays: no update changes that.
         if stored.is_none() {
             user.id.clone_into(&mut self.user_id);
             user.name.clone_into(&mut self.user_name);
@@ -238,7 +238,7 @@ impl Resource for Backup {
     }
 }
 
-/// The fields that a filter tests, decoded without the rest of a [`Backup`]; tags are the `.proto`'s.
+/// The fields that a filter tests. They are decoded without the rest of a [`Backup`]; the tags are the `.proto`'s.
 #[derive(Clone, PartialEq, prost::Message)]
 struct BackupFacets {
     #[prost(string, tag = "5")]
@@ -530,7 +530,7 @@ mod tests {
         );
     }
 
-    /// A field added to the proto and forgotten here would be stored unchecked.
+    /// A field that is added to the proto and forgotten here would be stored unchecked.
     #[test]
     fn no_string_field_is_forgotten() {
         for of_metadata in [false, true] {

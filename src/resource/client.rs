@@ -1,4 +1,4 @@
-//! What a client must be, and what it takes on.
+//! The rules for clients, and which jobs a client supports.
 
 use prost::{DecodeError, Message};
 use prost_types::Timestamp;
@@ -48,7 +48,7 @@ impl Resource for Client {
     }
 
     fn set_user(&mut self, user: &User, stored: Option<&Self>) {
-        // Who has registered it stays in it: no update changes that.
+        // The user who registered it stays: no update changes that.
         if stored.is_none() {
             user.id.clone_into(&mut self.user_id);
         }
@@ -70,7 +70,7 @@ impl Resource for Client {
 }
 
 impl Client {
-    /// What is stored once an agent has registered: what it says of itself, and what people have said of it.
+    /// What is stored when an agent registers again: what the agent says about itself, and what people have said about the client.
     pub(crate) fn registered_over(mut self, stored: &Client, now: Timestamp) -> Client {
         stored.user_id.clone_into(&mut self.user_id);
         if self.description.is_empty() {
@@ -84,7 +84,7 @@ impl Client {
         self
     }
 
-    /// Notes that it was heard of, unless that was noted within the last minute.
+    /// Notes that the client has called, unless that was noted within the last minute.
     pub(crate) fn seen(&mut self, now: Timestamp) {
         let last = self.last_seen_time.map_or(i64::MIN, |time| time.seconds);
         if now.seconds.saturating_sub(last) >= SEEN_EVERY_S || now.seconds < last {
@@ -92,7 +92,7 @@ impl Client {
         }
     }
 
-    /// Notes what of a job the client does not support. What either leaves open is taken.
+    /// Adds what a job needs but the client does not support. What either of them leaves open is accepted.
     pub(super) fn check_supports(&self, job: &Job, violations: &mut Violations) {
         let defaults = job.action_defaults.as_ref();
         for (n, action) in job.job_actions.iter().enumerate() {
@@ -121,7 +121,7 @@ impl Client {
     }
 }
 
-/// How often it is written down that a client was heard of.
+/// How often it is stored that a client has called, in seconds.
 const SEEN_EVERY_S: i64 = 60;
 
 type Field = fn(&FreezerAction) -> &str;
@@ -146,7 +146,7 @@ fn contains(supported: &[String], wanted: &str) -> bool {
     supported.iter().any(|supported| supported == wanted)
 }
 
-/// Notes everything that is wrong with `client`, at `path` in its request.
+/// Adds everything that is wrong with `client`, at `path` in its request.
 fn check_client(client: &Client, path: &str, violations: &mut Violations) {
     if client.client_id.is_empty() {
         violations.add(format!("{path}.client_id"), "is required");
@@ -156,7 +156,7 @@ fn check_client(client: &Client, path: &str, violations: &mut Violations) {
         &client.client_id,
         violations,
     );
-    // A request whose project is missing or contradictory has been told so already.
+    // A missing or contradictory project has been reported already.
     if !client.project_id.is_empty() {
         rules::project_id(
             format_args!("{path}.project_id"),
@@ -215,7 +215,7 @@ fn check_supported(
     }
 }
 
-/// The fields that a filter tests, decoded without the rest of a [`Client`]; tags are the `.proto`'s.
+/// The fields that a filter tests. They are decoded without the rest of a [`Client`]; the tags are the `.proto`'s.
 #[derive(Clone, PartialEq, Message)]
 struct ClientFacets {
     #[prost(string, tag = "1")]

@@ -1,4 +1,4 @@
-//! What resources are called by: their project and their id, each known to be well-formed.
+//! Projects' ids and resources' ids, each known to be well-formed.
 
 use std::{
     fmt,
@@ -10,10 +10,10 @@ use uuid::{ContextV7, Timestamp, Uuid};
 use super::{Kind, Violations, rules};
 use crate::clock;
 
-/// Keeps new ids in order within a millisecond, and when the clock goes back.
+/// Keeps new ids in order within a millisecond, and if the clock goes back.
 static NEW_IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
 
-/// What the keys of ids that are names are made from, by `UUIDv5`. Stores depend on it.
+/// The namespace of the `UUIDv5` that stands in keys for an id that is a name. Stores depend on it.
 const NAMED: Uuid = uuid::uuid!("6f1c1b0e-6a0c-4d55-9a44-7d1f6d4f0c11");
 
 /// A project, OpenStack's unit of tenancy: 1 to 128 of `A–Z a–z 0–9 _ -`.
@@ -43,16 +43,16 @@ impl ProjectId {
     }
 }
 
-/// A resource's id: 32 lowercase hex digits, or, for kinds that are named by their ids, that name.
+/// A resource's id: 32 lowercase hex digits. For kinds whose id is their name, it is that name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResourceId {
-    /// As it stands in keys.
+    /// The id in keys.
     key: Uuid,
     name: Option<Arc<str>>,
 }
 
 impl ResourceId {
-    /// A new one, greater than those that this process made before.
+    /// A new id, greater than all that this process made before.
     #[must_use]
     pub fn new() -> ResourceId {
         let now = clock::now_since_epoch();
@@ -107,7 +107,7 @@ impl ResourceId {
         })
     }
 
-    /// The id as it stands in keys. Those of hex digits sort as their text does.
+    /// The id in keys. Hex ids sort as their text does.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.key.as_bytes()

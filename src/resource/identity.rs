@@ -1,7 +1,7 @@
-//! What is the same in every resource: the fields that say what it is, whose, and since when.
+//! The fields that every resource has: its id, its project, its times and its revision.
 
-/// The methods of [`Resource`](super::Resource) that only say where a field is: of a message with this field as its id, and the
-/// fields `project_id`, `create_time`, `update_time` and `revision`.
+/// Implements the methods of [`Resource`](super::Resource) that only say where a field is. The message has this field as its id,
+/// and the fields `project_id`, `create_time`, `update_time` and `revision`.
 macro_rules! identity {
     ($id:ident) => {
         fn id(&self) -> &str {

@@ -1,4 +1,4 @@
-//! Labels, and the selectors that choose by them: Kubernetes' rules and grammar.
+//! Labels, and the selectors that choose by them, with Kubernetes' rules and grammar.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use prost::DecodeError;
 use super::{Violations, limits::LABELS_MAX, rules};
 use crate::proto::fields::{Fields, Raw, entry_of};
 
-/// The name of a label, and its value.
+/// The longest name of a label, and the longest value.
 const NAME_BYTES_MAX: usize = 63;
-/// What may stand before the name, and a slash.
+/// The longest prefix before the name and its slash.
 const PREFIX_BYTES_MAX: usize = 253;
-/// A selector, and what it may ask for at once.
+/// The longest selector.
 const SELECTOR_BYTES_MAX: usize = 4096;
 const REQUIREMENTS_MAX: usize = 32;
 
-/// Notes what is wrong with labels.
+/// Adds what is wrong with labels.
 pub(super) fn check(
     labels: &BTreeMap<String, String>,
     path: rules::Path<'_>,
@@ -91,15 +91,15 @@ fn is_subdomain(prefix: &str) -> bool {
     prefix.len() <= PREFIX_BYTES_MAX && prefix.split('.').all(is_part)
 }
 
-/// What labels must be: all of it.
+/// The requirements of a selector. Labels must meet all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector(Vec<Requirement>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
     key: String,
-    /// The values of which it must have one, or, where they are unwanted, must have none: as it is without the label. Nothing is any
-    /// value.
+    /// The values that the label must have, or must not have if they are unwanted; a missing label then counts as not having them.
+    /// An empty set means any value.
     values: BTreeSet<String>,
     is_wanted: bool,
 }
@@ -122,7 +122,7 @@ impl Selector {
             if requirements.len() == REQUIREMENTS_MAX {
                 return Err(format!("must ask for at most {REQUIREMENTS_MAX} labels"));
             }
-            // A comma within parentheses is between values.
+            // A comma within parentheses separates values.
             let mut depth = 0_u32;
             let end = rest.find(|character| {
                 match character {
@@ -145,14 +145,14 @@ impl Selector {
         Ok(Selector(requirements))
     }
 
-    /// Notes what is wrong with a filter's selector.
+    /// Adds what is wrong with a filter's selector.
     pub(super) fn check(text: &str, violations: &mut Violations) {
         if let Err(what) = Selector::parse(text) {
             violations.add("filter.label_selector", what);
         }
     }
 
-    /// Whether an encoded resource matches whose field with this tag are its labels.
+    /// Whether an encoded resource matches. Its labels are in the field with this tag.
     ///
     /// # Errors
     /// If `record` is not an encoded resource.
@@ -218,7 +218,7 @@ impl Requirement {
     }
 }
 
-/// The labels of an encoded resource, as they stand in it.
+/// The labels of an encoded resource, in their order.
 fn labels_of(record: &[u8], tag: u32) -> Result<Vec<(&str, &str)>, DecodeError> {
     let (mut labels, mut fields) = (Vec::new(), Fields::of(record));
     while let Some((found, raw)) = fields.next()? {

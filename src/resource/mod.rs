@@ -1,4 +1,4 @@
-//! The resources: for each its name, its rules.
+//! The resources: for each kind its name and its rules.
 
 pub(crate) mod id;
 pub(crate) mod limits;
@@ -31,28 +31,28 @@ pub(crate) use rules::{is_steering, nearest};
 pub(crate) use session::{Answer, release};
 pub use violations::{Violation, Violations};
 
-/// What the catalog needs to know of a message to store it. A new resource is a `.proto`, this trait
-/// in a file here, and a file in `service/`.
+/// What the catalog needs to know about a message to store it. A new resource is a `.proto`, this trait in a file here, and a file
+/// in `service/`.
 pub trait Resource:
     prost::Name + proto::Revisioned + Default + Clone + PartialEq + Send + Sync + 'static
 {
-    /// Its place among the keys, and its name in messages to people.
+    /// Its byte in the keys, and its name in messages to people.
     const KIND: Kind;
-    /// Fields that only the server sets: ignored when created, refused in an update mask.
+    /// Fields that only the server sets. They are ignored in a create, and refused in an update mask.
     const OUTPUT_ONLY: &'static [&'static str];
-    /// Fields that stay as they were created.
+    /// Fields that cannot change after the create.
     const IMMUTABLE: &'static [&'static str];
-    /// Message fields whose set fields are merged, where an update names the message as a whole.
+    /// Message fields whose set fields are merged if an update names the whole message.
     const MERGED: &'static [&'static str];
-    /// Whether there may be anything in it that only some may see.
+    /// Whether it may have secret fields, which only some callers may see.
     const HAS_SECRETS: bool = false;
-    /// Whether it has anything to do with other resources, so that these are asked when it is stored.
+    /// Whether it depends on other resources, which must then be read when it is stored.
     const HAS_NEIGHBOURS: bool = false;
-    /// The tag of the field that its client is in, if it has one.
+    /// The tag of the field with its client, if it has one.
     const CLIENT_TAG: Option<u32> = None;
-    /// The tag of the field that its labels are in, if it has any.
+    /// The tag of the field with its labels, if it has any.
     const LABELS_TAG: Option<u32> = None;
-    /// What a list of it can be filtered by.
+    /// The filter for lists of it.
     type Filter: Filter + std::fmt::Debug;
 
     /// The id, unique within the project. 32 lowercase hex digits once it is valid.
@@ -65,28 +65,28 @@ pub trait Resource:
     fn set_project_id(&mut self, project: &str);
     /// The name that lists sort by.
     fn name(&self) -> &str;
-    /// The client that it is of; empty where it is nobody's.
+    /// The client that it belongs to. Empty if there is none.
     fn client_id(&self) -> &str;
-    /// Gives it to a client.
+    /// Sets the client that it belongs to.
     fn set_client_id(&mut self, client_id: &str);
-    /// Names the user wherever it names one, but for what it has in common with what is stored.
+    /// Writes the user wherever the resource names one, except where it equals what is stored.
     fn set_user(&mut self, user: &User, stored: Option<&Self>);
-    /// What of it [`Resource::Filter`] tests, and nothing else.
+    /// A resource with only the fields that [`Resource::Filter`] tests.
     #[must_use]
     fn facets(&self) -> Self;
-    /// What the catalog says about the stored resource.
+    /// The fields that the catalog has set.
     fn stamps(&self) -> Stamps;
-    /// Replaces what the catalog says about it.
+    /// Sets the fields that the catalog sets.
     fn set_stamps(&mut self, stamps: Stamps);
-    /// Which others it refers to, by the tags of their kinds and the keys of their ids: these find it by that.
+    /// The resources that it refers to, by the tags of their kinds and the keys of their ids. They are found again by that.
     fn references(&self) -> Vec<(u8, [u8; 16])> {
         Vec::new()
     }
-    /// Takes from others what it has in common with them, and gives it to them, before it is stored in the place of `stored`, if
-    /// there is that. Says whether it has changed by that.
+    /// Takes over what it shares with its neighbours, and hands on to them what they share with it, before it replaces `stored`, if
+    /// that exists. Returns whether it has changed.
     ///
     /// # Errors
-    /// What it is refused with.
+    /// Why the neighbours do not allow it.
     fn settle<N: Neighbours>(
         &mut self,
         _stored: Option<&Self>,
@@ -94,19 +94,19 @@ pub trait Resource:
     ) -> Result<bool, N::Error> {
         Ok(false)
     }
-    /// Takes itself out of others, before it is removed.
+    /// Takes itself out of its neighbours before it is deleted.
     ///
     /// # Errors
-    /// What it is refused with.
+    /// Why the neighbours do not allow it.
     fn depart<N: Neighbours>(&self, _neighbours: &mut N) -> Result<(), N::Error> {
         Ok(())
     }
-    /// What of it only some may see, taken out, as a resource that has nothing else: it is stored apart, so that pages of lists,
-    /// which are made of what is stored, do not hold it.
+    /// Moves its secret fields into a resource that has nothing else. They are stored apart, so that pages of lists, which are made
+    /// from the records, do not hold them.
     fn take_secret(&mut self) -> Option<Self> {
         None
     }
-    /// Adds every rule that it breaks to `violations`, under paths that start with [`Kind::field`].
+    /// Adds every rule that it breaks to `violations`. Their paths start with [`Kind::field`].
     fn check(&self, violations: &mut Violations);
 }
 
@@ -122,48 +122,48 @@ pub struct User {
 /// A kind of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// Its byte in keys. Never given to another kind.
+    /// Its byte in keys. No other kind may ever have the same.
     pub tag: u8,
     /// Its noun, which is also the field that holds it in requests.
     pub field: &'static str,
     /// The field of its id, in itself and in requests.
     pub id_field: &'static str,
-    /// Whether its id is its name, instead of 32 hex digits.
+    /// Whether its id is a name instead of 32 hex digits.
     pub is_named_by_id: bool,
 }
 
-/// What the catalog says about a stored resource. Empty until it is stored.
+/// The fields of a resource that the catalog sets. They are empty until it is stored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stamps {
     /// When it was created.
     pub create_time: Option<Timestamp>,
     /// When it was last changed.
     pub update_time: Option<Timestamp>,
-    /// The revision that last changed it.
+    /// The revision of its last change.
     pub revision: u64,
 }
 
 /// Chooses among the resources of a list.
 pub trait Filter: prost::Message + Default + Clone + PartialEq + 'static {
-    /// Adds what can never match to `violations`, under paths that start with `filter`.
+    /// Adds criteria that can never match to `violations`. Their paths start with `filter`.
     fn check(&self, violations: &mut Violations);
-    /// The client whose resources match; empty is every one. None where they are nobody's.
+    /// The client whose resources match; empty means every client. `None` for kinds that belong to no client.
     fn client_id(&mut self) -> Option<&mut String>;
-    /// What is asked of labels; empty is nothing.
+    /// The selector for labels; empty means any.
     fn label_selector(&self) -> &str;
-    /// Which names can match: what the range scan is narrowed to.
+    /// The names that can match: the range scan is limited to them.
     fn names(&self) -> Names<'_>;
-    /// What is left to be compared where only what [`Filter::names`] lets through is looked at.
+    /// The rest of the filter, once only names that [`Filter::names`] allows are looked at.
     #[must_use]
     fn beyond_names(&self) -> Self;
-    /// Whether an encoded resource matches, but for its labels: see [`Chosen`].
+    /// Whether an encoded resource matches. Labels are not compared here: see [`Chosen`].
     ///
     /// # Errors
     /// If `record` is not an encoded resource.
     fn matches(&self, record: &[u8]) -> Result<bool, prost::DecodeError>;
 }
 
-/// What a filter lets through, ready to be compared.
+/// A filter that is ready to compare resources.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen<R: Resource> {
     filter: R::Filter,
@@ -171,7 +171,7 @@ pub(crate) struct Chosen<R: Resource> {
 }
 
 impl<R: Resource> Chosen<R> {
-    /// By a filter that keeps its rules, if it asks for anything.
+    /// From a valid filter. `None` if it lets everything through.
     pub(crate) fn of(filter: R::Filter) -> Option<Self> {
         (filter != R::Filter::default()).then(|| Chosen::by(filter))
     }
@@ -189,7 +189,7 @@ impl<R: Resource> Chosen<R> {
     /// # Errors
     /// If `record` is not an encoded resource.
     pub(crate) fn matches(&self, record: &[u8]) -> Result<bool, prost::DecodeError> {
-        // Labels first: they are found without decoding anything else.
+        // Compare labels first: they are found without decoding anything else.
         if let Some(tag) = R::LABELS_TAG
             && !self.selector.matches(record, tag)?
         {
@@ -199,27 +199,27 @@ impl<R: Resource> Chosen<R> {
     }
 }
 
-/// The names that a filter lets through.
+/// The names that a filter allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names<'a> {
-    /// This one only. Never empty.
+    /// Only this name. Never empty.
     Exactly(&'a str),
-    /// Those that start with this, which is empty where all do.
+    /// Names with this prefix. If it is empty, all names.
     StartingWith(&'a str),
 }
 
-/// Whether a filter's wanted value, where empty means any, is the record's.
+/// Whether a value is the wanted one. An empty wanted value means any.
 fn wants(wanted: &str, value: &str) -> bool {
     wanted.is_empty() || wanted == value
 }
 
-/// A resource that keeps all its rules, with its project and id: ready to be stored.
+/// A valid resource, with its project and id: ready to be stored.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Valid<R>(R);
 
 impl<R: Resource> Valid<R> {
-    /// A new resource from a create request: `project_id` is the request's own, which may also stand in
-    /// the resource. One that brings no id gets a time-ordered one.
+    /// A new resource from a create request. The request's `project_id` may also stand in the resource. A resource without an id
+    /// gets a time-ordered one.
     ///
     /// # Errors
     /// Every bad field.
@@ -243,7 +243,7 @@ impl<R: Resource> Valid<R> {
         violations.or(Valid(resource))
     }
 
-    /// A resource as an update left it.
+    /// A resource after an update.
     ///
     /// # Errors
     /// Every bad field.
@@ -253,7 +253,7 @@ impl<R: Resource> Valid<R> {
         violations.or(Valid(resource))
     }
 
-    /// The resource, to look at.
+    /// A reference to the resource.
     #[must_use]
     pub(crate) fn get(&self) -> &R {
         &self.0
@@ -266,7 +266,7 @@ impl<R: Resource> Valid<R> {
     }
 }
 
-/// Checks that a resource is not larger than what may be stored, before anything of it is copied or searched.
+/// Checks that a resource is not too large to be stored, before anything of it is copied or searched.
 ///
 /// # Errors
 /// If it is.
@@ -281,10 +281,10 @@ pub(crate) fn record_size<R: Resource>(resource: &R) -> Result<(), Violations> {
     violations.or(())
 }
 
-/// The project of a request that may name it beside the resource, in it, or both.
+/// The project of a request, which may name it beside the resource, in it, or both.
 ///
 /// # Errors
-/// If they disagree, or none is named, or it is no project's.
+/// If they disagree, or no project is named, or it is not valid.
 pub(crate) fn agreed_project<R: Resource>(
     project_id: &str,
     resource: &R,

@@ -1,38 +1,38 @@
-//! What a resource has to do with others of its project: read and written together with it, or not at all.
+//! The neighbours of a resource: others of its project that are read and written in the same commit.
 
 use super::{Kind, Resource, ResourceId, Violations};
 
-/// Why something makes no sense as things stand.
+/// Why the state of other resources does not allow something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What it is about.
+    /// The kind of the resource in question.
     pub kind: Kind,
     /// Its id.
     pub id: String,
-    /// A word for programs.
+    /// A code for programs.
     pub reason: &'static str,
     /// A sentence for people.
     pub message: String,
 }
 
-/// The other resources of a project, for one that is about to be stored or removed.
+/// Access to the neighbours of a resource that is about to be stored or deleted.
 pub trait Neighbours {
-    /// Why they cannot be read, or why something is refused.
+    /// Why they cannot be read, or do not allow something.
     type Error: From<Violations> + From<Refusal>;
 
-    /// Another resource. What is decided by it holds only if it is still the same when all is stored.
+    /// Reads another resource. The commit happens only if it has not changed by then.
     ///
     /// # Errors
     /// If it cannot be read.
     fn read<R: Resource>(&mut self, id: &ResourceId) -> Result<Option<R>, Self::Error>;
 
-    /// Changes another resource, which was read before, together with this one.
+    /// Changes another resource, which was read before, in the same commit.
     ///
     /// # Errors
     /// If it breaks a rule of its own.
     fn write<R: Resource>(&mut self, changed: R) -> Result<(), Self::Error>;
 
-    /// How many resources of kind `R` refer to another one. Others may begin to meanwhile.
+    /// How many resources of kind `R` refer to another one. The number may change before the commit.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -41,8 +41,8 @@ pub trait Neighbours {
         of: &ResourceId,
     ) -> Result<usize, Self::Error>;
 
-    /// The ids of the resources of kind `R` that refer to another one: see [`Resource::references`]. They must still be these when all
-    /// is stored.
+    /// The ids of the resources of kind `R` that refer to another one: see [`Resource::references`]. The commit happens only if
+    /// they are still the same.
     ///
     /// # Errors
     /// If they cannot be read.

@@ -1,8 +1,8 @@
-//! Updates: which fields of a message an update mask takes, and how they are put into a stored resource.
+//! Updates: which fields an update mask names, and how they get into a stored resource.
 //!
-//! Driven by descriptors, so that every resource has the same rules (AIP-134, AIP-161):
-//! an empty mask takes every field that is set in the message; `*` takes all, unset ones clearing what is
-//! stored; a path takes one field, and a message or list field as a whole.
+//! Descriptors drive this, so that every resource has the same rules (AIP-134, AIP-161). An empty mask takes every field that is
+//! set in the message. `*` takes all fields, and clears those that are not set. A path takes one field; a message or a list is
+//! taken as a whole.
 
 use std::{borrow::Cow, collections::HashMap, marker::PhantomData};
 
@@ -14,26 +14,26 @@ use prost_types::FieldMask;
 use super::{Resource, Violations, rules};
 use crate::proto;
 
-/// Paths in one mask: no resource has more fields than this.
+/// The most paths in one mask: no resource has more fields.
 const PATHS_MAX: usize = 256;
 const STRUCT: &str = "google.protobuf.Struct";
 const STRUCT_FIELDS: &str = "fields";
 
-/// An update that names only fields that exist and may change.
+/// An update whose paths all name fields that exist and may change.
 #[derive(Clone, Debug)]
 pub(crate) struct Patch<R> {
     source: DynamicMessage,
     edits: Vec<Path>,
-    /// Immutable fields that the message has set without being asked to change them.
+    /// Immutable fields that the message sets although the mask does not name them.
     unchanged: Vec<Path>,
     resource: PhantomData<fn() -> R>,
 }
 
-/// A field, or a key of a `Struct`, by the way to it.
+/// The path to a field, or to a key of a `Struct`.
 #[derive(Clone, Debug, PartialEq)]
 struct Path {
     fields: Vec<FieldDescriptor>,
-    /// A key of the `Struct` that the last field is.
+    /// The key, if the last field is a `Struct`.
     key: Option<MapKey>,
 }
 
@@ -88,10 +88,10 @@ impl<R: Resource> Patch<R> {
         violations.or(patch)
     }
 
-    /// Refuses to be put into a resource in which these are something else: paths of fields that cannot be changed.
+    /// Makes the update fail if one of these fields, which cannot be changed, differs from what is stored.
     ///
     /// # Errors
-    /// A violation for each that names no field.
+    /// A violation for each path that names no field.
     pub(crate) fn keep(&mut self, paths: &[String]) -> Result<(), Violations> {
         let descriptor = self.source.descriptor();
         let mut violations = Violations::new();
@@ -104,7 +104,7 @@ impl<R: Resource> Patch<R> {
         violations.or(())
     }
 
-    /// Sorts paths that were not asked for by name: what the server sets is left alone.
+    /// Takes paths that the mask did not name one by one. Fields that the server sets are left out.
     fn take(&mut self, paths: Vec<Path>) {
         for path in paths {
             let name = path.to_string();
@@ -116,7 +116,7 @@ impl<R: Resource> Patch<R> {
         }
     }
 
-    /// The fields that are set within the message that a path names.
+    /// The paths of the fields that are set within the message at a path.
     fn set_within(&self, path: &Path) -> Vec<Path> {
         let mut set = Vec::new();
         if let Some(Value::Message(message)) = path.get(&self.source) {
@@ -125,10 +125,10 @@ impl<R: Resource> Patch<R> {
         set
     }
 
-    /// The stored resource with the update in it. Its rules are still to be checked.
+    /// The stored resource with the update applied. Its rules are not checked yet.
     ///
     /// # Errors
-    /// A violation for each immutable field that the message would change.
+    /// A violation for each immutable field that the update would change.
     pub(crate) fn apply(&self, stored: &R) -> Result<R, Violations> {
         let mut target = proto::to_dynamic(stored);
         let mut violations = Violations::new();
@@ -151,7 +151,7 @@ impl<R: Resource> Patch<R> {
     }
 }
 
-/// Every set field below `message`, message by message, `Struct` key by `Struct` key.
+/// Collects every set field below `message`: message by message, and `Struct` key by key.
 fn collect_set(message: &DynamicMessage, way: &mut Vec<FieldDescriptor>, set: &mut Vec<Path>) {
     for (field, value) in message.fields() {
         way.push(field.clone());
@@ -177,7 +177,7 @@ fn collect_set(message: &DynamicMessage, way: &mut Vec<FieldDescriptor>, set: &m
     }
 }
 
-/// A top-level field, or its fields where one of them is immutable.
+/// A top-level field. If a field within it is immutable, the fields within it.
 fn with_immutables_apart<R: Resource>(field: FieldDescriptor) -> Vec<Path> {
     let prefix = format!("{}.", field.name());
     let apart = R::IMMUTABLE.iter().any(|path| path.starts_with(&prefix));
@@ -196,7 +196,7 @@ fn with_immutables_apart<R: Resource>(field: FieldDescriptor) -> Vec<Path> {
     }
 }
 
-/// The field that a path of a mask names, if an update may change it.
+/// The field that a path in a mask names, if an update may change it.
 fn named<R: Resource>(descriptor: &MessageDescriptor, path: &str) -> Result<Path, String> {
     let resolved = resolve(descriptor, path)?;
     let name = resolved.to_string();
@@ -245,7 +245,7 @@ fn resolve(descriptor: &MessageDescriptor, path: &str) -> Result<Path, String> {
         };
         let is_struct = is_struct(&field);
         fields.push(field);
-        // What follows a Struct is one of its keys, whatever characters that has.
+        // What follows a `Struct` is one of its keys, whatever characters it has.
         if let (true, Some(key)) = (is_struct, after) {
             return Ok(Path {
                 fields,
@@ -271,13 +271,13 @@ fn is_struct(field: &FieldDescriptor) -> bool {
     matches!(field.kind(), Kind::Message(message) if message.full_name() == STRUCT)
 }
 
-/// The keys of a `Struct` with their values.
+/// The keys of a `Struct` and their values.
 fn struct_map(message: &DynamicMessage) -> Option<&HashMap<MapKey, Value>> {
     let fields = message.descriptor().get_field_by_name(STRUCT_FIELDS)?;
     set_in(message, &fields)?.as_map()
 }
 
-/// The value of a field that is set, where it stands: what a message holds is never copied to be looked at.
+/// The value of a field, if it is set. It is borrowed, so that no message is copied just to look at it.
 fn set_in<'a>(message: &'a DynamicMessage, field: &FieldDescriptor) -> Option<&'a Value> {
     match message.get_field(field) {
         Cow::Borrowed(value) if message.has_field(field) => Some(value),
@@ -304,7 +304,7 @@ impl Path {
         }
     }
 
-    /// Sets the value, or clears it. Messages on the way are made only where there is something to set.
+    /// Sets or clears the value. Messages on the way are made only if there is a value to set.
     fn set(&self, root: &mut DynamicMessage, value: Option<Value>) {
         let way = if self.key.is_some() {
             &self.fields[..]
@@ -503,7 +503,7 @@ mod tests {
         };
         with_keys(500);
         let (few, many) = (with_keys(500), with_keys(8_000));
-        // 16 times as many; with the square it took 256 times as long.
+        // 16 times as many paths. If each were compared with each, it would take 256 times as long.
         assert!(many < few * 100, "{few:?} and {many:?}");
     }
 

@@ -1,4 +1,4 @@
-//! What a session must be, how its runs begin and end, and what it has in common with its member jobs.
+//! The rules for sessions, how their runs begin and end, and what they share with their member jobs.
 
 use std::collections::BTreeMap;
 
@@ -14,27 +14,27 @@ use super::{
 };
 use crate::proto::{Job, JobSchedule, Session, SessionFilter, SessionJob};
 
-/// Seconds after a start within which others join that run, where a session does not say.
+/// The default `hold_off`: within this many seconds after a start, other members join that run.
 const HOLD_OFF_DEFAULT_S: i32 = 30;
 
-/// The statuses of a session. An empty one has never begun.
+/// The statuses of a session. A session that has never begun has an empty one.
 const STATUSES: &[&str] = &["running", "completed"];
-/// What a session has come to.
+/// The results of a session.
 const RESULTS: &[&str] = &["success", "fail"];
 
-/// What a member is answered that asks whether it may run.
+/// The answer to a member that asks whether it may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It runs, in the run that has this tag now.
+    /// Run, in the run that has the session's tag.
     Success,
-    /// A run has just begun, and it has been in it.
+    /// Do not run: a run that you were in has just begun.
     HoldOff,
-    /// It has missed a run.
+    /// Do not run: you have missed a run.
     OutOfSync,
 }
 
 impl Answer {
-    /// Freezer's word.
+    /// Freezer's word for the answer.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Answer::Success => "success",
@@ -81,7 +81,7 @@ impl Resource for Session {
     fn set_client_id(&mut self, _client_id: &str) {}
 
     fn set_user(&mut self, user: &User, stored: Option<&Self>) {
-        // Who has stored it stays in it: no update changes that. How it stands is told by who imports it, and by nobody else.
+        // The user who stored it stays: no update changes that. Only an import may set its state.
         if stored.is_none() {
             user.id.clone_into(&mut self.user_id);
             *self = Session {
@@ -107,7 +107,7 @@ impl Resource for Session {
         }
     }
 
-    /// Its members take a schedule or name that has changed.
+    /// Its members take over a changed schedule or name.
     fn settle<N: Neighbours>(
         &mut self,
         stored: Option<&Self>,
@@ -141,7 +141,7 @@ impl Resource for Session {
 }
 
 impl Session {
-    /// The jobs that are in it, and say so.
+    /// The member jobs that still say that they are in it.
     fn members<N: Neighbours>(&self, neighbours: &mut N) -> Result<Vec<Job>, N::Error> {
         let mut members = Vec::new();
         for id in self.jobs.keys() {
@@ -152,7 +152,7 @@ impl Session {
         Ok(members)
     }
 
-    /// Gives a job what it has from its session.
+    /// Gives a job what it shares with its session.
     fn lead(&self, job: &mut Job) {
         self.session_id.clone_into(&mut job.session_id);
         self.description.clone_into(&mut job.session_name);
@@ -170,10 +170,10 @@ impl Session {
         });
     }
 
-    /// Makes a job a member, and gives it what it has from its session. One that is a member already stays as it is.
+    /// Makes a job a member, and gives it what it shares with its session. A job that is a member already stays as it is.
     ///
     /// # Errors
-    /// If there is no room for more.
+    /// If the session is full.
     pub(crate) fn join(&mut self, job: &mut Job) -> Result<(), Violations> {
         if !self.jobs.contains_key(&job.job_id) {
             if self.jobs.len() >= SESSION_JOBS_MAX {
@@ -197,7 +197,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a job out, and says whether it was in.
+    /// Takes a job out. Returns whether it was a member.
     pub(crate) fn leave(&mut self, job_id: &str) -> bool {
         let was_in = self.jobs.remove(job_id).is_some();
         if was_in {
@@ -206,10 +206,10 @@ impl Session {
         was_in
     }
 
-    /// A member asks whether it may run: `now_s` seconds since the Unix epoch.
+    /// A member asks whether it may run. `now_s` is in seconds since the Unix epoch.
     ///
     /// # Errors
-    /// If it is no member, or knows of a run that there has not been.
+    /// If the job is not a member, or its tag is higher than the session's.
     pub(crate) fn start(
         &mut self,
         job_id: &str,
@@ -242,10 +242,10 @@ impl Session {
         Ok(answer)
     }
 
-    /// A member says how its run has ended.
+    /// A member reports how its run has ended.
     ///
     /// # Errors
-    /// As of [`Session::start`].
+    /// The same as for [`Session::start`].
     pub(crate) fn end(
         &mut self,
         job_id: &str,
@@ -266,7 +266,7 @@ impl Session {
         Ok(Answer::Success)
     }
 
-    /// Says of a run that has begun what its members say: it is completed once all of them are.
+    /// Sums up a run from what its members report: it is completed once all of them are.
     pub(super) fn aggregate(&mut self) {
         if self.status != "running" || self.jobs.is_empty() {
             return;
@@ -303,7 +303,7 @@ impl Session {
     }
 }
 
-/// Takes from a job what it had from its session, and asks its client to end the schedule that it had from there.
+/// Takes from a job what it got from its session, and asks its client to end that schedule.
 pub(crate) fn release(job: &mut Job) {
     job.session_id.clear();
     job.session_name.clear();
@@ -312,14 +312,14 @@ pub(crate) fn release(job: &mut Job) {
     "stop".clone_into(&mut schedule.event);
 }
 
-/// Notes everything that is wrong with `session`, at `path` in its request.
+/// Adds everything that is wrong with `session`, at `path` in its request.
 fn check_session(session: &Session, path: &str, violations: &mut Violations) {
     rules::id(
         format_args!("{path}.session_id"),
         &session.session_id,
         violations,
     );
-    // A request whose project is missing or contradictory has been told so already.
+    // A missing or contradictory project has been reported already.
     if !session.project_id.is_empty() {
         rules::project_id(
             format_args!("{path}.project_id"),
@@ -403,7 +403,7 @@ fn check_members(
     }
 }
 
-/// The fields that a filter tests, decoded without the rest of a [`Session`]; tags are the `.proto`'s.
+/// The fields that a filter tests. They are decoded without the rest of a [`Session`]; the tags are the `.proto`'s.
 #[derive(Clone, PartialEq, Message)]
 struct SessionFacets {
     #[prost(string, tag = "4")]

@@ -1,4 +1,4 @@
-//! What all resources have in common.
+//! What must hold for all kinds of resources.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 
@@ -8,7 +8,7 @@ use crate::proto::{
     SessionJob,
 };
 
-/// Filters that ask for one thing each: values that a sample may have, and others.
+/// Filters that each ask for one thing: values that a sample may have, and others.
 fn filters<F: prost::Name + Default>(texts: &[&str]) -> Vec<F> {
     let descriptor = proto::descriptor_of::<F>();
     let mut filters = vec![F::default()];
@@ -39,7 +39,8 @@ fn values(field: &FieldDescriptor, texts: &[&str]) -> Vec<Value> {
     }
 }
 
-/// That every filter says of a resource's facets what it says of the resource: a watch knows what was replaced by these alone.
+/// Checks that a filter decides the same for a resource's facets as for the resource. A watch knows only the facets of what was
+/// replaced.
 fn facets_are_all_that_filters_test<R: Resource + std::fmt::Debug>(samples: &[R], texts: &[&str])
 where
     R::Filter: prost::Name,

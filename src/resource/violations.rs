@@ -1,48 +1,48 @@
-//! What is wrong with a request: every bad field by its proto path, collected before anything is refused.
+//! What is wrong with a request. Every bad field is collected by its proto path before the request is refused.
 
 use std::fmt;
 
-/// As many are told one by one; the rest is counted. An answer must stay small (gRPC clients take 8 KiB of
-/// trailers or so), and a request of 1 MiB can hold many mistakes.
+/// The most violations that are reported one by one; the others are only counted. An answer must stay small (gRPC clients accept
+/// about 8 KiB of trailers), and a request of 1 MiB can have many mistakes.
 const TOLD_MAX: usize = 32;
-/// Bytes of all that are told: 4 KiB of trailers in base64, which leaves as much for the status's message.
+/// The most bytes for all of them. They take 4 KiB of trailers in base64, which leaves as much for the status's message.
 const TOLD_BYTES_MAX: usize = 3 << 10;
-/// Bytes of a field's path, and of a description. Keys of `extra` are in paths, so those can be long.
+/// The most bytes of one path, and of one description. Paths can be long, because they contain keys of `extra`.
 const PART_BYTES_MAX: usize = 512;
 
 /// One bad field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The field's path from the request message, as in `job.job_actions[0].freezer_action.action`.
+    /// The field's path from the request message, such as `job.job_actions[0].freezer_action.action`.
     pub field: String,
-    /// What it must be.
+    /// What the field must be.
     pub description: String,
 }
 
-/// Every bad field of one request, in the order found: the first 32 at most, then one that says how many more.
+/// Every bad field of one request in the order in which they were found: at most 32, then one that tells how many more there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Violations {
-    /// At most `TOLD_MAX`, and one more that stands for the rest.
+    /// At most `TOLD_MAX` violations, and one more that stands for the others.
     told: Vec<Violation>,
     told_bytes: usize,
     untold: usize,
 }
 
 impl Violations {
-    /// None so far.
+    /// No violations yet.
     #[must_use]
     pub fn new() -> Self {
         Violations::default()
     }
 
-    /// Just this one.
+    /// Only this violation.
     pub fn one(field: impl Into<String>, description: impl Into<String>) -> Self {
         let mut violations = Violations::new();
         violations.add(field, description);
         violations
     }
 
-    /// Notes that `field` is wrong; `description` says what it must be.
+    /// Adds that `field` is wrong; `description` says what it must be.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         let (field, description) = (
             cut(field.into(), PART_BYTES_MAX),
@@ -60,7 +60,7 @@ impl Violations {
         }
     }
 
-    /// Counts `more`, the first of them at `field`.
+    /// Counts `more` violations without their text. The first of them is at `field`.
     fn add_untold(&mut self, field: &str, more: usize) {
         if self.untold > 0 {
             self.told.pop();
@@ -73,7 +73,7 @@ impl Violations {
         });
     }
 
-    /// Takes over what `result` found wrong, or gives its value.
+    /// Takes over the violations of `result`, or returns its value.
     pub fn collect<T>(&mut self, result: Result<T, Violations>) -> Option<T> {
         result.map_err(|violations| self.extend(violations)).ok()
     }
@@ -89,7 +89,7 @@ impl Violations {
         }
     }
 
-    /// `value` if nothing is wrong.
+    /// Returns `value` if nothing is wrong.
     ///
     /// # Errors
     /// The violations, if there are any.
@@ -107,13 +107,13 @@ impl Violations {
         self.told.is_empty()
     }
 
-    /// The violations in the order found.
+    /// The violations in the order in which they were found.
     pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
         self.told.iter()
     }
 }
 
-/// `text`, cut when it has more than `bytes_max` bytes.
+/// `text`, cut if it has more than `bytes_max` bytes.
 pub(crate) fn cut(mut text: String, bytes_max: usize) -> String {
     if text.len() > bytes_max {
         let end = (0..=bytes_max)

@@ -1,6 +1,6 @@
-//! Lets calls in while there is room for them: so many at a time, of one caller and in all, each with an end. A call counts from
-//! when its request was read whole until its answer is there, so that nobody can hold a place by being slow; what a slow caller
-//! keeps waiting is bounded in `waiting.rs`, and handed on in `outgoing.rs`.
+//! Admits calls while there is room for them: a number at a time, for each caller and in all, each with a deadline. A call counts
+//! from when its whole request was read until its answer exists, so that a slow caller cannot hold a place. `waiting.rs` limits
+//! what waits for slow callers, and `outgoing.rs` hands it on.
 
 use std::{
     collections::HashMap,
@@ -32,24 +32,24 @@ use crate::{
     service::{AnswerBytes, HeldBytes},
 };
 
-/// What a request takes before anything of its message was read, and an answer that does not say what it takes, about.
+/// What a request takes before its message is read, and about what an answer takes that does not tell its size.
 const REQUEST_BYTES: usize = 8 << 10;
 const ANSWER_BYTES: usize = 4 << 10;
-/// Pages of lists that are made at a time: they are made by the processor alone, so that more would only take memory.
+/// The most pages of lists that are made at a time. Only the processor makes them, so that more at a time would only take memory.
 const PAGES_MADE_MAX: usize = 16;
-/// Before a message stand a flag and its length.
+/// A flag and a length stand before a message.
 const PREFIX_BYTES: usize = 5;
-/// How much is read of what is too large, and for how long, before it is said.
+/// How much of a request that is too large is read, and for how long, before it is refused.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Parts in which a request may come: clients send parts of 16 KiB, and one that sends bytes one by one has other intentions.
+/// The most parts of a request. Clients send parts of 16 KiB; a client that sends single bytes is not an honest one.
 const PARTS_MAX: usize = 4096;
-/// When it may be worth trying again what there was no room for.
+/// When a caller that was refused may try again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// tonic honours a caller's `grpc-timeout`, too, but answers CANCELLED. So much sooner it is told here what it is.
+/// tonic also enforces a caller's `grpc-timeout`, but answers CANCELLED. This ends the call so much earlier, with the right code.
 const MARGIN: Duration = Duration::from_millis(2);
 
-/// Lets calls in while there is room.
+/// Admits calls while there is room.
 #[derive(Clone, Debug)]
 pub(super) struct Admission(Arc<Room>);
 
@@ -58,7 +58,7 @@ struct Room {
     access: Access,
     limits: Limits,
     calls: Arc<Semaphore>,
-    /// One for each KiB of the requests of calls under way.
+    /// One permit for each KiB of the requests of calls under way.
     calls_kib: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     pages: Semaphore,
@@ -67,10 +67,10 @@ struct Room {
     message: Message,
 }
 
-/// How the message of a request stands in its body.
+/// How a request's body contains its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// With a flag and its length before it, as gRPC has it.
+    /// After a flag and a length, as in gRPC.
     Framed,
     /// The body is the message.
     #[cfg(feature = "http")]
@@ -130,7 +130,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The clone is the one that will be asked next; this one is ready.
+        // The clone will be called next; the service that is ready now is used for this call.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         let room = self.room.clone();
@@ -148,7 +148,7 @@ where
 
 impl Room {
     /// # Errors
-    /// What a request is refused with that there is no room for.
+    /// The refusal, if there is no room for the request.
     async fn answer<S>(
         &self,
         mut inner: S,
@@ -180,9 +180,9 @@ impl Room {
         };
         let place = self.place(is_stream, bytes, caller.as_ref())?;
         let answered = inner.call(request).await;
-        // A call's place is free now; a stream has one until it ends.
+        // A call's place is free now. A stream keeps its place until it ends.
         let place = is_stream.then_some(place);
-        // Who may no longer call is told nothing more.
+        // A caller that may no longer call gets no more messages.
         let lost = caller.filter(|_| is_stream);
         let lost = lost.map(|caller| Box::pin(self.access.clone().lost(caller)) as Lost);
         let answered = answered.map(|mut response| {
@@ -209,7 +209,7 @@ impl Room {
         Ok(answered)
     }
 
-    /// The right to have another page on its way to a caller. One that does not read its pages waits for itself.
+    /// A permit to send another page to a caller. A caller that does not read its pages makes only itself wait.
     async fn page_for(
         &self,
         peer: &Arc<Peer>,
@@ -224,7 +224,7 @@ impl Room {
         peer.pages.clone().acquire_owned().await.ok()
     }
 
-    /// The right to make a page. All who wait for room learn at once that there is some, so each looks again when its turn has come.
+    /// A permit to make a page. Everybody who waits for room is woken at once, so that each one checks again in its turn.
     async fn making(&self) -> Option<SemaphorePermit<'_>> {
         loop {
             self.waiting.clone().room().await;
@@ -235,17 +235,17 @@ impl Room {
         }
     }
 
-    /// The one message of a request.
+    /// The only message of a request.
     ///
     /// # Errors
-    /// If it is larger than a request may be, as soon as that is known.
+    /// If it is larger than a request may be. This is reported as soon as it is known.
     async fn read(&self, body: Body, peer: &Arc<Peer>) -> Result<Bytes, Status> {
         let mut body = pin!(body);
         let mut read = Read::default();
         let mut turn = None;
         loop {
             let mut next = body.frame();
-            // Most requests are here with their headers: these wait for nobody.
+            // Most requests have come together with their headers. Reading them takes no waiting.
             let frame = if let Some(frame) = (&mut next).now_or_never() {
                 frame
             } else {
@@ -264,7 +264,7 @@ impl Room {
                 }
                 if let Err(refused) = read.add(part, self.message, self.limits.request_bytes) {
                     if self.message != Message::Framed {
-                        // It reads no answer before it has sent everything.
+                        // The client reads no answer before it has sent everything.
                         let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await;
                     }
                     return Err(refused);
@@ -274,7 +274,7 @@ impl Room {
     }
 
     /// # Errors
-    /// If all are taken.
+    /// If there are none left.
     fn place(
         &self,
         is_stream: bool,
@@ -304,7 +304,7 @@ impl Room {
             no_room(Code::Unavailable, "SERVER_LIMIT", message)
         };
         let permit = all.clone().try_acquire_owned().map_err(too_many)?;
-        // One that is larger than all that may be has its turn alone.
+        // A request that is larger than the whole limit is admitted alone.
         let of_request = kib(bytes).min(kib(limits.calls_bytes).max(1));
         let of_request = u32::try_from(of_request).unwrap_or(u32::MAX);
         let of_bytes = self.calls_kib.clone().try_acquire_many_owned(of_request);
@@ -317,27 +317,27 @@ impl Room {
     }
 }
 
-/// The KiB that so many bytes begin.
+/// The number of KiB for this many bytes, rounded up.
 fn kib(bytes: usize) -> usize {
     bytes.div_ceil(1 << 10)
 }
 
-/// The right to be under way.
+/// The place of a call or stream that is under way.
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
-    /// Of what its request takes.
+    /// The permits for what its request takes.
     _kib: OwnedSemaphorePermit,
     _share: Option<Share>,
-    /// A stream.
+    /// The count of streams, for a stream.
     _counted: Option<OneOf>,
 }
 
-/// What was read of a request.
+/// The part of a request that has been read.
 #[derive(Default)]
 struct Read {
     first: Bytes,
-    /// All of it, once there is more than one part.
+    /// All of it, once it has more than one part.
     rest: BytesMut,
     parts: usize,
 }
@@ -348,7 +348,7 @@ impl Read {
     }
 
     /// # Errors
-    /// If it is too large, or comes in too many parts.
+    /// If it is too large, or has too many parts.
     fn add(
         &mut self,
         part: Bytes,
@@ -400,7 +400,7 @@ impl Read {
     }
 }
 
-/// Reads what is left of a body, and forgets it.
+/// Reads the rest of a body and drops it.
 async fn discard(mut body: Pin<&mut Body>) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -421,7 +421,7 @@ fn timeout(limits: &Limits, headers: &HeaderMap) -> Duration {
     })
 }
 
-/// Up to 8 digits and a unit.
+/// A `grpc-timeout`: up to 8 digits and a unit.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -454,7 +454,7 @@ fn no_room(code: Code, reason: &str, message: String) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// What a request is refused with that is larger than it may be.
+/// The refusal of a request that is too large.
 pub(super) fn larger_than(request_bytes_max: usize) -> Status {
     too_large(format!(
         "the request is larger than {request_bytes_max} bytes: send less at once"

@@ -1,4 +1,4 @@
-//! A connection: what it runs over, who is at its other end, and its beginning, for which nobody has long.
+//! A connection: its transport, the peer at its other end, and its beginning, which must be quick.
 
 use std::{
     io,
@@ -23,43 +23,43 @@ use super::{
     until,
 };
 
-/// How every HTTP/2 connection begins.
+/// The first bytes of every HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Pages of lists on their way to one caller: they are what is large.
+/// The most pages of lists that are on their way to one caller. Pages are the large answers.
 const PAGES_MAX: usize = 16;
 
-/// What bytes come and go through.
+/// What a connection's bytes go through.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// Who is at the other end of a connection.
+/// The peer at the other end of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// As logs say it.
+    /// Its name in logs.
     pub(super) name: Arc<str>,
-    /// The names in the certificate that it has shown to be its own, which an issuer that is trusted has signed.
+    /// The names in its certificate, which was signed by a trusted issuer.
     pub(super) certified: Vec<String>,
-    /// One for each page of a list that may be on its way to it.
+    /// One permit for each page of a list that may be on its way to it.
     pub(super) pages: Arc<Semaphore>,
-    /// Ends the connection.
+    /// Cuts the connection off.
     pub(super) cut: watch::Sender<bool>,
 }
 
-/// One connection that has begun.
+/// A connection that has begun.
 pub(super) struct Connection {
     transport: Box<dyn Transport>,
     peer: Arc<Peer>,
-    /// What is still to be read of the preface, which was read already.
+    /// The rest of the preface, which was read before and has to be read again by the server.
     preface: &'static [u8],
-    /// Done, and then for good, when what is still under way is broken off.
+    /// Done when the connection is cut off, and stays done.
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     _place: OwnedSemaphorePermit,
     _counted: OneOf,
 }
 
-/// A connection that was accepted, and has said nothing yet.
+/// A connection that was accepted, and has sent nothing yet.
 pub(super) struct Accepted {
     pub(super) transport: Box<dyn Transport>,
     pub(super) name: Arc<str>,
@@ -68,10 +68,11 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    /// Shakes hands, and waits for the preface of HTTP/2, if that is spoken. What says anything else is not worth an answer.
+    /// Makes the TLS handshake, and waits for the preface if the protocol is HTTP/2. A client that sends anything else gets no
+    /// answer.
     ///
     /// # Errors
-    /// If it takes longer than `timeout`, or the handshake fails, or the preface is another.
+    /// If it takes longer than `timeout`, the handshake fails, or the preface is wrong.
     pub(super) async fn greet(
         self,
         protocol: Protocol,
@@ -129,7 +130,8 @@ impl Accepted {
 }
 
 impl Connection {
-    /// What a write came to. A caller that reads nothing keeps it waiting, and whoever waits for that may not read either.
+    /// The result of a write, unless the connection is cut off first. A caller that reads nothing makes a write wait forever, and
+    /// then nothing else would notice the cut.
     fn unless_cut<T>(
         &mut self,
         written: Poll<io::Result<T>>,

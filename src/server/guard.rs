@@ -1,4 +1,4 @@
-//! Who calls, asked before anything of a request is read: by its token, and by the table of what each role may call.
+//! Checks who calls before anything of a request is read: by its token, and by the table of what each role may call.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 use super::connection::Peer;
 use crate::identity::{Access, Caller, Row, Rpc, Unknown};
 
-/// Lets through what its callers may call, and says who they are.
+/// Admits callers to the RPCs that they may call, and adds who they are to the request.
 #[derive(Clone, Debug)]
 pub(super) struct Guard(pub(super) Access);
 
@@ -31,7 +31,7 @@ impl<S> Layer<S> for Guard {
     }
 }
 
-/// A service that is guarded.
+/// A service behind the guard.
 #[derive(Clone, Debug)]
 pub(super) struct Guarded<S> {
     inner: S,
@@ -55,7 +55,7 @@ where
         let peer = peer.expect("every connection says who is at its other end");
         match admit(&self.access, &request, &peer) {
             Ok(caller) => {
-                // What everybody may call asks nobody who they are.
+                // An RPC for everybody has no caller.
                 if let Some(caller) = caller {
                     let behalf = caller.behalf(peer.name.clone());
                     request.extensions_mut().insert(behalf);
@@ -68,7 +68,7 @@ where
     }
 }
 
-/// Who calls, if they may.
+/// The caller, if it may call this.
 fn admit(
     access: &Access,
     request: &Request<Body>,
@@ -95,7 +95,7 @@ fn admit(
     tracing::Span::current().record("caller", &*caller.name);
     match row {
         Some(Row::Roles(roles)) if roles.contains(&caller.role) => Ok(Some(caller)),
-        // An RPC that is served without a row would be one that nobody has thought about.
+        // An RPC without a row in the table is one that somebody forgot.
         None => Err(Status::unimplemented(format!(
             "there is no RPC {path} here"
         ))),
@@ -108,7 +108,7 @@ fn admit(
     }
 }
 
-/// What who is not known is refused with, though they have brought something.
+/// The refusal of a caller whose token is not known.
 pub(super) fn bad_token() -> Status {
     let message = "the token or certificate is not known here, or no longer: ask for another";
     refusal(Code::Unauthenticated, "BAD_TOKEN", message.into())

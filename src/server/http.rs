@@ -1,5 +1,4 @@
-//! Freezer's HTTP API, served: HTTP/1.1 connections, and what a request goes through on its way to its handler, which is what its
-//! twin of gRPC goes through.
+//! Serves Freezer's HTTP API: the HTTP/1.1 connections, and the layers of each request, which are those of its twin of gRPC.
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
@@ -34,9 +33,9 @@ use crate::{
     identity::{Access, Rpc},
 };
 
-/// What hyper may hold of one connection that it has not handled yet, at the least: it refuses to work with less.
+/// The least that hyper may buffer of one connection: it does not work with less.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
-/// What answers are, as the layers that they come through know them.
+/// The body of answers, as the shared layers know it.
 type GrpcBody = tonic::body::Body;
 
 /// Serves until `ends` is true.
@@ -77,7 +76,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Answers one request after another, until one of both has had enough.
+/// Answers the requests of a connection one after another, until either side ends it.
 async fn converse(
     connection: Connection,
     router: Router,
@@ -108,7 +107,7 @@ async fn converse(
     }
 }
 
-/// How long a connection may take for the next request.
+/// How long a connection may wait for its next request.
 fn idle_timeout(limits: &Limits) -> Duration {
     limits.stall_timeout
 }
@@ -138,7 +137,7 @@ fn router(catalog: Catalog, door: &Door, metrics: Metrics, limits: &Limits) -> R
     freezer_http::router(catalog, door, guarded)
 }
 
-/// A request as its twin of gRPC would bring its token.
+/// Gives a request the `authorization` header that its twin of gRPC would have.
 fn as_of_twin(rpc: &'static Rpc, mut request: Request<Body>) -> Request<GrpcBody> {
     request.extensions_mut().insert(rpc);
     let headers = request.headers_mut();

@@ -1,49 +1,47 @@
-//! What a server takes on: no more of anything than is said here.
+//! The limits of a server: it takes on no more of anything.
 
 use std::time::Duration;
 
 use crate::catalog::BOOKMARK_INTERVAL;
 
-/// The limits of a server, for [`Listener::with_limits`](crate::Listener::with_limits). Each has a default that fits a server of
-/// a fleet; a program that embeds one changes what it must.
+/// The limits of a server, for [`Listener::with_limits`](crate::Listener::with_limits). The defaults fit a server for a fleet; a
+/// program that embeds one changes what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at a time. Others wait to be accepted. It is never more than the process has file descriptors for.
+    /// Connections at a time. Others wait to be accepted. The process's limit of file descriptors may lower this.
     pub connections: usize,
-    /// Calls that one connection may have under way (tonic sets no limit).
+    /// Calls under way on one connection (tonic sets no limit).
     pub streams_per_connection: u32,
-    /// Calls under way at a time, streams left out. Others are refused with UNAVAILABLE.
+    /// Calls under way, without streams. Others are refused with UNAVAILABLE.
     pub calls: usize,
-    /// Calls under way at a time for one caller, where callers are asked who they are. Others are refused with
-    /// `RESOURCE_EXHAUSTED`.
+    /// Calls under way for one caller, if callers need a token. Others are refused with `RESOURCE_EXHAUSTED`.
     pub calls_per_caller: usize,
-    /// The bytes of the requests' messages of calls under way. Others are refused with UNAVAILABLE: each takes some times as much
-    /// until it is answered.
+    /// Bytes of the request messages of all calls under way. Others are refused with UNAVAILABLE: until it is answered, a request
+    /// takes several times its size.
     pub calls_bytes: usize,
-    /// Streams under way at a time: watches, snapshots, reflection. Others are refused with UNAVAILABLE.
+    /// Streams under way: watches, snapshots, reflection. Others are refused with UNAVAILABLE.
     pub streams: usize,
-    /// As `calls_per_caller`, of streams.
+    /// Like `calls_per_caller`, for streams.
     pub streams_per_caller: usize,
-    /// The bytes of a request's message: 16 times the largest record by default, so that a client's mistake is answered, not
-    /// cut off.
+    /// Bytes of a request message. The default is 16 times the largest record, so that a client that sends too much gets an answer.
     pub request_bytes: usize,
-    /// The bytes of all headers of one request (h2 accepts 16 MiB).
+    /// Bytes of all headers of one request (h2 accepts 16 MiB).
     pub header_bytes: u32,
-    /// How long a connection may take until it has begun as one of HTTP/2, TLS and all.
+    /// How long a connection may take until it has begun, with TLS and HTTP/2's preface.
     pub greeting_timeout: Duration,
-    /// How long a call may take until its answer begins, whatever its caller says. A shorter time of the caller's counts.
+    /// How long a call may take until its answer begins. A caller may set a shorter time.
     pub request_timeout: Duration,
-    /// How long an answer may wait for its caller to read on. Then its connection is ended. What a stream says may wait for as long
+    /// How long an answer may wait until its caller reads on. Then the connection is closed. Messages of a stream may wait as long
     /// as there is room.
     pub stall_timeout: Duration,
-    /// The bytes of answers that may wait for their callers to read on. Then the connection of the longest waiting is ended.
+    /// Bytes of answers that may wait for their callers. Beyond that, the connection that has waited longest is closed.
     pub stalled_bytes: usize,
-    /// How often a watch says where it is, so that its caller knows that it lives.
+    /// How often a watch reports its revision when nothing happens, so that its caller knows that it is alive.
     pub bookmark_interval: Duration,
-    /// How often a quiet connection is asked whether it still lives.
+    /// How often an idle connection is asked for a sign of life.
     pub keepalive_interval: Duration,
-    /// How long it may take to answer that.
+    /// How long a connection may take to answer that.
     pub keepalive_timeout: Duration,
 }
 

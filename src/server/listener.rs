@@ -1,4 +1,4 @@
-//! What a server listens on, and the connections that come from there.
+//! What a server listens on, and the connections that it accepts there.
 
 use std::{
     fmt, io,
@@ -21,14 +21,14 @@ use super::{
     tls::Protocol,
 };
 
-/// File descriptors that no connection takes: the store needs some for its file, snapshots and sled.
+/// File descriptors that are kept free of connections: the store needs some for its file, snapshots and sled.
 const FILES_RESERVED: usize = 40;
 /// How long to wait after a connection could not be accepted.
 pub(super) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How often it is told that no more connections are taken.
+/// How often a server logs that it accepts no more connections.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// What a server takes connections from: tokio's `TcpListener` or `UnixListener`, or, for a client in the same process, one half
+/// What a server accepts connections from: tokio's `TcpListener` or `UnixListener`, or, for a client in the same process, one half
 /// of `tokio::io::duplex`, which is one connection.
 pub struct Listener {
     source: Source,
@@ -37,20 +37,20 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Speaks TLS with whoever connects.
+    /// Uses TLS on its connections.
     #[must_use]
     pub fn with_tls(mut self, tls: Tls) -> Listener {
         self.tls = Some(tls);
         self
     }
 
-    /// Whether it speaks TLS.
+    /// Whether it uses TLS.
     #[cfg(feature = "http")]
     pub(super) fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Takes on no more than that from whoever connects.
+    /// Sets the limits for its callers.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Listener {
         self.limits = limits;
@@ -71,7 +71,7 @@ impl From<Source> for Listener {
 enum Source {
     Tcp(TcpListener),
     Unix(UnixListener),
-    /// Taken by the first who asks.
+    /// The first accept takes it.
     Duplex(Mutex<Option<DuplexStream>>),
 }
 
@@ -99,8 +99,8 @@ impl From<DuplexStream> for Listener {
     }
 }
 
-/// Connections as they come, once they have begun as ones that speak so, and no more at a time than the process has file descriptors
-/// for: the others wait to be accepted. Once `cut` is true, those that are open fail.
+/// Connections in the order in which they have begun to speak `protocol`. There are never more than the limit, and never more than
+/// the process has file descriptors for: others wait to be accepted. Once `cut` is true, open connections fail.
 pub(super) fn connections(
     Listener {
         source,
@@ -121,7 +121,7 @@ pub(super) fn connections(
         places: Arc::new(Semaphore::new(connections_max(limits.connections))),
         told: Mutex::new(None),
     };
-    // Each of those that have not begun yet has a place, so that there are no more than places.
+    // A connection that has not begun yet holds a place, too, so that the set is never larger than the number of places.
     let greeting = JoinSet::new();
     futures_util::stream::unfold((acceptor, greeting), async |(acceptor, mut greeting)| {
         let connection = acceptor.next(&mut greeting).await;
@@ -144,9 +144,9 @@ struct Acceptor {
     greeting_timeout: Duration,
     metrics: Metrics,
     cut: watch::Receiver<bool>,
-    /// One for each connection that may be open.
+    /// One permit for each connection that may be open.
     places: Arc<Semaphore>,
-    /// When it was last told that all of them are taken.
+    /// When it was last logged that there are no permits left.
     told: Mutex<Option<Instant>>,
 }
 
@@ -171,7 +171,7 @@ impl Acceptor {
         }
     }
 
-    /// The next one, as soon as there is a place for it. If the future is dropped none is lost.
+    /// The next connection, as soon as there is a place for it. Dropping the future loses no connection.
     async fn accept(&self) -> Accepted {
         let place = self.place().await;
         let mut failing = false;
@@ -185,9 +185,9 @@ impl Acceptor {
                         counted: self.metrics.connected(),
                     };
                 }
-                // That caller has gone again: the next one may be there.
+                // The caller has gone again. The next one may be there already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                // Most likely there are too few file descriptors. Trying at once would only turn in circles.
+                // Most likely there are too few file descriptors. Trying again at once would only keep the processor busy.
                 Err(error) => {
                     if !failing {
                         tracing::warn!(%error, "no connection can be accepted: trying again");
@@ -223,7 +223,7 @@ impl Source {
         match self {
             Source::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Without it a call waits for a delayed ACK.
+                // Without this, a call waits for a delayed ACK.
                 stream.set_nodelay(true)?;
                 Ok((Box::new(stream), address.to_string().into()))
             }

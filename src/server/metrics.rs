@@ -1,5 +1,5 @@
-//! What Prometheus may know: counted as it happens, and answered over HTTP on a listener of its own, with whether the server lives
-//! and is ready.
+//! The metrics for Prometheus. They are counted as things happen, and served over HTTP on a listener of their own, together with
+//! whether the server is alive and ready.
 
 use std::{
     convert::Infallible,
@@ -33,14 +33,14 @@ use tonic::Code;
 use super::{listener::ACCEPT_RETRY, until};
 use crate::{catalog::Catalog, clock};
 
-/// Scrapes at a time. Others wait.
+/// The most scrapes at a time. Others wait.
 const SCRAPES_MAX: usize = 8;
 /// How long a scrape may take, from its connection to its answer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What Prometheus calls the format.
+/// The content type of the OpenMetrics format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is counted of all servers of one store. Clones are the same.
+/// The counters of all servers of one store. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics(Arc<Counted>);
 
@@ -56,7 +56,7 @@ struct Counted {
     catalog: Catalog,
 }
 
-/// What is asked of the store when it is scraped: it knows each of these without looking.
+/// Values that a scrape asks the store for. The store knows each of them without looking for it.
 #[derive(Debug, Default)]
 struct StoreGauges {
     queued: Gauge,
@@ -94,7 +94,7 @@ struct Why {
 }
 
 impl Metrics {
-    /// Of a store that was just opened.
+    /// The metrics of a store that was just opened.
     pub(super) fn new(catalog: Catalog) -> Metrics {
         let mut registry = Registry::with_prefix("icebox");
         let calls = Family::default();
@@ -153,7 +153,7 @@ impl Metrics {
         }))
     }
 
-    /// A call was answered, or given up by its caller.
+    /// Counts a call that was answered, or that its caller has given up.
     pub(super) fn answered(&self, method: &'static str, code: Code, took: Duration) {
         let code = name_of(code);
         self.0.calls.get_or_create(&Call { method, code }).inc();
@@ -161,22 +161,22 @@ impl Metrics {
         seconds.observe(took.as_secs_f64());
     }
 
-    /// A connection is open until what is returned is dropped.
+    /// Counts an open connection until the returned value is dropped.
     pub(super) fn connected(&self) -> OneOf {
         OneOf::new(&self.0.connections)
     }
 
-    /// A stream is under way until what is returned is dropped.
+    /// Counts a stream until the returned value is dropped.
     pub(super) fn streaming(&self) -> OneOf {
         OneOf::new(&self.0.streams)
     }
 
-    /// Counts what connections the server ends.
+    /// The counter for connections that the server closes.
     pub(super) fn disconnected(&self) -> Disconnected {
         self.0.disconnected.clone()
     }
 
-    /// All of it, as Prometheus reads it.
+    /// All metrics as text for Prometheus.
     async fn text(&self) -> String {
         self.0.store.look(&self.0.catalog).await;
         let mut text = String::new();
@@ -189,7 +189,7 @@ impl Metrics {
     }
 }
 
-/// From 0.1 ms to 26 s.
+/// Buckets from 0.1 ms to 26 s.
 fn call_seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 4.0, 10))
 }
@@ -257,7 +257,7 @@ impl StoreGauges {
     }
 
     async fn look(&self, catalog: &Catalog) {
-        // A store that is closing has nothing new to say.
+        // A store that is closing has nothing new to report.
         let Ok(status) = catalog.status().await else {
             return;
         };
@@ -290,18 +290,18 @@ impl StoreGauges {
     }
 }
 
-/// Connections that the server has ended, by reason.
+/// Counts the connections that the server has closed, by reason.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disconnected(Family<Why, Counter>);
 
 impl Disconnected {
-    /// One more.
+    /// Counts one more.
     pub(super) fn because(&self, reason: &'static str) {
         self.0.get_or_create(&Why { reason }).inc();
     }
 }
 
-/// Counted until it is dropped.
+/// Counts one until it is dropped.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Default))]
 pub(super) struct OneOf(Gauge);
@@ -319,7 +319,7 @@ impl Drop for OneOf {
     }
 }
 
-/// A code as gRPC writes it.
+/// The name of a code in gRPC.
 fn name_of(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -360,7 +360,7 @@ pub(super) async fn serve(metrics: Metrics, listener: TcpListener, ends: watch::
                     .timer(TokioTimer::new())
                     .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), answer);
-                // Who scrapes again is answered again: nothing is lost with a connection.
+                // Connections are just dropped at the end: a scrape can be repeated.
                 tokio::select! {
                     _ = timeout(SCRAPE_TIMEOUT, connection) => {}
                     () = until(ends) => {}

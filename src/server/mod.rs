@@ -1,4 +1,4 @@
-//! The server: services, health, reflection, and an orderly end.
+//! The server: its services, health, reflection, and an orderly end.
 
 mod admission;
 mod connection;
@@ -68,14 +68,14 @@ use crate::{
     store::Condition,
 };
 
-/// How long requests under way may take to finish when the server ends; tonic's own drain has no end.
+/// How long requests under way may take to finish when the server ends. tonic's own drain has no limit.
 const DRAIN: Duration = Duration::from_secs(8);
-/// What a connection, and one call on it, may send before it is read: several requests, or a quarter of the largest. hyper's
-/// default is four times as much, which 1,024 connections would make a gigabyte.
+/// How much a connection, and one call on it, may send before it is read: several requests, or a quarter of the largest one. With
+/// hyper's default, which is four times this, 1,024 connections could take a gigabyte.
 const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
-/// What ends the servers of one store, and waits for that.
+/// Ends the servers of one store, and waits until they have ended.
 #[derive(Debug)]
 pub(crate) struct Servers {
     ends: watch::Sender<bool>,
@@ -85,7 +85,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Of a store that was just opened.
+    /// The servers of a store that was just opened.
     pub(crate) fn new(catalog: Catalog) -> Self {
         Servers {
             ends: watch::channel(false).0,
@@ -94,7 +94,7 @@ impl Servers {
         }
     }
 
-    /// Starts one.
+    /// Starts a server of gRPC.
     pub(crate) fn start(&self, catalog: Catalog, listener: Listener, access: Access) -> Serving {
         let (metrics, ends) = (self.metrics.clone(), self.ends.subscribe());
         self.run(async move {
@@ -103,7 +103,7 @@ impl Servers {
         })
     }
 
-    /// Starts one of Freezer's HTTP API.
+    /// Starts a server of Freezer's HTTP API.
     #[cfg(feature = "http")]
     pub(crate) fn start_http(
         &self,
@@ -118,7 +118,7 @@ impl Servers {
         })
     }
 
-    /// Lets one go on, which is waited for when all of them end.
+    /// Runs a server. The end of all servers waits for it.
     fn run(&self, serving: impl Future<Output = io::Result<()>> + Send + 'static) -> Serving {
         let running = self.running.0.clone();
         Serving(tokio::spawn(async move {
@@ -128,7 +128,7 @@ impl Servers {
         }))
     }
 
-    /// Starts to answer scrapes.
+    /// Starts a server of metrics.
     pub(crate) fn start_metrics(&self, listener: TcpListener) -> Serving {
         let serving = metrics::serve(self.metrics.clone(), listener, self.ends.subscribe());
         Serving(tokio::spawn(async move {
@@ -137,7 +137,7 @@ impl Servers {
         }))
     }
 
-    /// Ends all of them. What is under way has some seconds to finish.
+    /// Ends all servers. What is under way has some seconds to finish.
     pub(crate) async fn end(self) {
         self.ends.send_replace(true);
         let (running, mut ended) = self.running;
@@ -146,10 +146,10 @@ impl Servers {
     }
 }
 
-/// A server at work. It goes on when this is dropped. Awaited, it tells how it ended.
+/// A running server. It goes on if this is dropped. Awaiting it tells how it ended.
 ///
 /// # Errors
-/// If the transport failed.
+/// If the transport has failed.
 #[derive(Debug)]
 pub struct Serving(JoinHandle<io::Result<()>>);
 
@@ -197,12 +197,12 @@ async fn serve(
     serving.await
 }
 
-/// Resolves once it is true, or what could say so is gone.
+/// Resolves once the value is true, or its sender has gone.
 async fn until(mut said: watch::Receiver<bool>) {
     let _ = said.wait_for(|said| *said).await;
 }
 
-/// What a request goes through, the last first.
+/// The layers of a request. The last one comes first.
 type Layers =
     Stack<Admission, Stack<Guard, Stack<RequestLog, Stack<MapResponseLayer<Date>, Identity>>>>;
 
@@ -259,7 +259,7 @@ async fn router(
         .add_service(audit)
 }
 
-/// Says of each service whether it is served: those that write are not while the store takes no writes.
+/// Reports for each service whether it is served. Services that write are not served while the store accepts no writes.
 async fn health(mut condition: watch::Receiver<Condition>) -> HealthServer<impl Health> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<BackupServiceServer<Backups>>().await;
@@ -269,13 +269,13 @@ async fn health(mut condition: watch::Receiver<Condition>) -> HealthServer<impl 
     reporter
         .set_serving::<SessionServiceServer<Sessions>>()
         .await;
-    // These only read, and go on when the store has stopped writing: that is when a snapshot is wanted most.
+    // These services only read. They go on when the store has stopped writing, because then a snapshot is needed most.
     reporter
         .set_serving::<MaintenanceServiceServer<Maintenance>>()
         .await;
     reporter.set_serving::<AuditServiceServer<Audit>>().await;
     tokio::spawn(async move {
-        // Ends with the store; until then, a store that takes no writes is not serving.
+        // This ends with the store. Until then, a store that accepts no writes is reported as not serving.
         while condition.changed().await.is_ok() {
             let status = if condition.borrow_and_update().is_well() {
                 ServingStatus::Serving
@@ -299,7 +299,7 @@ async fn health(mut condition: watch::Receiver<Condition>) -> HealthServer<impl 
 
 type Date = fn(::http::Response<Body>) -> ::http::Response<Body>;
 
-/// hyper dates every answer that has no date, and panics where the clock says what no date can.
+/// hyper adds a date to every answer that has none, and panics if no date can express the clock's time.
 fn date(mut response: ::http::Response<Body>) -> ::http::Response<Body> {
     if let Some(date) = clock::http_date_instead() {
         let date = ::http::HeaderValue::from_static(date);
@@ -308,13 +308,13 @@ fn date(mut response: ::http::Response<Body>) -> ::http::Response<Body> {
     response
 }
 
-/// Just what is served, and `google.rpc`, so that clients can read the details of errors.
+/// Only what is served, and `google.rpc`, so that clients can decode the details of errors.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        // Each version brings itself only, but both are served.
+        // Each version adds only itself, but both are served.
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
 }

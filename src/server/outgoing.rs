@@ -1,5 +1,5 @@
-//! An answer on its way to its caller. It waits until it is written, part by part, and what is made on the way is made when there is
-//! room for it.
+//! An answer on its way to its caller. It counts as waiting until it is written, part by part. A stream makes its next message only
+//! when there is room for it.
 
 use std::{
     pin::Pin,
@@ -21,43 +21,43 @@ use super::{
 };
 use crate::service::HeldBytes;
 
-/// Parts in which an answer is handed to the transport: a caller that takes them one by one, slowly, is one that reads on.
+/// The size of the parts that are handed to the transport. A caller that takes them slowly, one by one, is still reading.
 const PART_BYTES_MAX: usize = 64 << 10;
 
-/// What ends a stream.
+/// Ends a stream when it is done.
 pub(super) type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What goes with an answer until it ends.
+/// What belongs to an answer until it ends.
 pub(super) struct Attached {
-    /// What waits with each part of it.
+    /// What is held in memory besides its parts.
     pub(super) held: Option<HeldBytes>,
-    /// Done when the caller of a stream is no longer known.
+    /// Done when the stream's caller is no longer known.
     pub(super) lost: Option<Lost>,
-    /// The place of a stream.
+    /// The stream's place.
     pub(super) _place: Option<Place>,
-    /// The right of a page to be on its way.
+    /// The page's permit to be on its way.
     pub(super) _page: Option<OwnedSemaphorePermit>,
 }
 
 /// An answer on its way.
 pub(super) struct Outgoing {
     body: Body,
-    /// What has come of the body, and is not handed on yet.
+    /// What the body has given and is not handed on yet.
     rest: Bytes,
     /// What waits for the caller: the parts that are not written yet, and what is kept here.
     turn: Arc<Turn>,
-    /// What is kept here until the transport asks for it, in bytes.
+    /// The bytes that are kept here until the transport asks for them.
     kept: usize,
-    /// Whether what comes next is only made when it is asked for.
+    /// Whether the next message is made only when the transport asks for it.
     is_made_on_the_way: bool,
     waiting: Arc<Waiting>,
-    /// Done when there is room to make it.
+    /// Done when there is room to make the next message.
     room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     attached: Attached,
 }
 
 impl Outgoing {
-    /// One that takes about so many bytes, and whose caller may take so long.
+    /// An answer of about `bytes`, whose caller has this much patience.
     pub(super) fn new(
         body: Body,
         waiting: &Arc<Waiting>,
@@ -77,7 +77,7 @@ impl Outgoing {
         }
     }
 
-    /// Waits until more of it may be made.
+    /// Waits until the next message may be made.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.is_made_on_the_way && !self.waiting.has_room() {
             let waiting = &self.waiting;
@@ -90,12 +90,12 @@ impl Outgoing {
         Poll::Ready(())
     }
 
-    /// The transport asks for what is here.
+    /// The transport asks for what is kept here.
     fn release(&mut self) {
         self.turn.take(std::mem::take(&mut self.kept));
     }
 
-    /// What comes next of the body is here.
+    /// Takes what the body has given next.
     fn begin(&mut self, data: Bytes) {
         let held = self.attached.held.as_ref();
         let held = held.map_or(0, |held| held.0.load(Ordering::Relaxed));
@@ -104,7 +104,7 @@ impl Outgoing {
         self.rest = data;
     }
 
-    /// The next part of what is here. What it takes counts until it is written.
+    /// The next part of what is kept here. It counts until it is written.
     fn next_part(&mut self) -> Bytes {
         let part = self.rest.split_to(self.rest.len().min(PART_BYTES_MAX));
         self.kept -= part.len();
@@ -170,7 +170,7 @@ impl HttpBody for Outgoing {
     }
 }
 
-/// A part of an answer, which waits for as long as it is in memory: until it is written, or nobody will write it.
+/// A part of an answer. It counts as waiting while it is in memory: until it is written, or nobody will write it any more.
 struct Part {
     bytes: Bytes,
     turn: Arc<Turn>,
@@ -255,7 +255,7 @@ mod tests {
         assert!(outgoing.is_end_stream());
         assert_eq!(next(&mut outgoing).await, None);
         assert_eq!(parts.concat(), sent);
-        // Nobody has written any of it, though its sender is done.
+        // Nobody has written any of it, although its sender is done.
         drop(outgoing);
         assert_eq!(waiting.bytes(), 150_000);
         parts.truncate(1);

@@ -1,5 +1,5 @@
-//! One line a request, at debug, and the span around it that tells who asked: what is logged within, such as a change, carries
-//! the caller and the request's number.
+//! Logs one line for each request at debug. A span around the request holds the caller and the request's number, so that everything
+//! logged within it, such as a change, shows them.
 
 use std::{
     future::Future,
@@ -20,10 +20,10 @@ use tracing::Instrument;
 use super::{connection::Peer, metrics::Metrics};
 use crate::identity::{self, Rpc};
 
-/// Numbers the requests of this process.
+/// The number of the next request of this process.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
 
-/// Logs and counts what passes through it.
+/// Logs and counts the requests that pass through it.
 #[derive(Clone, Debug)]
 pub(super) struct RequestLog(pub(super) Metrics);
 
@@ -59,7 +59,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Looked up once: what comes next finds it there. Over HTTP it is known already.
+        // Looked up once; the layers behind find it in the request. Over HTTP it is known already.
         let known = request.extensions().get::<&Rpc>().copied();
         let rpc = known.or_else(|| identity::rpc(request.uri().path()));
         if let Some(rpc) = rpc {
@@ -72,16 +72,16 @@ where
         let span = tracing::info_span!("request", id, peer, method, caller = tracing::field::Empty);
         let mut outcome = Outcome {
             metrics: self.metrics.clone(),
-            // Whoever calls what is not there does not choose what is counted.
+            // A caller cannot add names to the metrics by calling RPCs that do not exist.
             method: rpc.map_or("unknown", |rpc| rpc.path),
             start: Instant::now(),
             code: Code::Cancelled,
         };
-        // What is called at once, such as the guard, says within the span who calls.
+        // Layers such as the guard, which run during this call, log within the span.
         let answering = span.in_scope(|| self.inner.call(request));
         let answer = async move {
             let response = answering.await?;
-            // A stream may still fail after its first message: this is how it began.
+            // A stream may still fail after its first message. This is how it began.
             let status = Status::from_header_map(response.headers());
             outcome.is(status.map_or(Code::Ok, |status| status.code()));
             Ok(response)
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// What became of a request, told when it is dropped: then it was answered, or its caller has given it up.
+/// The outcome of a request. It is logged when this is dropped: then the request was answered, or its caller has given up.
 struct Outcome {
     metrics: Metrics,
     method: &'static str,

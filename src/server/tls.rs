@@ -1,4 +1,4 @@
-//! TLS, by rustls: 1.2 and 1.3.
+//! TLS 1.2 and 1.3, by rustls.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use tokio_rustls::{
     },
 };
 
-/// What a client must be able to speak, as ALPN names it: one that cannot is refused in the handshake.
+/// The protocol that a client must offer by ALPN. A client that does not is refused in the handshake.
 pub(super) type Protocol = &'static [u8];
 /// HTTP/2, which gRPC needs.
 pub(super) const HTTP2: Protocol = b"h2";
@@ -23,8 +23,8 @@ pub(super) const HTTP2: Protocol = b"h2";
 #[cfg(feature = "http")]
 pub(super) const HTTP1: Protocol = b"http/1.1";
 
-/// The certificate of a server, for [`Listener::with_tls`](crate::Listener::with_tls). Clones are the same one:
-/// [`Tls::replace`] counts for all of them.
+/// The certificate of a server, for [`Listener::with_tls`](crate::Listener::with_tls). Clones share it: [`Tls::replace`] changes
+/// all of them.
 #[derive(Clone)]
 pub struct Tls {
     current: Arc<RwLock<Arc<ServerConfig>>>,
@@ -38,7 +38,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Why a server cannot have a certificate.
+/// Why a server cannot use a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it cannot be used for TLS: {0}")]
 pub struct BadTls(String);
@@ -50,10 +50,10 @@ impl BadTls {
 }
 
 impl Tls {
-    /// A certificate, with those that lead to its issuer behind it, and its private key, both as PEM.
+    /// A certificate, followed by those that lead to its issuer, and its private key, both as PEM.
     ///
     /// # Errors
-    /// [`BadTls`] if there is none in them, or they do not belong together.
+    /// [`BadTls`] if the PEM holds none, or the key belongs to another certificate.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Tls, BadTls> {
         let certificates = certificates_in(certificates)?;
         let key = PrivateKeyDer::from_pem_slice(key)
@@ -67,10 +67,10 @@ impl Tls {
         })
     }
 
-    /// Asks whoever connects for a certificate of this issuer, PEM as well. Who has none may bring a token.
+    /// Asks clients for a certificate of this issuer, which is PEM, too. A client without one may send a token.
     ///
     /// # Errors
-    /// [`BadTls`] if there is none in it.
+    /// [`BadTls`] if the PEM holds no certificate.
     pub fn asking_for_certificates_of(self, issuer: &[u8]) -> Result<Tls, BadTls> {
         let mut issuers = RootCertStore::empty();
         for certificate in certificates_in(issuer)? {
@@ -89,16 +89,16 @@ impl Tls {
         })
     }
 
-    /// From now on new connections get this certificate, on servers that are at work as well. Those that are open go on.
+    /// Replaces the certificate for new connections, also on servers that run already. Open connections go on.
     pub fn replace(&self, with: &Tls) {
         let config = with.config();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    /// What makes a TLS connection of another, on which that is spoken.
+    /// Makes TLS connections on which this protocol is spoken.
     pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
         let config = self.config();
-        // Only what is not as it was made is copied.
+        // The configuration is copied only if its protocol differs.
         if config.alpn_protocols == [protocol] {
             return TlsAcceptor::from(config);
         }
@@ -113,7 +113,7 @@ impl Tls {
     }
 }
 
-/// The one that is compiled in, whatever the program around has chosen for itself.
+/// The provider that is compiled in, whatever the surrounding program uses by default.
 fn provider() -> CryptoProvider {
     ring::default_provider()
 }

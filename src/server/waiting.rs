@@ -1,5 +1,5 @@
-//! What waits for callers: requests that they have begun to send, and answers that they have not read. A caller that keeps much
-//! waiting, or for long, loses its connection, so that it cannot take the memory or the turn of others.
+//! What waits for callers: requests that they have begun to send, and answers that they have not read. A caller that keeps too much
+//! waiting, or for too long, loses its connection, so that it cannot take the memory or the turn of others.
 
 use std::{
     collections::BTreeMap,
@@ -14,32 +14,33 @@ use tokio::sync::Notify;
 
 use super::{Limits, connection::Peer, metrics::Disconnected};
 
-/// Nobody is cut off sooner, however much waits: an honest caller may be a moment behind.
+/// Nobody is cut off sooner, however much waits: an honest caller may be slow for a moment.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
-/// How often it is looked for those that have waited too long.
+/// How often to check for callers that have kept something waiting for too long.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// All that waits for the callers of one server.
+/// Everything that waits for the callers of one server.
 #[derive(Debug)]
 pub(super) struct Waiting {
     waits: Mutex<Waits>,
     stall_timeout: Duration,
     bytes_max: usize,
-    /// Told when less waits than may.
+    /// Notified when less waits than the limit.
     told: Notify,
     disconnected: Disconnected,
 }
 
 #[derive(Debug, Default)]
 struct Waits {
-    /// What may wait for so long only. By a number that grows, so that the longest waiting comes first, as do those that follow.
+    /// What may wait only for a limited time. The numbers grow, so that the map is sorted by age: what has waited longest comes
+    /// first.
     hurried: BTreeMap<u64, Wait>,
-    /// What may wait for as long as there is room.
+    /// What may wait as long as there is room.
     patient: BTreeMap<u64, Wait>,
-    /// What waited for connections that are cut off, in bytes. It takes memory until they are gone.
+    /// The bytes that waited for connections which are cut off. They take memory until these connections are gone.
     cut_off: BTreeMap<u64, usize>,
     next: u64,
-    /// Of all of it, and of what is cut off.
+    /// The bytes of everything that waits, including what is cut off.
     bytes: usize,
     bytes_cut_off: usize,
 }
@@ -54,9 +55,9 @@ struct Wait {
 /// How long something may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Patience {
-    /// Until the timeout of stalled callers.
+    /// For the limited time that answers have.
     Little,
-    /// For as long as there is room: a stream's reader may have other things to do.
+    /// As long as there is room: a stream's reader may have other things to do.
     Endless,
 }
 
@@ -68,7 +69,7 @@ impl Waits {
         }
     }
 
-    /// The longest waiting that is to be cut off, if one is.
+    /// The oldest entry that has to be cut off, if any.
     fn due(&self, waiting: &Waiting) -> Option<(Patience, u64)> {
         let first = |patience, waits: &BTreeMap<u64, Wait>| {
             let (&number, wait) = waits.first_key_value()?;
@@ -94,7 +95,7 @@ impl Waits {
         Some(wait)
     }
 
-    /// Puts something at the list's end, and gives back its number.
+    /// Appends an entry, and returns its number.
     fn begin(&mut self, patience: Patience, peer: Arc<Peer>, bytes: usize) -> u64 {
         self.next += 1;
         let number = self.next;
@@ -124,7 +125,7 @@ impl Waits {
         }
     }
 
-    /// Takes so many bytes away, or all that there are.
+    /// Takes this many bytes from an entry, or all of them if it has fewer.
     fn take(&mut self, turn: &Turn, bytes: usize) {
         let number = turn.number.load(Ordering::Relaxed);
         if let Some(wait) = self.of(turn.patience).remove(&number) {
@@ -148,7 +149,7 @@ impl Waits {
 }
 
 impl Waiting {
-    /// Nothing yet. It is looked after until it is dropped.
+    /// An empty list. A task checks it until it is dropped.
     pub(super) fn new(limits: &Limits, disconnected: Disconnected) -> Arc<Waiting> {
         let waiting = Arc::new(Waiting {
             waits: Mutex::default(),
@@ -161,7 +162,7 @@ impl Waiting {
         waiting
     }
 
-    /// From now on, until what is returned is dropped, something of that size waits for a caller.
+    /// Adds something of this size that waits for a caller, until the returned value is dropped.
     pub(super) fn begin(
         self: &Arc<Self>,
         peer: &Arc<Peer>,
@@ -178,17 +179,17 @@ impl Waiting {
         turn
     }
 
-    /// Whether less waits for callers than may, those included that are cut off and not gone yet.
+    /// Whether less waits than the limit, including what is cut off and not gone yet.
     pub(super) fn has_room(&self) -> bool {
         self.lock().bytes < self.bytes_max
     }
 
-    /// Waits until less waits for callers than may: before more is made for them.
+    /// Waits until less waits than the limit. Then more may be made for the callers.
     pub(super) async fn room(self: Arc<Self>) {
         while !self.has_room() {
             let told = self.told.notified();
             tokio::pin!(told);
-            // From here on nothing that is told is missed.
+            // From here on no notification is missed.
             told.as_mut().enable();
             if self.has_room() {
                 return;
@@ -197,7 +198,7 @@ impl Waiting {
         }
     }
 
-    /// Cuts off who keeps things waiting for too long, or, while too much waits, for longest.
+    /// Cuts off those who keep something waiting for too long. While too much waits, cuts off the oldest.
     fn cut_off(&self, waits: &mut Waits) {
         while let Some((patience, number)) = waits.due(self) {
             let wait = waits.cut_off(patience, number);
@@ -213,7 +214,7 @@ impl Waiting {
         }
     }
 
-    /// All that waits, in bytes.
+    /// The bytes of everything that waits.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes
@@ -234,25 +235,25 @@ async fn look_after(waiting: Weak<Waiting>) {
     }
 }
 
-/// What waits for a caller, of one of its calls. It stands in the list while it has any bytes.
+/// What waits for a caller because of one of its calls. It is in the list while it has any bytes.
 #[derive(Debug)]
 pub(super) struct Turn {
     waiting: Arc<Waiting>,
     peer: Arc<Peer>,
     patience: Patience,
-    /// Its place in the list, or its last one. It only changes while that is locked.
+    /// Its number in the list, or the last one that it had. It changes only while the list is locked.
     number: AtomicU64,
 }
 
 impl Turn {
-    /// It has grown.
+    /// Adds bytes to it.
     pub(super) fn add(&self, bytes: usize) {
         let mut waits = self.waiting.lock();
         waits.add(self, bytes);
         self.waiting.cut_off(&mut waits);
     }
 
-    /// The caller has gone on, by so many bytes at the most: what is left waits from now on.
+    /// The caller has read at most this many bytes. The rest waits anew from now on.
     pub(super) fn take(&self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -305,7 +306,7 @@ mod tests {
         let slow = waiting.begin(&slow, 100, Patience::Little);
         drop(waiting.begin(&quick, 100, Patience::Little));
         let streaming = waiting.begin(&quick, 100, Patience::Endless);
-        // It is looked after without any other call.
+        // The task checks without any further call.
         let mut cut = slow_is_cut.clone();
         let cut = cut.wait_for(|cut| *cut);
         tokio::time::timeout(Duration::from_secs(20), cut)
@@ -334,7 +335,7 @@ mod tests {
         turns[2].add(99);
         assert_eq!(is_cut(), [false; 3]);
         soon(waiting.clone().room()).await;
-        // The longest waiting is told to go, and no other goes for what that one still takes.
+        // The oldest is told to go. No other one goes because of what it still takes.
         turns[2].add(1);
         turns[0].add(5000);
         assert_eq!(is_cut(), [true, false, false]);

@@ -9,7 +9,7 @@ use crate::proto::{
     UpdateActionRequest, UpdateActionResponse, action_service_server::ActionService,
 };
 
-/// The service, over a catalog.
+/// The service.
 pub(crate) type Actions = Served<Action>;
 
 resource_service! {

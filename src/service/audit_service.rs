@@ -9,14 +9,14 @@ use crate::{
     proto::{ListChangesRequest, ListChangesResponse, audit_service_server::AuditService},
 };
 
-/// The service, over a catalog.
+/// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct Audit {
     catalog: Catalog,
 }
 
 impl Audit {
-    /// What was changed in `catalog`.
+    /// The audit log of `catalog`.
     #[must_use]
     pub(crate) fn new(catalog: Catalog) -> Self {
         Audit { catalog }

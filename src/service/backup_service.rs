@@ -10,7 +10,7 @@ use crate::proto::{
     backup_service_server::BackupService,
 };
 
-/// The service, over a catalog.
+/// The service.
 pub(crate) type Backups = Served<Backup>;
 
 resource_service! {

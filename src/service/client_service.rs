@@ -10,7 +10,7 @@ use crate::proto::{
     client_service_server::ClientService,
 };
 
-/// The service, over a catalog.
+/// The service.
 pub(crate) type Clients = Served<Client>;
 
 resource_service! {

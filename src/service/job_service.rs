@@ -10,7 +10,7 @@ use crate::proto::{
     UpdateJobResponse, WatchJobsRequest, job_service_server::JobService,
 };
 
-/// The service, over a catalog.
+/// The service.
 pub(crate) type Jobs = Served<Job>;
 
 resource_service! {

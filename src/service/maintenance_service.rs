@@ -1,4 +1,4 @@
-//! `freezer.v2.MaintenanceService`: what an operator does to the store as a whole.
+//! `freezer.v2.MaintenanceService`: what an operator does with the store as a whole.
 
 use std::{
     pin::Pin,
@@ -25,12 +25,12 @@ use crate::{
     store::{self, Condition},
 };
 
-/// Chunks of 1 MiB that wait for a reader.
+/// The most chunks of 1 MiB that wait for a reader.
 const CHUNKS_MAX: usize = 4;
-/// How long a reader may take for the next chunk: the journal cannot shrink while a snapshot is made.
+/// How long a reader may take for the next chunk: while a snapshot is made, the journal cannot shrink.
 const READER_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The service, over a catalog.
+/// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct Maintenance {
     catalog: Catalog,
@@ -48,7 +48,7 @@ impl Maintenance {
     }
 }
 
-/// The chunks of a snapshot, and the right to make one, which goes when the reader has gone.
+/// The chunks of a snapshot, and the permit to make one, which ends when the reader has gone.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     chunks: ReceiverStream<Result<DownloadSnapshotResponse, Status>>,
@@ -82,7 +82,7 @@ impl MaintenanceService for Maintenance {
                 runtime.block_on(send).map_err(|_| store::Error::Closed)
             });
             if let Err(error) = made {
-                // Nobody listens when the caller has gone.
+                // Sending fails if the caller has gone.
                 let _ = chunks.try_send(Err(error.into()));
             }
         });

@@ -1,4 +1,4 @@
-//! The gRPC services: one file each. A method takes its request apart, makes one call, and replies.
+//! The gRPC services, one file each. A method unpacks its request, makes one call, and replies.
 
 mod action_service;
 mod audit_service;
@@ -27,18 +27,18 @@ use tonic::{Request, Response, metadata::MetadataValue};
 
 use crate::calls::Behalf;
 
-/// Metadata of the response to a create that found an equal resource with that id, and wrote nothing: its value is `true`.
+/// Metadata of the response to a create that found an equal resource with that id and wrote nothing. Its value is `true`.
 pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
 
-/// What an answer takes, in bytes: said in the extensions of one that may be large.
+/// The size of an answer in bytes. It is in the extensions of an answer that may be large.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AnswerBytes(pub(crate) usize);
 
-/// What an answer that is streamed holds besides what it has said last, in bytes: said in its extensions.
+/// The bytes that a streamed answer holds besides its last message. It is in the answer's extensions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldBytes(pub(crate) Arc<AtomicUsize>);
 
-/// The response that is a page of a list.
+/// The response with a page of a list.
 fn page<T: Message>(page: T) -> Response<T> {
     let bytes = page.encoded_len();
     let mut response = Response::new(page);
@@ -46,7 +46,7 @@ fn page<T: Message>(page: T) -> Response<T> {
     response
 }
 
-/// On whose behalf a request is made. One that came past the guard may concern nothing.
+/// The caller on whose behalf a request is made. Without one from the guard, nothing may be touched.
 fn behalf_of<T>(request: &Request<T>) -> Behalf {
     let behalf = request.extensions().get::<Behalf>();
     behalf.cloned().unwrap_or_else(Behalf::nobodys)

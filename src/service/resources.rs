@@ -1,4 +1,4 @@
-//! What the services of all kinds of resources have in common, written once.
+//! What the services of all kinds of resources share.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use crate::{
     resource::Resource,
 };
 
-/// The service of a kind of resource, over a catalog.
+/// The service for one kind of resource.
 #[derive(Clone, Debug)]
 pub(crate) struct Served<R> {
     catalog: Catalog,
@@ -18,7 +18,7 @@ pub(crate) struct Served<R> {
 }
 
 impl<R: Resource> Served<R> {
-    /// Those in `catalog`.
+    /// The service for the resources in `catalog`.
     #[must_use]
     pub(crate) fn new(catalog: Catalog, watches: Watches) -> Self {
         Served {
@@ -33,8 +33,8 @@ impl<R: Resource> Served<R> {
     }
 }
 
-/// The service of a kind of resource: by the fields that hold it and its id, the names of the methods that it has in common with the
-/// others, with what they take and give, and those of its own.
+/// Implements the service for a kind of resource. It takes the fields that hold the resource and its id, the shared methods by name
+/// with their messages, and the methods that only this service has.
 macro_rules! resource_service {
     (
         $service:ident of $resource:ident($field:ident, $id:ident):

@@ -12,7 +12,7 @@ use crate::proto::{
     session_service_server::SessionService,
 };
 
-/// The service, over a catalog.
+/// The service.
 pub(crate) type Sessions = Served<Session>;
 
 resource_service! {

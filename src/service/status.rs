@@ -1,4 +1,4 @@
-//! The one place where what happened becomes a gRPC status with `google.rpc` details.
+//! The one place where an error becomes a gRPC status with `google.rpc` details.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::{
 
 /// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "icebox";
-/// Violations that a status's message tells one by one.
+/// The most violations that a status's message lists one by one.
 const SUMMARY_MAX: usize = 3;
-/// Bytes of such a message before it is cut. It is sent twice: in the details, and beside them, where what
-/// is not ASCII is three times as long.
+/// The most bytes of such a message before it is cut. It is sent twice: in the details, and beside them, where each byte that is
+/// not ASCII takes three.
 const SUMMARY_BYTES_MAX: usize = 512;
-/// When a caller that met a full queue may try again.
+/// When a caller that found a full queue may try again.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 impl From<Error> for Status {
@@ -62,7 +62,7 @@ impl From<Violations> for Status {
     }
 }
 
-/// `INVALID_ARGUMENT` that names every bad field.
+/// `INVALID_ARGUMENT` with every bad field.
 fn invalid(violations: &Violations) -> Status {
     let mut details = ErrorDetails::new();
     for violation in violations {
@@ -72,8 +72,8 @@ fn invalid(violations: &Violations) -> Status {
     Status::with_error_details(Code::InvalidArgument, summary(violations), details)
 }
 
-/// The first violations in a sentence. All of them are in the details: together they must fit in the 8 KiB
-/// of headers that gRPC clients accept.
+/// The first violations in a sentence. The details have all of them. Both together must fit into the 8 KiB of headers that gRPC
+/// clients accept.
 fn summary(violations: &Violations) -> String {
     let said: Vec<_> = violations
         .iter()

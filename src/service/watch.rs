@@ -1,4 +1,4 @@
-//! Watches, as streams.
+//! Watches as streams.
 
 use std::{pin::Pin, time::Duration};
 
@@ -8,21 +8,21 @@ use tonic::Status;
 
 use crate::{calls::Watching, catalog::Error, proto::Watched, resource::Resource, store};
 
-/// What a watch answers with.
+/// The answer to a watch.
 pub(crate) type WatchStream<R> =
     Pin<Box<dyn Stream<Item = Result<Watched<R>, Status>> + Send + 'static>>;
 
-/// What watches go by, of whatever they are.
+/// The settings of watches, whatever they watch.
 #[derive(Clone, Debug)]
 pub(crate) struct Watches {
-    /// How often they say where they are.
+    /// How often they report their revision when nothing happens.
     pub(crate) bookmark_interval: Duration,
-    /// True once the server ends, and they with it.
+    /// True once the server ends, which ends the watches, too.
     pub(crate) ends: watch::Receiver<bool>,
 }
 
 impl Watches {
-    /// The stream that a watch is. Nothing is read ahead: it is asked for the next message when the last one is on its way.
+    /// The stream of a watch. Nothing is read ahead: the next message is made when the last one is on its way.
     pub(crate) fn stream<R: Resource>(&self, watching: Watching<R>) -> WatchStream<R> {
         let begun = Some((watching, self.ends.clone()));
         Box::pin(stream::unfold(begun, async move |state| {

@@ -1,10 +1,10 @@
-//! One commit: what it expects of the store, and what it writes if it finds that.
+//! One commit: what it expects of the store, and what it writes if that holds.
 
 use bytes::Bytes;
 
 use super::change::Write;
 
-/// A key with what it holds.
+/// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The key.
@@ -28,7 +28,7 @@ impl Entry {
     }
 }
 
-/// A key with what it holds, for as long as it is looked at.
+/// A key with its value, borrowed while a reader looks at it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found<'a> {
     /// The key.
@@ -37,40 +37,40 @@ pub(crate) struct Found<'a> {
     pub value: &'a [u8],
     /// The revision of its last write.
     pub revision: u64,
-    /// The value as its reader wants to have it, where that is at hand.
+    /// The value in the form that the reader asked for, if it is at hand.
     pub framed: Option<Framed<'a>>,
 }
 
-/// A value as the [`Framing`](super::Framing) of its reader made it, in memory that may be shared.
+/// A value in the form that the reader's [`Framing`](super::Framing) gave it, in memory that may be shared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Framed<'a> {
-    /// What it lies in. The values of neighbouring keys often lie in the same, one right after the other.
+    /// The memory. Values of neighbouring keys are often in the same memory, one right after the other.
     pub within: &'a Bytes,
-    /// Where in there it begins.
+    /// Where in the memory the value begins.
     pub start: usize,
-    /// Where it ends.
+    /// Where in the memory the value ends.
     pub end: usize,
 }
 
-/// What is committed as a whole, or not at all.
+/// What is committed as a whole or not at all.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
-    /// What each of these keys must be at: the revision of its last write, or `None` where it must hold nothing.
+    /// The revision that each of these keys must have, or `None` if the key must have no value.
     pub(super) expect: Vec<(Bytes, Option<u64>)>,
     pub(super) writes: Vec<Write>,
 }
 
-/// How a commit ended.
+/// The result of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// All of it was written, with this revision.
+    /// Everything was written, with this revision.
     Committed(u64),
-    /// Nothing was: one of the keys does not hold any more what was expected.
+    /// Nothing was written: a key was not as expected.
     Changed,
 }
 
 impl Batch {
-    /// Expects that a key's last write has this revision, or that it holds nothing.
+    /// Expects that a key's last write has this revision, or that the key has no value.
     #[must_use]
     pub(crate) fn expect(mut self, key: impl Into<Bytes>, revision: Option<u64>) -> Self {
         self.expect.push((key.into(), revision));
@@ -87,7 +87,7 @@ impl Batch {
         self
     }
 
-    /// Removes a key.
+    /// Deletes a key.
     #[must_use]
     pub(crate) fn delete(mut self, key: impl Into<Bytes>) -> Self {
         self.writes.push(Write {
@@ -103,7 +103,7 @@ impl Batch {
         !self.writes.is_empty()
     }
 
-    /// What it takes of the memory while it waits.
+    /// The bytes that it takes in memory while it waits.
     pub(crate) fn bytes(&self) -> usize {
         let expected: usize = self.expect.iter().map(|(key, _)| key.len()).sum();
         let written: usize = self
@@ -114,7 +114,7 @@ impl Batch {
         expected + written
     }
 
-    /// Whether it makes something new, which a full disk has no room for.
+    /// Whether it makes something new, for which a full disk has no room.
     pub(super) fn creates(&self) -> bool {
         self.expect.iter().any(|(_, revision)| revision.is_none())
     }

@@ -1,18 +1,18 @@
-//! What was committed, as it is handed from the truth to the view and to whoever follows the changes.
+//! Committed changes, as the truth hands them to the view and to those who follow them.
 
 use bytes::Bytes;
 
 use super::state_hash::StateHash;
 
-/// No store comes that far: a larger revision is damage, and one can always be added to it.
+/// No store reaches this: a larger revision is damage, and adding to a smaller one cannot overflow.
 pub(super) const REVISION_MAX: u64 = u64::MAX / 2;
 
-/// One absolute change of one key: repeating it changes nothing.
+/// One absolute write of one key: repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Write {
     /// The key.
     pub key: Bytes,
-    /// Its value from now on; `None` removes the key.
+    /// Its new value; `None` deletes the key.
     pub value: Option<Bytes>,
 }
 
@@ -21,37 +21,37 @@ pub(crate) struct Write {
 pub(super) struct Placed<'a> {
     /// The key.
     pub(super) key: &'a Bytes,
-    /// Its value from now on; `None` removes the key.
+    /// Its new value; `None` deletes the key.
     pub(super) value: Option<&'a Bytes>,
-    /// The revision of the change that it belongs to.
+    /// The revision of its change.
     pub(super) revision: u64,
-    /// Where else the value can be read.
+    /// Where the value can be read later.
     pub(super) stands: Stands,
 }
 
-/// Where the truth has a value.
+/// Where the truth keeps a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stands {
-    /// At this place of the journal, and later among the records.
+    /// At this place in the journal, and later also among the records.
     Journal(u64),
     /// Among the records, by its key.
     Records,
-    /// In no place where it could be read.
+    /// Nowhere that it could be read from.
     Nowhere,
 }
 
-/// What one batch changed.
+/// What one batch has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// Its place in the catalog-wide sequence.
+    /// Its place in the sequence of all commits.
     pub revision: u64,
     /// Its writes, in order.
     pub writes: Vec<Write>,
-    /// What the store holds after it.
+    /// The hash of what the store holds after it.
     pub(super) state: StateHash,
 }
 
-/// Changes that became durable as one.
+/// Changes that became durable together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     /// The revision of the first change.
@@ -69,7 +69,7 @@ impl Group {
         self.first_revision + self.changes.len() as u64 - 1
     }
 
-    /// What the store holds after the last change.
+    /// The hash of what the store holds after the last change.
     pub(super) fn state(&self) -> StateHash {
         let last = self.changes.last();
         last.expect("a group has at least one change").state
@@ -83,12 +83,12 @@ pub(super) struct Position {
     pub(super) revision: u64,
     /// The checksum of the frame before it.
     pub(super) chain: u32,
-    /// What the store holds there.
+    /// The hash of what the store holds there.
     pub(super) state: StateHash,
 }
 
 impl Position {
-    /// Whether it is the same place of the same history: the state hash follows from these.
+    /// Whether both are the same place in the same history. The state hash follows from the rest.
     pub(super) fn is_at(&self, other: &Position) -> bool {
         (self.revision, self.chain) == (other.revision, other.chain)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong below the catalog: when a store is opened or made, and when an open one is asked something.
+//! The errors below the catalog: of opening or making a store, and of requests to an open one.
 
 use std::{io, path::Path};
 
@@ -10,7 +10,7 @@ pub enum Error {
     Io {
         /// What was being done to which file.
         action: String,
-        /// What the system said.
+        /// The system's message.
         reason: String,
     },
     /// The disk is full. Nothing was written.
@@ -19,7 +19,7 @@ pub enum Error {
         /// What was being done to which file.
         action: String,
     },
-    /// Stored data is damaged, and what it held cannot be had from elsewhere.
+    /// Stored data is damaged, and its content is kept nowhere else.
     #[error("stored data is damaged: {what}")]
     Corrupt {
         /// Which file, where in it, and what is lost.
@@ -31,7 +31,7 @@ pub enum Error {
         /// The failure.
         reason: String,
     },
-    /// The disk failed in the middle of this very write: it may or may not be found after a restart.
+    /// The disk failed during this very write. Only a restart shows whether the write was kept.
     #[error("whether this write is kept is known only after a restart: {reason}")]
     OutcomeUnknown {
         /// The failure.
@@ -46,7 +46,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An operating system's error, with what was being done.
+    /// An error of the operating system, with what was being done.
     pub(super) fn io(action: &str, path: &Path, error: &io::Error) -> Self {
         let action = format!("{action} {}", path.display());
         if error.kind() == io::ErrorKind::StorageFull {
@@ -59,7 +59,7 @@ impl Error {
         }
     }
 
-    /// Why it came to this, without what it means for a caller.
+    /// The reason alone, without what it means for a caller.
     pub(super) fn reason(&self) -> String {
         match self {
             Error::Stopped { reason } | Error::OutcomeUnknown { reason } => reason.clone(),
@@ -83,16 +83,16 @@ pub enum OpenError {
         /// What is there instead.
         reason: String,
     },
-    /// A restore cannot come to the revision or time that was asked for.
+    /// A restore cannot reach the revision or time that was asked for.
     #[error("{reason}")]
     NotThatFar {
         /// Why not.
         reason: String,
     },
-    /// There is something already where a store was to be made.
+    /// Something exists where a store was to be made.
     #[error("{path} is there already: choose a file that is not")]
     Occupied {
-        /// Where.
+        /// The path.
         path: String,
     },
     /// The store was written by a newer Icebox.
@@ -105,7 +105,7 @@ pub enum OpenError {
         /// The newest format that this program reads.
         supported: u32,
     },
-    /// What may befall an open store as well.
+    /// An error that an open store can have, too.
     #[error(transparent)]
     Store(#[from] Error),
 }

@@ -1,4 +1,4 @@
-//! What a store measures of its own work, as it goes.
+//! What a store measures about itself while it works.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use prometheus_client::metrics::{
 /// Counters and histograms of one open store.
 #[derive(Clone, Debug)]
 pub(crate) struct Meters {
-    /// How long it took to append a group of changes to the journal and to sync it, in seconds: from 0.1 ms to 13 s.
+    /// The time to append a group of changes to the journal and to sync it, in seconds: from 0.1 ms to 13 s.
     pub(crate) append_seconds: Histogram,
-    /// Changes that were made durable as one.
+    /// The changes that became durable together.
     pub(crate) group_changes: Histogram,
-    /// What was appended of keys and values, in bytes.
+    /// The bytes of the keys and values that were appended.
     pub(crate) appended_bytes: Counter,
     /// How often the file was written anew.
     pub(crate) rewrites: Counter,
@@ -30,10 +30,10 @@ impl Meters {
         }
     }
 
-    /// A group was appended and synced.
+    /// Counts a group that was appended and synced.
     pub(super) fn appended(&self, took: Duration, changes: usize, bytes: usize) {
         self.append_seconds.observe(took.as_secs_f64());
-        // No group has more than some hundred.
+        // No group has more than a few hundred.
         #[expect(clippy::cast_precision_loss)]
         self.group_changes.observe(changes as f64);
         self.appended_bytes.inc_by(bytes as u64);

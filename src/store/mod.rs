@@ -1,8 +1,8 @@
 //! A durable, ordered key-value store with revisions.
 //!
-//! A **truth** orders changes and keeps them; the **view** is filled from it and read. The truth is a file on this machine
-//! (`local/`); the view is the same whatever the truth. What a catalog needs of both is here: [`Store::commit`],
-//! [`Store::read`], [`Store::changes`] and how the store is. What only an operator needs belongs to the truth: [`Local`].
+//! A **truth** orders changes and keeps them. The **view** is filled from it and is read. The truth is a file on this machine
+//! (`local/`); the view does not depend on the kind of truth. What a catalog needs from both is here: [`Store::commit`],
+//! [`Store::read`], [`Store::changes`] and the store's condition. What only an operator needs belongs to the truth: [`Local`].
 
 #![warn(clippy::disallowed_methods)]
 
@@ -41,8 +41,7 @@ pub(crate) use meters::Meters;
 pub(crate) use outside::blocking;
 pub(crate) use view::Reading;
 
-/// An open store. Closing it with [`Store::close`] spares the next open some work; just dropping it, or being killed, loses
-/// nothing that was acknowledged.
+/// An open store. [`Store::close`] saves the next open some work. A drop or a kill loses nothing that was acknowledged.
 pub(crate) struct Store {
     truth: Truth,
     view: Arc<view::View>,
@@ -57,13 +56,13 @@ enum Truth {
 /// How much a read looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// A page at most: a hop to another thread and back would cost more than the read.
+    /// At most a page: changing to another thread and back would cost more than the read.
     Page,
-    /// More, or what comes of it takes a while.
+    /// More than a page, or its results take a while to handle.
     Far,
 }
 
-/// What holds keys in order: the view of an open store, or a store that is only looked at.
+/// Something that holds keys in order: the view of an open store, or a store that is only examined.
 pub(crate) trait Read {
     /// What a key durably holds.
     ///
@@ -71,21 +70,21 @@ pub(crate) trait Read {
     /// If the view cannot be read, or the value is damaged.
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error>;
 
-    /// Hands what the keys within the bounds durably hold to `visit`, in order, until that breaks off, and says whether it did.
-    /// Nothing is copied. What is written meanwhile may or may not be seen, each key once.
+    /// Calls `visit` in order with what the keys within the bounds durably hold, until `visit` breaks off. Returns whether it did.
+    /// Nothing is copied. A write meanwhile may or may not be seen, but each key is seen only once.
     ///
     /// # Errors
-    /// If the view cannot be read, or a value is damaged; what `visit` refuses with.
+    /// If the view cannot be read, or a value is damaged; any error that `visit` returns.
     fn scan<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<ControlFlow<()>, E>;
 
-    /// Hands all that the keys within the bounds hold to `visit`, as [`Read::scan`] does.
+    /// Calls `visit` with everything that the keys within the bounds hold, as [`Read::scan`] does.
     ///
     /// # Errors
-    /// As of [`Read::scan`].
+    /// The same as for [`Read::scan`].
     fn for_each<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
@@ -106,15 +105,15 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store in the file `path`, or makes one there.
+    /// Opens the store in the file `path`. Makes one if it is missing.
     ///
-    /// A view that is behind the journal is rolled forward; one that is missing, fails, panics, or does not hold what was written
-    /// is made anew from the file. Blocks for as long as that takes, and gives up once `cancelled` is set, with
-    /// [`Error::Closed`]: nothing is lost by that. The open store keeps `cancelled` for its own end.
+    /// If the view is behind the journal, it is rolled forward. If it is missing, fails, panics or does not hold what was written,
+    /// it is made anew from the file. This blocks as long as that takes. It gives up with [`Error::Closed`] once `cancelled` is
+    /// set, and nothing is lost by that. The open store keeps `cancelled` for its own end.
     ///
     /// # Errors
-    /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] naming what is lost, or what
-    /// the disk says.
+    /// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] with what is lost; errors of
+    /// the disk.
     pub(crate) fn open_unless(
         cancelled: Arc<AtomicBool>,
         path: &Path,
@@ -130,14 +129,14 @@ impl Store {
         }
     }
 
-    /// The truth, where that is a journal on this machine: what belongs to it alone.
+    /// The local truth, with what only that kind has.
     #[must_use]
     pub(crate) fn local(&self) -> &Local {
         let Truth::Local(local) = &self.truth;
         local
     }
 
-    /// What tells this store from every other: made with it, never changed.
+    /// The id that distinguishes this store from all others. It never changes.
     #[must_use]
     pub(crate) fn id(&self) -> Uuid {
         match &self.truth {
@@ -145,13 +144,13 @@ impl Store {
         }
     }
 
-    /// The revision that reads show at least.
+    /// Reads show all commits up to this revision, and perhaps later ones.
     #[must_use]
     pub(crate) fn revision(&self) -> u64 {
         self.view.shown().revision
     }
 
-    /// Follows how the store is.
+    /// Follows the store's condition.
     #[must_use]
     pub(crate) fn condition(&self) -> watch::Receiver<Condition> {
         match &self.truth {
@@ -159,7 +158,8 @@ impl Store {
         }
     }
 
-    /// The time of a commit that is made now, milliseconds since the Unix epoch. It never goes back, whatever the clock does.
+    /// The time of a commit that is made now, in milliseconds since the Unix epoch. It never goes back, whatever the system's clock
+    /// does.
     #[must_use]
     pub(crate) fn now_ms(&self) -> u64 {
         match &self.truth {
@@ -167,26 +167,27 @@ impl Store {
         }
     }
 
-    /// How many keys start with these two bytes.
+    /// The number of keys that start with these two bytes.
     #[must_use]
     pub(crate) fn count(&self, kind: [u8; 2]) -> u64 {
         self.view.count(kind)
     }
 
-    /// Makes what a batch writes durable as one, after all that was queued before it, if every key holds what it expects.
+    /// Commits a batch, after everything that was queued before it, if every key is as the batch expects. When this returns, its
+    /// writes are durable.
     ///
-    /// If the future is dropped, a batch that is queued already commits as a whole or not at all.
+    /// If the future is dropped, a batch that is queued already still commits as a whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Busy`], [`Error::Full`], [`Error::Stopped`] and [`Error::Closed`] when nothing was written;
-    /// [`Error::OutcomeUnknown`] when only a restart can tell.
+    /// [`Error::Busy`], [`Error::Full`], [`Error::Stopped`] and [`Error::Closed`] if nothing was written; [`Error::OutcomeUnknown`]
+    /// if only a restart can tell.
     pub(crate) async fn commit(&self, batch: Batch) -> Result<Outcome, Error> {
         match &self.truth {
             Truth::Local(local) => local.commit(batch).await,
         }
     }
 
-    /// Follows what is committed after a revision, pulled at the reader's own pace.
+    /// Follows commits after a revision, at the reader's own pace.
     #[must_use]
     pub(crate) fn changes(&self, after: u64) -> Changes {
         match &self.truth {
@@ -194,10 +195,11 @@ impl Store {
         }
     }
 
-    /// Runs a read: on this thread, if it is short and finds all in memory, and else, maybe once more, on one that may wait.
+    /// Runs a read: on this thread if it is short and finds everything in memory. Otherwise, perhaps a second time, on a thread
+    /// that may wait.
     ///
     /// # Errors
-    /// What `read` fails with; [`Error::Closed`] if the process is ending.
+    /// Any error that `read` returns; [`Error::Closed`] if the process is ending.
     pub(crate) async fn read<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         reach: Reach,
@@ -216,7 +218,7 @@ impl Store {
     /// Runs a read on a thread that may wait.
     ///
     /// # Errors
-    /// As of [`Store::read`].
+    /// The same as for [`Store::read`].
     pub(crate) async fn read_far<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         read: impl FnOnce(&Reading<'_>) -> Result<T, E> + Send + 'static,
@@ -228,7 +230,7 @@ impl Store {
     /// Commits what is queued and closes the store. Blocks.
     ///
     /// # Errors
-    /// What sled or the disk says. Nothing that was acknowledged depends on it.
+    /// Errors of sled or the disk. Nothing that was acknowledged depends on it.
     pub(crate) fn close(self) -> Result<(), Error> {
         drop(self.view);
         match self.truth {
@@ -237,7 +239,7 @@ impl Store {
     }
 }
 
-/// Runs a scan that `visit` may break off by refusing.
+/// Runs a scan. An error of `visit` breaks it off and is returned.
 fn refusing<E: From<Error>>(
     mut visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
     scan: impl FnOnce(&mut dyn FnMut(Found<'_>) -> ControlFlow<()>) -> Result<ControlFlow<()>, Error>,
@@ -258,12 +260,12 @@ impl Store {
         Store::open_unless(Arc::default(), root, options)
     }
 
-    /// Ends as a process ends that is killed, but waits until its threads are gone.
+    /// Ends as a killed process ends, but waits until the threads have gone.
     fn abandon(self) {
         drop(self);
     }
 
-    /// All that can be read.
+    /// Everything that can be read.
     fn content(&self) -> Result<Vec<Entry>, Error> {
         let all = (
             Bound::Excluded(view::Sled::LAST_OWN_KEY.to_vec()),
@@ -281,12 +283,12 @@ impl Store {
         Ok(content)
     }
 
-    /// Compares all that can be read with what was written: every value's checksum, the count of keys, and the state hash.
+    /// Compares everything that can be read with what was written: every value's checksum, the number of keys, and the state hash.
     ///
-    /// Only for a store that is not being written to.
+    /// The store must not be written to meanwhile.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming what is damaged.
+    /// [`Error::Corrupt`] with what is damaged.
     pub(crate) fn verify(&self) -> Result<(), Error> {
         let (mut state, mut tally) = (state_hash::StateHash::default(), tally::Tally::default());
         for entry in self.content()? {
@@ -302,7 +304,7 @@ impl Store {
         self.local().verify_file()
     }
 
-    /// sled, once it has all that can be read.
+    /// sled, once it has everything that can be read.
     fn fed_sled(&self) -> Arc<view::Sled> {
         while self.view.fed() != self.view.shown() {
             outside::sleep(std::time::Duration::from_millis(1));

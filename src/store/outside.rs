@@ -1,7 +1,7 @@
-//! What the store takes from outside: time, and threads to run on. Everything else it reaches through `Disk`.
+//! What the store takes from outside: time, and threads. It reaches everything else through `Disk`.
 //!
-//! The rest of the store is forbidden to ask for either, so that a simulation that steps its parts by itself decides all that
-//! happens (`local/simulation/`).
+//! The rest of the store may not ask for either. So a simulation that steps the store's parts decides everything that happens
+//! (`local/simulation/`).
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -19,7 +19,7 @@ pub(super) fn now_ms() -> u64 {
     clock::now_ms()
 }
 
-/// Whether the system's clock says a time before 1970.
+/// Whether the system's clock shows a time before 1970.
 pub(super) fn is_before_epoch() -> bool {
     clock::is_before_epoch()
 }
@@ -29,17 +29,17 @@ pub(super) fn sleep(time: Duration) {
     thread::sleep(time);
 }
 
-/// Does something, and says how long that took.
+/// Runs `work`, and returns its result and the time that it took.
 pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     let done = work();
     (done, start.elapsed())
 }
 
-/// Runs what may wait for the disk on one of tokio's threads that may wait. A panic goes on here.
+/// Runs work that may wait for the disk on one of tokio's threads for that. A panic continues in the caller.
 ///
 /// # Errors
-/// [`Error::Closed`] if it never began, since the process is ending.
+/// [`Error::Closed`] if the work never began because the process is ending.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
@@ -50,7 +50,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     })
 }
 
-/// Does two things at one time. Whichever panics, the caller does.
+/// Runs two things at the same time. If one of them panics, so does the caller.
 pub(super) fn both<A: Send, B>(
     one: impl FnOnce() -> A + Send,
     other: impl FnOnce() -> B,
@@ -66,22 +66,22 @@ pub(super) fn both<A: Send, B>(
     })
 }
 
-/// How soon a thread's work is needed.
+/// How soon the work of a thread is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
     /// Callers wait for it.
     Awaited,
-    /// It may be done when nobody else needs the processor.
+    /// It may wait while others need the processor.
     Behind,
 }
 
-/// The niceness of a thread whose work may wait: a tenth of the processor, where it is short.
+/// The niceness of a thread whose work may wait. If the processor is busy, such a thread gets about a tenth of it.
 const BEHIND_NICENESS: i32 = 10;
 
-/// Starts one of the store's threads. A store in which one has panicked would accept what nobody does.
+/// Starts one of the store's threads. If it panics, the process is aborted: otherwise the store would accept what nobody handles.
 ///
 /// # Errors
-/// If the system has no thread left.
+/// If the system cannot start another thread.
 pub(super) fn spawn(
     name: &str,
     urgency: Urgency,
@@ -90,7 +90,7 @@ pub(super) fn spawn(
     let run = move || {
         let _guard = AbortOnPanic;
         if urgency == Urgency::Behind {
-            // Where it is not allowed, the work is only less polite. Linux has a niceness of each thread.
+            // If this is not allowed, the thread is only less polite. In Linux each thread has its own niceness.
             let _ = setpriority_process(Some(gettid()), BEHIND_NICENESS);
         }
         run();
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the process that is to end.
+    /// Set in the process that is to be aborted.
     const DOOMED: &str = "ICEBOX_TEST_DOOMED";
     const SIGABRT: i32 = 6;
 

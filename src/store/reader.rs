@@ -1,8 +1,8 @@
-//! Reading fields from bytes.
+//! Reads fields from bytes.
 
 use super::state_hash::StateHash;
 
-/// Takes numbers and slices off the front; `None` past the end.
+/// Takes numbers and slices from the front; `None` if too few bytes are left.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,32 +1,32 @@
-//! The state hash: what all that a store holds comes to, in 16 bytes.
+//! The state hash: 16 bytes for everything that a store holds.
 //!
-//! It is the sum of a hash of every key with its value and revision, so that each write changes it by itself, in whatever
-//! order. Every change in the journal says which sum holds after it: a view, a file or a snapshot that
-//! comes to another does not hold what was written.
+//! It is the sum of one hash for each key with its value and revision. So each write changes it independently, and the order does
+//! not matter. Every change in the journal has the sum after it: a view, a file or a snapshot with another sum does not hold what
+//! was written.
 
 use twox_hash::{XxHash3_64, XxHash3_128};
 
-/// The sum over all keys and values. Of an empty store it is 0.
+/// The sum over all keys and values. It is 0 for an empty store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StateHash(u128);
 
 impl StateHash {
-    /// The size when written.
+    /// Its size in bytes.
     pub(super) const BYTES: usize = 16;
 
-    /// The share of this key, value and revision.
+    /// The share of a key with this value and revision.
     #[must_use]
     pub(super) fn of(key: &[u8], value: &[u8], revision: u64) -> Self {
         StateHash(hash(key, value, revision))
     }
 
-    /// The sum with this key, value and revision as well.
+    /// The sum after adding a key with this value and revision.
     #[must_use]
     pub(super) fn with(self, key: &[u8], value: &[u8], revision: u64) -> Self {
         self.plus(Self::of(key, value, revision))
     }
 
-    /// The sum without this share, which was in it.
+    /// The sum without a share that it contains.
     #[must_use]
     pub(super) fn without(self, share: StateHash) -> Self {
         StateHash(self.0.wrapping_sub(share.0))
@@ -38,12 +38,12 @@ impl StateHash {
         StateHash(self.0.wrapping_add(other.0))
     }
 
-    /// As it is written.
+    /// The bytes to write.
     pub(super) fn to_le_bytes(self) -> [u8; Self::BYTES] {
         self.0.to_le_bytes()
     }
 
-    /// As it was written.
+    /// Reads the bytes that [`Self::to_le_bytes`] has made.
     pub(super) fn from_le_bytes(bytes: [u8; Self::BYTES]) -> Self {
         StateHash(u128::from_le_bytes(bytes))
     }

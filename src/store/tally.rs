@@ -1,10 +1,10 @@
-//! How many keys there are of each kind, and what sled takes for all of them, counted as they come and go.
+//! How many keys there are of each kind, and how much memory sled needs for all of them. Both are counted as keys come and go.
 
 use std::collections::BTreeMap;
 
 use super::view::bytes_in_memory;
 
-/// Keys by their first two bytes, which are what the catalog tells kinds of keys by, and the memory that sled takes for all.
+/// The number of keys by their first two bytes, which tell their kind, and the memory that sled needs for all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     keys: BTreeMap<[u8; 2], u64>,
@@ -12,7 +12,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// A key has another value now: its size before and after, or `None` where there is none.
+    /// Counts a change of a key's value: its size before and after, or `None` without a value.
     pub(super) fn change(&mut self, key: &[u8], before: Option<usize>, after: Option<usize>) {
         let size = |value: Option<usize>| value.map_or(0, |value| bytes_in_memory(key, value));
         self.view_bytes = (self.view_bytes + size(after)).saturating_sub(size(before));
@@ -29,7 +29,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another has counted.
+    /// Adds the counts of another tally.
     pub(super) fn merge(&mut self, other: &Tally) {
         self.view_bytes += other.view_bytes;
         for (kind, count) in &other.keys {
@@ -37,12 +37,12 @@ impl Tally {
         }
     }
 
-    /// How many keys start with these bytes.
+    /// The number of keys that start with these bytes.
     pub(super) fn count(&self, kind: [u8; 2]) -> u64 {
         self.keys.get(&kind).copied().unwrap_or(0)
     }
 
-    /// The memory that sled takes for all keys.
+    /// The memory that sled needs for all keys.
     pub(super) fn view_bytes(&self) -> u64 {
         self.view_bytes
     }

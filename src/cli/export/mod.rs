@@ -23,7 +23,7 @@ use crate::{
     store::{self, Examined, OpenError},
 };
 
-/// The most that a server gives at once.
+/// The most records that a server returns in one page.
 const PAGE_RECORDS: i32 = 1000;
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -153,14 +153,14 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-/// Where documents come from.
+/// Where the documents come from.
 enum Source {
     Server(Channel),
-    /// A store's file.
+    /// The file of a store.
     Store(Box<Examined>),
 }
 
-/// Opens a store to be read, and tells what is damaged in it.
+/// Opens a store for reading, and reports what is damaged in it.
 fn examine(store: &Path, view: Option<&Path>) -> Result<Examined, Error> {
     let failed = |error: OpenError| Error::Failed(format!("{}: {error}", store.display()));
     let examined = store::examine(store, view).map_err(failed)?;
@@ -170,20 +170,20 @@ fn examine(store: &Path, view: Option<&Path>) -> Result<Examined, Error> {
     Ok(examined)
 }
 
-/// Whether a new file may take this place: a pipe or a device must stay what it is.
+/// Whether a new file may take the place of this path. A pipe or a device must stay what it is.
 fn is_replaceable(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |metadata| metadata.is_file())
 }
 
-/// Writes beside the file and takes its place at the end, so that neither an error nor a crash leaves
-/// half a catalog under its name.
+/// Writes a file beside `path` and renames it at the end, so that neither an error nor a crash leaves half a catalog under its
+/// name.
 async fn export_to_file(
     from: &Source,
     args: &Args,
     project: &str,
     path: &Path,
 ) -> Result<(), Failure> {
-    // A link stays a link: the file that it leads to is replaced.
+    // A symbolic link stays: the file that it points to is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let Some(name) = path.file_name() else {
         return Err(io::Error::from(io::ErrorKind::InvalidFilename).into());
@@ -192,7 +192,7 @@ async fn export_to_file(
     temporary_name.push(format!(".{}.part", process::id()));
     let temporary = path.with_file_name(temporary_name);
 
-    // All of a project's backups are in it.
+    // The file holds all of a project's backups, so that only its owner may read it.
     let mut new = File::options();
     let file = new
         .write(true)
@@ -205,7 +205,7 @@ async fn export_to_file(
         Err(failure) => Err(failure),
     };
     if result.is_err() {
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
     }
     result
@@ -221,7 +221,7 @@ fn put_in_place(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Writes what was asked for, a page at a time, and gives `to` back.
+/// Writes the kinds that were asked for, page by page, and gives `to` back.
 async fn export<W: Write>(from: &Source, args: &Args, project: &str, to: W) -> Result<W, Failure> {
     let mut documents = Documents::new(BufWriter::with_capacity(BUFFER_BYTES, to), args.format);
     let source = (from, args.what, project);
@@ -246,7 +246,7 @@ fn scope(project: &str) -> Result<Scope, Failure> {
         .map_err(|violations| Failure::Read(violations.into()))
 }
 
-/// Writes the documents of one kind, if they are wanted.
+/// Writes the documents of one kind, if it was asked for.
 async fn write<R: Remote, W: Write>(
     (from, wanted, project): (&Source, Option<What>, &str),
     what: What,
@@ -281,7 +281,7 @@ async fn write<R: Remote, W: Write>(
     }
 }
 
-/// Documents written one after another: JSON Lines, or one object with a document a line.
+/// Writes documents one after another: as JSON Lines, or as one object with one document a line.
 struct Documents<W> {
     to: W,
     format: Format,
@@ -299,7 +299,7 @@ impl<W: Write> Documents<W> {
         }
     }
 
-    /// Starts the list of this name, and ends the one before.
+    /// Starts the list with this name, and ends the list before it.
     fn begin(&mut self, name: &str) -> io::Result<()> {
         if self.format == Format::Json {
             let before = if self.lists == 0 { "{" } else { "\n],\n" };
@@ -322,7 +322,7 @@ impl<W: Write> Documents<W> {
         Ok(())
     }
 
-    /// Ends what was begun, and gives back where it was written to.
+    /// Ends what has begun, and gives the writer back.
     fn finish(mut self) -> io::Result<W> {
         if self.format == Format::Json {
             self.to.write_all(b"\n]}\n")?;

@@ -1,4 +1,4 @@
-//! Exports of a catalog that is made up.
+//! Exports of a catalog made for the test.
 use std::sync::Arc;
 
 use clap::Parser;
@@ -9,7 +9,7 @@ use crate::cli::fake_server::{self, Catalog};
 use crate::freezer_json::Documented;
 use crate::proto::{Backup, BackupMetadata};
 
-/// Where the backups of project p can be read.
+/// A source that holds these backups in project p.
 async fn serve(backups: Vec<Backup>) -> Source {
     let catalog = Catalog {
         backups,
@@ -79,7 +79,7 @@ async fn a_failed_export_leaves_the_file_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("catalog.json");
     fs::write(&path, "old").unwrap();
-    // The server has no jobs to list: it fails after the backups have been written.
+    // The server has no service for jobs: the export fails after the backups have been written.
     for (line, project) in [("backups", "q"), ("", "p")] {
         assert!(
             export_to_file(&source, &args(line), project, &path)

@@ -1,4 +1,4 @@
-//! The calls that store a record, and what their failures mean.
+//! The calls that store a record, and what their errors mean.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::{
     resource::{Resource, ResourceId, Valid},
 };
 
-/// With the waits between them, 11 seconds: a server that restarts is back by then.
+/// Together with the waits between them, this is 11 seconds: a server that restarts is back by then.
 const ATTEMPTS_MAX: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Stores the record, or says what would become of it, again and again if the server does not answer: each of the calls may be
+/// Stores the record, or finds out what storing it would do. Tries again if the server does not answer: each of these calls may be
 /// repeated.
 pub(super) async fn store(target: &Target, document: &Document) -> Result<Done, Status> {
     let mut wait = FIRST_WAIT;
@@ -60,7 +60,7 @@ pub(super) async fn store_once<R: Remote>(target: &Target, resource: R) -> Resul
     };
     match stored {
         Err(status) if status.code() == Code::AlreadyExists && target.overwrite => {
-            // Every field, those cleared that the document does not set.
+            // All fields, also those that the document does not set: they are cleared.
             let paths = vec!["*".to_owned()];
             let project_id = resource.project_id().to_owned();
             R::update(&target.channel, &project_id, resource, paths, None).await?;
@@ -79,7 +79,7 @@ async fn create<R: Remote>(target: &Target, resource: R) -> Result<Done, Status>
     })
 }
 
-/// One that registers takes the place of one that is there: that is for `--overwrite` to say.
+/// Registering would update a client that exists already. Only `--overwrite` allows that.
 async fn register<R: Remote>(target: &Target, resource: R) -> Result<Done, Status> {
     match compared(target, &resource).await? {
         None => create(target, resource).await,
@@ -88,9 +88,9 @@ async fn register<R: Remote>(target: &Target, resource: R) -> Result<Done, Statu
     }
 }
 
-/// Whether what is there is the same as its document says, if there is anything.
+/// Compares what is stored, if anything is, with the document.
 async fn compared<R: Remote>(target: &Target, resource: &R) -> Result<Option<bool>, Status> {
-    // As it is stored, whichever way it is written.
+    // An id may be written in several ways. This is the one in which it is stored.
     let id = ResourceId::of(R::KIND, R::KIND.id_field, Resource::id(resource));
     let id = id.map_err(Status::from)?.to_string();
     match R::get(&target.channel, resource.project_id(), id).await {
@@ -107,34 +107,33 @@ fn differs() -> Status {
     Status::already_exists("it is there already and differs: --overwrite updates it")
 }
 
-/// The resource that the server has.
+/// The resource in the server's answer.
 pub(super) fn decoded<R: Resource>(answer: &Single<R>) -> Result<R, Status> {
     answer
         .decoded()
         .map_err(|error| Status::data_loss(format!("the server's answer cannot be read: {error}")))
 }
 
-/// Whether the call failed on the way. A status that was made on this side has its cause with it, one
-/// that the server sent has none.
+/// Whether the connection failed. A status made on this side has its cause as a source; a status that the server sent has none.
 pub(super) fn connection_failed(status: &Status) -> bool {
     status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
-/// Whether the same call may do better in a moment.
+/// Whether the same call may succeed in a moment.
 pub(super) fn passes(status: &Status) -> bool {
-    // A server that is too busy says when to come back, or was too busy to say anything.
+    // A server that is too busy says when to come back, or is too busy to answer at all.
     let busy = status.code() == Code::ResourceExhausted
         && (status.details().is_empty() || status.get_details_retry_info().is_some());
     busy || connection_failed(status)
 }
 
-/// Whether every other record would fail the same.
+/// Whether every other record would fail in the same way.
 pub(super) fn stops_everything(status: &Status) -> bool {
     connection_failed(status)
         || matches!(status.code(), Code::Unauthenticated | Code::Unimplemented)
 }
 
-/// Every bad field by its path in the document, or else the message.
+/// Every bad field by its path in the document. If there is none, the status's message.
 pub(super) fn reason_of(status: &Status) -> String {
     let violations = status
         .get_details_bad_request()

@@ -1,4 +1,4 @@
-//! The documents in a file, handed on one by one: JSON of any size, in the memory of one document.
+//! Reads the documents in a file one by one. The JSON may have any size; only one document is in memory at a time.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,26 +13,26 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
-/// What one document may take in the file. A server takes requests of at most 1 MiB, and records of
-/// at most 64 KiB: what is larger than this is no catalog, and would only fill the memory.
+/// The most bytes that one document may take in the file. A server takes requests of at most 1 MiB, and records of at most 64 KiB:
+/// a larger document does not belong to a catalog, and would only fill the memory.
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// What a document must be, going by where it stands.
+/// The kind of a document, as its place in the file tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// Whatever it is recognised as.
+    /// Any kind: the document itself tells.
     Any,
-    /// It stands in a list of `backups`.
+    /// An element of a list `backups`.
     Backup,
-    /// It stands in a list of `jobs`.
+    /// An element of a list `jobs`.
     Job,
-    /// It stands in a list of `clients`.
+    /// An element of a list `clients`.
     Client,
-    /// It stands in a list of `actions`.
+    /// An element of a list `actions`.
     Action,
-    /// It stands in a list of `sessions`.
+    /// An element of a list `sessions`.
     Session,
 }
 
@@ -49,30 +49,30 @@ impl Expected {
     }
 }
 
-/// What is handed on.
+/// What the reader hands on.
 #[derive(Debug, PartialEq)]
 pub(super) enum Event {
     /// A document.
     Document {
-        /// Where it stands: `backups[17]`, `[3]` or `line 5`.
+        /// Its place in the file: `backups[17]`, `[3]` or `line 5`.
         place: String,
-        /// What it must be.
+        /// The kind that it must have.
         expected: Expected,
-        /// Itself.
+        /// The document itself.
         value: Value,
-        /// How much of the file has been read.
+        /// How many bytes of the file have been read so far.
         read_bytes: u64,
     },
-    /// Something that was left out, as a sentence.
+    /// One sentence about something that was left out.
     Note(String),
 }
 
-/// Hands on every document in `source`, until that says to stop. A document is a JSON value, an
-/// element of a top-level array, or an element of the lists in `{"backups": […], "jobs": […]}`; any
-/// number of these may follow each other, as they do in JSON Lines.
+/// Calls `hand_on` with every document in `source`, until that says to stop. A document is a JSON value, an element of a top-level
+/// array, or an element of the lists in `{"backups": […], "jobs": […]}`. Any number of these may follow each other, as in JSON
+/// Lines.
 ///
 /// # Errors
-/// If `source` cannot be read, holds no JSON, or ceases to be JSON. What stood before was handed on.
+/// If `source` cannot be read, or is not JSON from some point on. The documents before that point have been handed on.
 pub(super) fn read_documents(
     source: impl Read,
     hand_on: &mut dyn FnMut(Event) -> ControlFlow<()>,
@@ -107,7 +107,7 @@ pub(super) fn read_documents(
             Ok(()) if sink.number.get() == 0 => return Err("holds no documents".into()),
             Ok(()) => return Ok(()),
             Err(error) if error.is_io() => return Err(describe(&error, &position)),
-            // Anything but white space: the next value.
+            // Anything else but white space begins the next value.
             Err(_) => {}
         }
         sink.number.set(sink.number.get() + 1);
@@ -126,7 +126,7 @@ pub(super) fn read_documents(
 }
 
 fn describe(error: &serde_json::Error, position: &Position) -> String {
-    // serde_json ends its message with the place; people look for it at the front.
+    // serde_json puts the place at the end of its message; people look for it at the start.
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let message = message
@@ -146,7 +146,7 @@ struct Position {
     document_start: Cell<u64>,
 }
 
-/// The file, counted as `serde_json` takes it byte by byte.
+/// Counts the bytes of the file, which `serde_json` takes one by one.
 struct Counted<'a, R> {
     source: BufReader<R>,
     position: &'a Position,
@@ -172,12 +172,12 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Where documents go.
+/// Where the documents go.
 struct Sink<'a> {
     position: &'a Position,
-    /// Of the top-level value, from 1.
+    /// The number of the top-level value, from 1.
     number: Cell<u64>,
-    /// Where that value starts.
+    /// The line on which that value starts.
     line: Cell<u64>,
     stopped: Cell<bool>,
     hand_on: RefCell<&'a mut dyn FnMut(Event) -> ControlFlow<()>>,
@@ -226,12 +226,11 @@ impl Sink<'_> {
     }
 }
 
-/// One value: hands on the documents in it, and gives it back if it should have been a list and is
-/// none.
+/// Reads one value and hands on the documents in it. Gives the value back if it should have been a list but is not.
 struct Documents<'a> {
     sink: &'a Sink<'a>,
     path: String,
-    /// What it is a list of, if it stands under `backups` or `jobs`.
+    /// The kind of its documents, if the value stands under a key such as `backups`.
     list_of: Option<Expected>,
 }
 
@@ -312,7 +311,7 @@ impl<'de> Visitor<'de> for Documents<'_> {
                     }
                 }
             } else if has_lists {
-                // Not kept, or keys beside a list could fill the memory.
+                // Its value is not kept: keys beside a list could fill the memory.
                 members.next_value::<IgnoredAny>()?;
                 self.sink.left_out(&join(&key))?;
             } else {

@@ -1,4 +1,4 @@
-//! The files: what is read from them, one after another.
+//! Reads the files one after another.
 
 use std::{
     fs::{self, File},
@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 
 use super::documents::{Event, Expected, read_documents};
 
-/// Something read, and where.
+/// Something that was read, and where it stands.
 pub(super) struct Item {
     pub(super) file: Arc<str>,
-    /// Of all files so far.
+    /// The bytes read from all files so far.
     pub(super) read_bytes: u64,
     pub(super) content: Content,
 }
@@ -36,7 +36,7 @@ pub(super) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Reads the files one after another into `sender`, until nobody takes any more.
+/// Reads the files one after another and sends what is in them, until the receiver has gone.
 pub(super) fn read_files(files: &[PathBuf], sender: &mpsc::Sender<Item>) {
     let mut files_before_bytes = 0;
     for path in files {

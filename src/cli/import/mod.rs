@@ -24,8 +24,7 @@ use self::{
 use super::{Channel, Connection, Error, connection::Placing};
 use crate::freezer_json::{Document, Read};
 
-/// Calls on their way at one time: enough that the server commits in groups, few enough that memory
-/// stays small.
+/// The most calls under way: enough for the server to commit in groups, and few enough to keep memory small.
 const CALLS_MAX: usize = 64;
 
 /// Reads Freezer documents into the catalog.
@@ -80,23 +79,23 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     report.is_dry = args.dry_run;
 
     let (sender, receiver) = mpsc::channel(CALLS_MAX);
-    // Not one of the runtime's threads: those are waited for at the end, and this one may be waiting
-    // for a standard input that never ends.
+    // This is not one of the runtime's threads. The runtime waits for its own threads at the end, and this one may wait for a
+    // standard input that never ends.
     thread::spawn(move || read_files(&args.files, &sender));
     import(&target, receiver, report).await
 }
 
-/// Where documents go, and what becomes of those that are there.
+/// Where documents go, and what to do with those that exist already.
 struct Target {
     channel: Channel,
-    /// The project that the command is about. "-" means every project in a list; no document can be in it.
+    /// The project that the command works in. "-" means every project in a list; no document can be in it.
     project: Option<String>,
     placing: Placing,
     overwrite: bool,
     dry_run: bool,
 }
 
-/// What became of an item.
+/// The outcome for one item.
 struct Outcome {
     file: Arc<str>,
     read_bytes: u64,
@@ -112,11 +111,11 @@ enum End {
         reason: String,
     },
     Broken(String),
-    /// No call will get through any more.
+    /// No further call will succeed.
     Lost(Status),
 }
 
-/// What became of a document that was not refused.
+/// The outcome for a document that was not refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Done {
     Stored,
@@ -140,7 +139,7 @@ async fn import(
 ) -> Result<(), Error> {
     let outcomes = ReceiverStream::new(items)
         .map(|item| import_item(target, item))
-        // In the order of the files, so that what is said can be compared with them.
+        // The outcomes keep the order of the files, so that a person can compare them with the files.
         .buffered(CALLS_MAX);
     let mut outcomes = std::pin::pin!(outcomes);
     while let Some(outcome) = outcomes.next().await {

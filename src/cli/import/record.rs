@@ -1,4 +1,4 @@
-//! One record: the document, made into what a call takes.
+//! Turns a document into a record that a call can store.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -10,12 +10,12 @@ use crate::{
     proto::{Action, Backup, Client, Job, Session},
 };
 
-/// What is shown of a record's name.
+/// The most characters of a record's name that are shown.
 const NAME_CHARS_MAX: usize = 100;
-/// Where the ids of documents without one come from.
+/// The namespace for the ids of documents without an id.
 const ID_NAMESPACE: Uuid = Uuid::from_u128(0x5f0e_93b1_6a0c_4f0e_9d7b_31c6_1ceb_0c01);
 
-/// The record that a document describes, with a project and an id.
+/// The record that a document describes, with its project and id.
 pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Result<Read, String> {
     let read = match expected {
         Expected::Any => freezer_json::read_document(value),
@@ -38,7 +38,7 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
         }
         Document::Client(client) => {
             target.placing.place(client, meant)?;
-            // It is named by its id.
+            // A resource of this kind has its name as its id.
             return Ok(read);
         }
         Document::Action(action) => {
@@ -52,8 +52,8 @@ pub(super) fn prepare(value: &Value, expected: Expected, target: &Target) -> Res
     };
     *id = ids::normalized(id);
     if id.is_empty() {
-        // The same document gets the same id each time, or repeating an import would create it again.
-        // Other spellings of it (key order, white space) are the same document.
+        // The same document must get the same id each time; otherwise a repeated import would create it again. Key order and white
+        // space do not make it another document.
         let mut sorted = value.clone();
         sorted.sort_all_objects();
         let content = format!("{own_project}\n{sorted}");
@@ -76,7 +76,7 @@ fn as_read<T>(document: fn(T) -> Document) -> impl FnOnce((T, Vec<String>)) -> R
     }
 }
 
-/// What a person knows the document by, even where it cannot be read.
+/// The name by which a person knows the document, even if it cannot be read as a record.
 pub(super) fn name_of(value: &Value) -> Option<String> {
     [
         "/backup_metadata/backup_name",

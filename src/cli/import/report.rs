@@ -1,4 +1,4 @@
-//! What is told while importing, and at the end.
+//! What an import tells while it runs, and at the end.
 
 use std::{
     fmt,
@@ -12,11 +12,11 @@ use tonic::Status;
 use super::{Done, End, Kind, Outcome, files::file_size_bytes};
 use crate::cli::{Error, output::Printable, progress};
 
-/// Notes printed, and refusals; the others are counted.
+/// The most notes, and the most refusals, that are printed. The others are only counted.
 const NOTES_MAX: u64 = 20;
 const REFUSALS_MAX: u64 = 20;
 
-/// What is told while importing, and counted for the end.
+/// Tells about the import while it runs, and counts for the summary.
 pub(super) struct Report {
     pub(super) bar: ProgressBar,
     pub(super) is_quiet: bool,
@@ -52,7 +52,7 @@ impl Report {
         }
     }
 
-    /// Gives back what makes going on pointless, if that is how it ended.
+    /// Tells about an outcome. Returns the error that makes it pointless to go on, if there is one.
     pub(super) fn take(&mut self, outcome: Outcome) -> Option<Status> {
         let Outcome {
             file,
@@ -92,7 +92,7 @@ impl Report {
         } else {
             self.records()
         };
-        // Calls end in any order; the bar only goes forward.
+        // Calls may end in any order; the bar only moves forward.
         self.bar.set_position(position.max(self.bar.position()));
         None
     }
@@ -102,7 +102,7 @@ impl Report {
         stored + self.updated + self.unchanged + self.refused
     }
 
-    /// Prints the summary. Gives the number of records that were imported or refused.
+    /// Prints the summary. Returns how many records were imported or refused.
     pub(super) fn finish(&self) -> u64 {
         if self.notes > NOTES_MAX && !self.is_quiet {
             self.tell(&format!("note: and {} more", self.notes - NOTES_MAX));
@@ -115,7 +115,7 @@ impl Report {
         }
         self.bar.finish_and_clear();
         if !self.is_quiet {
-            // A summary that nobody reads is not worth failing for.
+            // A failure to write the summary does not make the import fail.
             let _ = writeln!(
                 io::stdout(),
                 "{} {}; {} updated, {} unchanged, {} refused",
@@ -133,7 +133,7 @@ impl Report {
         self.records()
     }
 
-    /// What was stored, kind by kind: backups and jobs always, others where there are any.
+    /// How many of each kind were stored. Backups and jobs are always named, other kinds only if there are any.
     fn stored(&self) -> String {
         let others = [
             Count(self.clients, "client"),
@@ -174,7 +174,7 @@ impl Report {
     pub(super) fn tell(&self, line: &str) {
         let line = Printable(line);
         self.bar.suspend(|| {
-            // Without a standard error there is nobody to tell.
+            // If standard error is closed, there is nobody to tell.
             let _ = writeln!(io::stderr(), "{line}");
         });
     }
@@ -189,7 +189,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// A bar over the bytes to read if that is known, else a count of records; seen on terminals only.
+/// A bar over the bytes to read if their number is known; otherwise a count of records. It is shown on terminals only.
 pub(super) fn progress_bar(files: &[PathBuf]) -> ProgressBar {
     let sizes_bytes: Option<u64> = files.iter().map(|path| file_size_bytes(path)).sum();
     let (bar, template) = match sizes_bytes {

@@ -1,4 +1,4 @@
-//! What becomes of documents, against a server that stores nothing but ids.
+//! What becomes of documents, with a server that stores only ids.
 
 use std::{fs, sync::atomic::Ordering::Relaxed};
 
@@ -13,7 +13,7 @@ use crate::cli::{
     fake_server::{self, Catalog},
 };
 
-/// A target that nothing is sent to.
+/// A target to which nothing is sent.
 fn target(project: Option<&str>) -> Target {
     Target {
         channel: without_token(Endpoint::from_static("http://127.0.0.1:1").connect_lazy()),
@@ -147,7 +147,7 @@ fn only_what_may_pass_is_tried_again() {
     assert!(stops_everything(&Status::unauthenticated("who?")));
 }
 
-/// What importing `text` into `catalog` ends with.
+/// The result of importing `text` into `catalog`.
 async fn import_text(catalog: &Arc<Catalog>, text: String) -> Result<(), String> {
     let channel = fake_server::serve(catalog).await;
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What `icebox serve` may be told.
+//! The options of `icebox serve`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -28,28 +28,29 @@ pub(crate) struct Args {
         value_name = "FILE"
     )]
     pub(super) store: PathBuf,
-    /// The directory of what lists are read from, which is made anew where it is missing; FILE.view without it
+    /// The directory of the view, from which lists are read; it is made again if it is missing [default: FILE.view]
     #[arg(long, env = "ICEBOX_VIEW", value_name = "DIR")]
     pub(super) view: Option<PathBuf>,
     /// Memory for the store's cache, in MiB; the process takes up to 380 MiB more
     #[arg(long, env = "ICEBOX_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
     pub(super) cache_mib: u64,
-    /// The store's file is not written anew before its journal has grown by so much, in MiB
+    /// Write the store's file anew only after its journal has grown by this much, in MiB
     #[arg(long, env = "ICEBOX_REWRITE_FLOOR_MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
     pub(super) rewrite_floor_mib: u64,
-    /// What is kept of the journal for `icebox audit` and those who follow changes, in MiB; more goes when the file is written anew
+    /// How much of the journal to keep for `icebox audit` and for those who follow changes, in MiB; more is removed when the file
+    /// is written anew
     #[arg(long, env = "ICEBOX_HISTORY_MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
     pub(super) history_mib: u64,
-    /// How many changes of it, at the most
+    /// The most changes to keep of it
     #[arg(long, env = "ICEBOX_HISTORY_CHANGES", value_name = "N")]
     pub(super) history_changes: Option<u64>,
-    /// How many days back, at the most
+    /// The most days to keep of it
     #[arg(long, env = "ICEBOX_HISTORY_DAYS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) history_days: Option<u32>,
-    /// Ask every caller for a token of this file, made with `icebox token new`; it is read again on SIGHUP
+    /// Ask every caller for a token from this file, made with `icebox token new`; SIGHUP reads the file again
     #[arg(long, env = "ICEBOX_TOKENS", value_name = "FILE")]
     pub(super) tokens: Option<PathBuf>,
-    /// Speak TLS with this certificate, and those that lead to its issuer behind it: PEM
+    /// Use TLS with this certificate, followed by those that lead to its issuer: PEM
     #[arg(
         long,
         env = "ICEBOX_TLS_CERT",
@@ -65,7 +66,7 @@ pub(crate) struct Args {
         requires = "tls_cert"
     )]
     pub(super) tls_key: Option<PathBuf>,
-    /// Ask whoever connects for a certificate of this issuer, PEM: by a name in it they are known as by a token
+    /// Ask clients for a certificate of this issuer (PEM); a name in it identifies them as a token does
     #[arg(
         long,
         env = "ICEBOX_TLS_CLIENT_CA",
@@ -74,16 +75,16 @@ pub(crate) struct Args {
         requires = "tokens"
     )]
     pub(super) tls_client_ca: Option<PathBuf>,
-    /// Serve Freezer's HTTP API v2 there as well: IP:PORT or unix:PATH. Callers, TLS and limits are the same
+    /// Also serve Freezer's HTTP API v2 on IP:PORT or unix:PATH, with the same callers, TLS and limits
     #[arg(long, env = "ICEBOX_HTTP", value_name = "ADDRESS")]
     pub(super) http: Option<Listen>,
-    /// Answer Prometheus over HTTP there: /metrics, /livez and /readyz. Nobody is asked who they are
+    /// Serve Prometheus over HTTP on this address: /metrics, /livez and /readyz, without authentication
     #[arg(long, env = "ICEBOX_METRICS", value_name = "IP:PORT")]
     pub(super) metrics: Option<SocketAddr>,
-    /// Listen on an address that others can reach, without TLS, or without asking anybody who they are
+    /// Allow an address that others can reach without TLS or without authentication
     #[arg(long, env = "ICEBOX_INSECURE")]
     pub(super) insecure: bool,
-    /// What is logged: a filter such as info,icebox=debug
+    /// What to log: a filter such as info,icebox=debug
     #[arg(
         long,
         env = "ICEBOX_LOG",
@@ -91,7 +92,7 @@ pub(crate) struct Args {
         default_value = "info,sled=warn"
     )]
     pub(super) log: String,
-    /// Take what is said neither here nor in the environment from this TOML file, by the names of the options
+    /// A TOML file for settings that neither the command line nor the environment sets; its keys are the options' names
     #[arg(long, env = "ICEBOX_SERVE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -122,56 +123,56 @@ impl Args {
     }
 }
 
-/// What the server takes on: see [`Limits`].
+/// The server's limits: see [`Limits`].
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Connections at a time; others wait
+    /// The most connections at a time; others wait
     #[arg(long, env = "ICEBOX_CONNECTIONS_MAX", default_value_t = 1024, value_parser = count())]
     connections_max: usize,
-    /// Calls under way on one connection
+    /// The most calls at a time on one connection
     #[arg(long, env = "ICEBOX_STREAMS_PER_CONNECTION_MAX", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     streams_per_connection_max: u32,
-    /// Calls under way, but for streams; others are refused with UNAVAILABLE
+    /// The most calls at a time, without streams; others are refused with UNAVAILABLE
     #[arg(long, env = "ICEBOX_CALLS_MAX", default_value_t = 1024, value_parser = count())]
     calls_max: usize,
-    /// Calls under way of one token; others are refused, too
+    /// The most calls at a time with one token; others are refused, too
     #[arg(long, env = "ICEBOX_CALLS_PER_CALLER_MAX", default_value_t = 512, value_parser = count())]
     calls_per_caller_max: usize,
-    /// The requests of calls under way, in MiB; others are refused with UNAVAILABLE
+    /// The most memory for the requests of calls under way, in MiB; others are refused with UNAVAILABLE
     #[arg(long, env = "ICEBOX_CALLS_MIB_MAX", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
     calls_mib_max: usize,
-    /// Streams under way: watches, snapshots, reflection
+    /// The most streams at a time: watches, snapshots, reflection
     #[arg(long, env = "ICEBOX_STREAMS_MAX", default_value_t = 10_240, value_parser = count())]
     streams_max: usize,
-    /// Streams under way of one token
+    /// The most streams at a time with one token
     #[arg(long, env = "ICEBOX_STREAMS_PER_CALLER_MAX", default_value_t = 1024, value_parser = count())]
     streams_per_caller_max: usize,
-    /// A request's message, in KiB
+    /// The largest message of a request, in KiB
     #[arg(long, env = "ICEBOX_REQUEST_KIB_MAX", default_value_t = 1024, value_parser = RangedU64ValueParser::<usize>::new().range(128..=16 << 10))]
     request_kib_max: usize,
-    /// A request's headers, in KiB
+    /// The largest headers of a request, in KiB
     #[arg(long, env = "ICEBOX_HEADER_KIB_MAX", default_value_t = 32, value_parser = clap::value_parser!(u32).range(4..=1024))]
     header_kib_max: u32,
-    /// How long a connection may take to begin, TLS and all
+    /// How long a connection may take to begin, with TLS
     #[arg(long, env = "ICEBOX_GREETING_TIMEOUT_MS", default_value_t = 10_000, value_parser = milliseconds())]
     greeting_timeout_ms: u64,
     /// How long a call may take until its answer begins
     #[arg(long, env = "ICEBOX_REQUEST_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
     request_timeout_ms: u64,
-    /// How long an answer may wait to be read, but for what a stream says
+    /// How long an answer may wait until it is read; messages of a stream may wait longer
     #[arg(long, env = "ICEBOX_STALL_TIMEOUT_MS", default_value_t = 60_000, value_parser = milliseconds())]
     stall_timeout_ms: u64,
-    /// What may wait to be read, in MiB: then the connection of the longest waiting is ended
+    /// The most that may wait to be read, in MiB; beyond that, the connection that has waited longest is closed
     #[arg(long, env = "ICEBOX_STALLED_MIB_MAX", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 16))]
     stalled_mib_max: usize,
-    /// How often a watch says where it is
+    /// How often a watch reports its revision when nothing happens
     #[arg(long, env = "ICEBOX_BOOKMARK_INTERVAL_MS", default_value_t = 15_000, value_parser = milliseconds())]
     bookmark_interval_ms: u64,
-    /// How often a quiet connection is asked whether it lives
+    /// How often an idle connection is asked for a sign of life
     #[arg(long, env = "ICEBOX_KEEPALIVE_INTERVAL_MS", default_value_t = 20_000, value_parser = milliseconds())]
     keepalive_interval_ms: u64,
-    /// How long it may take to answer that
+    /// How long a connection may take to answer that
     #[arg(long, env = "ICEBOX_KEEPALIVE_TIMEOUT_MS", default_value_t = 20_000, value_parser = milliseconds())]
     keepalive_timeout_ms: u64,
 }
@@ -180,7 +181,7 @@ fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 20)
 }
 
-/// At least one, and at most a day.
+/// At least one, and at most the number of milliseconds in a day.
 fn milliseconds() -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(1..=86_400_000)
 }

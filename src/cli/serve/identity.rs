@@ -1,4 +1,4 @@
-//! Who may call, and the certificate that callers see: read at the start, and again on SIGHUP.
+//! The tokens and the certificate of a server: read at the start, and again on SIGHUP.
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
@@ -7,18 +7,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Args, Error};
 use crate::{Access, Tls, Tokens};
 
-/// Of the mode of a file.
+/// The bit of a file's mode that lets others read the file.
 const READABLE_BY_OTHERS: u32 = 0o004;
-/// What is read again on SIGHUP: who may call, and the certificate.
+/// The tokens and the certificate, which are read again on SIGHUP.
 pub(super) struct Identity {
-    /// The bearers of the tokens in the file, or whoever can connect.
+    /// Who may call: the bearers of the tokens in the file, or everybody who can connect.
     pub(super) access: Access,
     pub(super) tls: Option<Tls>,
 }
 
 impl Identity {
     /// # Errors
-    /// What is wrong with which file.
+    /// Which file is wrong, and why.
     pub(super) fn read(args: &Args) -> Result<Identity, Error> {
         Ok(Identity {
             access: match &args.tokens {
@@ -29,7 +29,7 @@ impl Identity {
         })
     }
 
-    /// Reads it again whenever the process is told to. What is wrong stays as it was.
+    /// Reads the files again, which SIGHUP asks for. A file that is wrong changes nothing.
     pub(super) fn follow(&self, args: &Args) -> Result<(), Error> {
         let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
         let mut hangups = signal(SignalKind::hangup()).map_err(failed)?;
@@ -67,7 +67,7 @@ fn tokens(file: &Path) -> Result<Tokens, String> {
     Tokens::parse(&text).map_err(|wrong| format!("{shown}: {wrong}"))
 }
 
-/// The certificate, if there is one.
+/// The certificate, if TLS is used.
 fn tls(args: &Args) -> Result<Option<Tls>, String> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
         return Ok(None);

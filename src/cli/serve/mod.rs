@@ -22,15 +22,15 @@ pub(super) use args::Args;
 use identity::Identity;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Reads that may wait for the disk at the same time; further ones queue.
+/// The most reads that wait for the disk at the same time; further ones queue.
 const READING_THREADS_MAX: usize = 16;
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let is_exposed = check_exposure(args)?;
-    // Whoever reads the log must not hold up the server: what is not taken in time is dropped.
+    // A slow reader of the log must not delay the server: lines that it does not take in time are dropped.
     let (stderr, _log_until_the_end) = tracing_appender::non_blocking(std::io::stderr());
     let is_json = log_to(stderr, &args.log)?;
-    // sled makes its files readable to all unless told otherwise.
+    // sled would make its files readable by everybody.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let failed = |error: std::io::Error| Error::Failed(format!("could not start: {error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         let (first, asked_to_end) = oneshot::channel();
         tokio::spawn(async move {
             either(&mut terminate, &mut interrupt).await;
-            // Nobody listens if the server has ended by itself.
+            // Sending fails if the server has already ended by itself.
             let _ = first.send(());
             either(&mut terminate, &mut interrupt).await;
             tracing::warn!("asked to end again: ending at once");
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     })
 }
 
-/// Says where it listens: whatever is logged, who started it learns that.
+/// Tells the address. The person who started the server learns it even if the filter logs nothing.
 fn tell_address(is_json: bool, message: &str, address: &Listen) {
     if !is_json {
         eprintln!("icebox: {message} on {address}");
@@ -90,10 +90,10 @@ fn tell_address(is_json: bool, message: &str, address: &Listen) {
     eprintln!("{line}");
 }
 
-/// Whether the server is one that others can reach and that is not safe, which must be said to be meant.
+/// Whether others can reach the server although it is not safe. The options must say that this is meant.
 ///
 /// # Errors
-/// If it was not said.
+/// If they do not.
 fn check_exposure(args: &Args) -> Result<bool, Error> {
     let is_safe = args.tokens.is_some() && args.tls_cert.is_some();
     let mut listens = iter::once(&args.listen).chain(&args.http);
@@ -129,8 +129,8 @@ async fn serve(
     let identity = Identity::read(args)?;
     identity.follow(args)?;
     let Identity { access, tls } = identity;
-    // Bound first: a taken address is told at once, however long the store takes to open. Whoever connects from now on is
-    // answered once it is.
+    // Bind first: a taken address is reported at once, however long the store takes to open. Connections that come meanwhile are
+    // answered once it is open.
     let (listener, bound) = bind(&args.listen).await?;
     let http = match &args.http {
         Some(http) => Some(bind(http).await?),
@@ -173,10 +173,10 @@ async fn serve(
     if let Some(metrics) = metrics {
         let address = metrics.local_addr().ok();
         tracing::info!(?address, "answering Prometheus");
-        // It goes on until the store is closed.
+        // The metrics are served until the store is closed.
         drop(icebox.serve_metrics(metrics));
     }
-    // Its address is given up when this function is left.
+    // The address is released at the end of this function.
     let _http_bound = http.map(|(listener, bound)| {
         drop(icebox.serve_http(taking(listener), access.clone()));
         bound
@@ -200,7 +200,7 @@ async fn bind(listen: &Listen) -> Result<(Listener, Bound), Error> {
     bound.map_err(|error| Error::Failed(format!("could not listen on {listen}: {error}")))
 }
 
-/// Tells what has started the process, if that has asked to be told.
+/// Tells systemd, or whatever else has started the process, about its state if it asked for that.
 fn tell_systemd(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd cannot be told how the server is");
@@ -217,10 +217,10 @@ async fn either(
     }
 }
 
-/// For people on a terminal, as JSON for what collects logs elsewhere, which is said. The filter chooses what is logged.
+/// Logs as text on a terminal and as JSON elsewhere. Returns which of them. The filter chooses what is logged.
 ///
 /// # Errors
-/// If that cannot be understood.
+/// If the filter is not valid.
 fn log_to(
     stderr: tracing_appender::non_blocking::NonBlocking,
     filter: &str,

@@ -1,20 +1,20 @@
-//! What a job's client can be asked to do next.
+//! What a job's client can be asked to do.
 
 use crate::proto::Job;
 
 /// What a job's client can be asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Run the job, from whatever state it is in.
+    /// Run the job, whatever its state is.
     Start,
-    /// End its schedule, after the run that may be under way.
+    /// End its schedule, after a run that may be under way.
     Stop,
     /// End the run that is under way.
     Abort,
 }
 
 impl Event {
-    /// A word for programs that the event makes no sense.
+    /// The code, for programs, for an event that the job's state does not allow.
     #[must_use]
     pub(crate) fn refusal(self) -> &'static str {
         match self {
@@ -24,10 +24,10 @@ impl Event {
         }
     }
 
-    /// The job with this event set, as Freezer sets it.
+    /// The job with this event, set as Freezer sets it.
     ///
     /// # Errors
-    /// Why the event makes no sense for the job as it is.
+    /// Why the job's state does not allow the event.
     pub(crate) fn apply(self, job: &Job) -> Result<Job, String> {
         let mut job = job.clone();
         let schedule = job.job_schedule.get_or_insert_default();
@@ -52,7 +52,7 @@ impl Event {
                 ));
             }
         };
-        // Asked twice is asked once: what the client reports in between must stay.
+        // A repeated event changes nothing: what the client has reported since must stay.
         if schedule.event != event {
             event.clone_into(&mut schedule.event);
             if self == Event::Start {

@@ -1,4 +1,4 @@
-//! What jobs can be filtered by.
+//! The filter for jobs.
 
 use prost::{DecodeError, Message};
 
@@ -7,7 +7,7 @@ use crate::{
     resource::{Filter, Names, Violations, labels::Selector, rules, schedule, wants},
 };
 
-/// The fields that a filter tests, decoded without the rest of a [`Job`]; tags are the `.proto`'s.
+/// The fields that a filter tests. They are decoded without the rest of a [`Job`]; the tags are the `.proto`'s.
 #[derive(Clone, PartialEq, prost::Message)]
 struct JobFacets {
     #[prost(string, tag = "4")]

@@ -45,7 +45,7 @@ impl Resource for Job {
     }
 
     fn set_user(&mut self, user: &User, stored: Option<&Self>) {
-        // Who has stored it stays in it: no update changes that.
+        // The user who stored it stays: no update changes that.
         if stored.is_none() {
             user.id.clone_into(&mut self.user_id);
         }
@@ -105,7 +105,7 @@ impl Resource for Job {
     }
 }
 
-/// Whether an action is one that is known, whoever is named in it.
+/// Whether an action equals a known one, whichever user it names.
 fn is_same(action: &JobAction, known: &JobAction) -> bool {
     if !action.action_id.is_empty() || !known.action_id.is_empty() {
         return action.action_id == known.action_id;

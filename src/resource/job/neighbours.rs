@@ -1,4 +1,4 @@
-//! What a job has to do with others: the stored actions that it names, the client that runs it, and its session.
+//! A job's neighbours: the stored actions that it names, the client that runs it, and its session.
 
 use crate::{
     proto::{Action, Client, Job, Session},
@@ -19,8 +19,8 @@ pub(super) fn references(job: &Job) -> Vec<(u8, [u8; 16])> {
     references
 }
 
-/// Puts stored actions in the place of their names, and holds what is asked for against what the client supports. Says whether there
-/// were any to be put there.
+/// Fills in the stored actions that the job names, and checks that the client supports what the job needs. Returns whether the job
+/// names any.
 pub(super) fn settle<N: Neighbours>(
     job: &mut Job,
     stored: Option<&Job>,
@@ -41,7 +41,7 @@ pub(super) fn settle<N: Neighbours>(
     Ok(violations.or(is_changed)?)
 }
 
-/// Puts stored actions in the place of their names, and says whether there were any.
+/// Fills in the stored actions that the job names. Returns whether there are any.
 fn expand<N: Neighbours>(
     job: &mut Job,
     stored: Option<&Job>,
@@ -60,7 +60,7 @@ fn expand<N: Neighbours>(
             known.find(|known| known.action_id == action.action_id)
         });
         let Some(found) = neighbours.read::<Action>(&id)? else {
-            // Freezer's documents bring ids of actions that are not here, with all that these are.
+            // Freezer's documents bring ids of actions that are not stored here, together with the whole actions.
             if action.freezer_action.is_none() {
                 violations.add(
                     format!("{path}.action_id"),
@@ -92,7 +92,7 @@ fn expand<N: Neighbours>(
     Ok(is_changed)
 }
 
-/// Takes a job that is removed out of its session.
+/// Takes a deleted job out of its session.
 pub(super) fn depart<N: Neighbours>(job: &Job, neighbours: &mut N) -> Result<(), N::Error> {
     let Ok(id) = ResourceId::parse("session_id", &job.session_id) else {
         return Ok(());

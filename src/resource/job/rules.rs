@@ -1,4 +1,4 @@
-//! What a job must be.
+//! The rules for jobs.
 
 use crate::{
     proto::{FreezerAction, Job, JobAction, UserCredentials},
@@ -27,13 +27,13 @@ pub(crate) const MODES: &[&str] = &[
     "nova",
 ];
 
-/// Notes everything that is wrong with `job`, at `path` in its request.
+/// Adds everything that is wrong with `job`, at `path` in its request.
 ///
-/// It is checked as it will be stored: whoever lets the request name the project has put that into `job`, and whoever
-/// lets an action name a stored one has put that in its place.
+/// The job is checked as it will be stored: if the request names the project, the caller has put that into `job`, and has filled in
+/// the stored actions that it names.
 pub(super) fn check_job(job: &Job, path: &str, violations: &mut Violations) {
     rules::id(format_args!("{path}.job_id"), &job.job_id, violations);
-    // A request whose project is missing or contradictory has been told so already.
+    // A missing or contradictory project has been reported already.
     if !job.project_id.is_empty() {
         rules::project_id(
             format_args!("{path}.project_id"),
@@ -110,7 +110,7 @@ fn check_actions(job: &Job, path: &str, violations: &mut Violations) {
         );
     }
     let has_default = defaults.is_some_and(|defaults| !defaults.action.is_empty());
-    // A request of 1 MiB holds half a million empty actions: those past the limit are refused unread.
+    // A request of 1 MiB can hold half a million empty actions: those past the limit are not looked at.
     for (n, action) in job.job_actions.iter().take(JOB_ACTIONS_MAX).enumerate() {
         check_action(
             action,
@@ -165,7 +165,7 @@ fn check_action(
     );
 }
 
-/// Freezer API v2 closes the sets of actions and modes; storages and engines can be added to an agent.
+/// Freezer API v2 has fixed sets of actions and modes. Storages and engines can be added to an agent.
 pub(crate) fn check_freezer_action(
     action: &FreezerAction,
     owner: &str,
@@ -179,7 +179,7 @@ pub(crate) fn check_freezer_action(
         violations,
     );
     rules::word(format_args!("{path}.mode"), &action.mode, MODES, violations);
-    // What the backup will be recorded under.
+    // The backup will be recorded under this name.
     rules::name(
         format_args!("{path}.backup_name"),
         &action.backup_name,
@@ -225,7 +225,7 @@ pub(crate) fn check_freezer_action(
     );
 }
 
-/// An action works for its owner's project: with another, its backups would be recorded where the job's owner may not look.
+/// An action works for its owner's project: in another project, its backups would be recorded where the job's owner may not look.
 fn check_project(
     project_id: &str,
     of_job: &str,
@@ -250,7 +250,7 @@ fn check_project(
     violations.collect(wrong.or(()));
 }
 
-/// Freezer API v2: both are required, and the trustor is `[\w-]+`.
+/// Freezer API v2: both fields are required, and the trustor is `[\w-]+`.
 fn check_credentials(
     credentials: &UserCredentials,
     path: rules::Path<'_>,

@@ -1,4 +1,4 @@
-//! What a job must be, rule by rule.
+//! The rules for jobs, one by one.
 
 use proptest::prelude::*;
 use prost_reflect::{Kind, ReflectMessage, Value};
@@ -81,7 +81,7 @@ fn a_job_has_1_to_64_actions() {
             "job.job_actions[0].freezer_action is required, or action_id, which names a stored action",
         ]
     );
-    // The 64 that are looked at, their number and their size.
+    // 64 are looked at; their number and their size are wrong, too.
     let many = said(|job| job.job_actions = vec![JobAction::default(); 100_000]);
     assert_eq!(many.last().map(String::as_str), Some("job has 34 more"));
 }
@@ -108,7 +108,7 @@ fn an_action_may_come_from_the_defaults() {
         }),
         [required]
     );
-    // Said where it is wrong, not again at each action that takes it.
+    // Reported where it is wrong, and not again at each action that inherits it.
     assert_eq!(
         said(|job| {
             job.job_actions = vec![action(FreezerAction::default()); 3];
@@ -261,7 +261,7 @@ fn a_whole_job_has_at_most_64_kib() {
     );
 }
 
-/// A field added to the proto and forgotten here would be stored unchecked.
+/// A field that is added to the proto and forgotten here would be stored unchecked.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn no_string_field_is_forgotten() {

@@ -1,11 +1,11 @@
-//! `extra`: the keys and values that Freezer has and the `.proto` does not.
+//! The rules for `extra`: the keys and values that Freezer has and the `.proto` does not.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 
 use super::{Path, Violations, is_steering, quoted};
 use crate::resource::limits::{EXTRA_BYTES_MAX, EXTRA_LEVELS_MAX, NAME_BYTES_MAX};
 
-/// `extra`, if set: at most 16 KiB and 8 levels, and nothing that JSON cannot say.
+/// `extra`, if set: at most 16 KiB, at most 8 levels, and only values that JSON has.
 pub(crate) fn extra(path: Path<'_>, extra: Option<&Struct>, violations: &mut Violations) {
     let Some(extra) = extra else { return };
     if extra_levels_fit(Some(extra)) {
@@ -25,8 +25,8 @@ pub(crate) fn extra(path: Path<'_>, extra: Option<&Struct>, violations: &mut Vio
     extra_struct(path, extra, 1, violations);
 }
 
-/// Whether `extra` nests at most 8 levels. Anything that recurses to its end, as measuring its encoding
-/// does, asks this first; the functions here look no deeper than that themselves.
+/// Whether `extra` nests at most 8 levels. Code that recurses to its end, such as measuring its encoding, has to ask this first.
+/// The functions here look no deeper than the limit themselves.
 pub(crate) fn extra_levels_fit(extra: Option<&Struct>) -> bool {
     fn value_fits(value: &Value, level: usize) -> bool {
         match &value.kind {
@@ -128,7 +128,7 @@ mod tests {
             extra_said(&nested(8, list())),
             ["e must nest at most 8 levels"]
         );
-        // What cannot be reached without passing the limit is not looked at, but the shallow part is.
+        // Values below the limit are not looked at, but those above it are.
         let mut deep = nested(500, Value { kind: None });
         deep.fields.insert("b".into(), Value { kind: None });
         assert_eq!(

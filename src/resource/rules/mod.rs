@@ -1,4 +1,4 @@
-//! The rules that the fields of all resources share: each takes a field's path and value, and notes what is wrong.
+//! The rules for the fields of all resources. Each rule takes a field's path and value, and adds what is wrong.
 
 mod extra;
 
@@ -11,16 +11,16 @@ use super::{
     limits::{ID_BYTES_MAX, RECORD_BYTES_MAX, STRING_BYTES_MAX},
 };
 
-/// A field's path, written out only when something is wrong with the field.
+/// A field's path. It is turned into text only if something is wrong with the field.
 pub(crate) type Path<'a> = fmt::Arguments<'a>;
 
-/// The last second of the year 9999, in seconds since the Unix epoch: calendars on both ends stop there.
+/// The last second of the year 9999, in seconds since the Unix epoch. Calendars in clients and servers end there.
 pub(crate) const TIME_S_MAX: i64 = 253_402_300_799;
 
-/// As many characters of a bad value are shown.
+/// The most characters of a bad value that a message shows.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// Whether a character steers whoever prints it: a control character, or one that changes the direction of what follows.
+/// Whether a character can change how text is shown: a control character, or one that changes the direction of what follows.
 #[must_use]
 pub(crate) fn is_steering(character: char) -> bool {
     character.is_control()
@@ -30,8 +30,7 @@ pub(crate) fn is_steering(character: char) -> bool {
         )
 }
 
-/// A name that must be there: 1 to `bytes_max` bytes without control characters, which would
-/// break the lines of whoever prints it.
+/// A required name: 1 to `bytes_max` bytes without control characters, which would break the lines of whoever prints it.
 pub(crate) fn required_name(
     path: Path<'_>,
     value: &str,
@@ -48,7 +47,7 @@ pub(crate) fn required_name(
     }
 }
 
-/// A name that may be empty: at most `bytes_max` bytes without control characters.
+/// An optional name: at most `bytes_max` bytes without control characters.
 pub(crate) fn name(path: Path<'_>, value: &str, bytes_max: usize, violations: &mut Violations) {
     at_most(path, value, bytes_max, violations);
     if let Some((at, control)) = value.char_indices().find(|(_, c)| is_steering(*c)) {
@@ -59,7 +58,7 @@ pub(crate) fn name(path: Path<'_>, value: &str, bytes_max: usize, violations: &m
     }
 }
 
-/// Any other string: at most 4 KiB. Paths can hold all but NUL, so it can.
+/// Any other string: at most 4 KiB. Paths may hold any character but NUL, so that these strings may, too.
 pub(crate) fn text(path: Path<'_>, value: &str, violations: &mut Violations) {
     at_most(path, value, STRING_BYTES_MAX, violations);
     if let Some(at) = value.find('\0') {
@@ -70,7 +69,7 @@ pub(crate) fn text(path: Path<'_>, value: &str, violations: &mut Violations) {
     }
 }
 
-/// Notes a string of more than `bytes_max` bytes, and tells whether it is short enough.
+/// Adds a string of more than `bytes_max` bytes. Returns whether it is short enough.
 pub(crate) fn at_most(
     path: Path<'_>,
     value: &str,
@@ -87,7 +86,7 @@ pub(crate) fn at_most(
     fits
 }
 
-/// A Keystone id that must be there. Freezer API v2: `[\w-]+`, here of ASCII.
+/// A required Keystone id. Freezer API v2: `[\w-]+`, here only ASCII.
 pub(crate) fn keystone_id(path: Path<'_>, value: &str, violations: &mut Violations) {
     if value.is_empty() || value.len() > ID_BYTES_MAX || !value.bytes().all(is_word) {
         violations.add(
@@ -100,7 +99,7 @@ pub(crate) fn keystone_id(path: Path<'_>, value: &str, violations: &mut Violatio
     }
 }
 
-/// A project's id: a Keystone id, but not "-", which stands for every project in lists.
+/// A project's id: a Keystone id, but not "-", which means every project in lists.
 pub(crate) fn project_id(path: Path<'_>, value: &str, violations: &mut Violations) {
     if value == "-" {
         violations.add(
@@ -127,7 +126,7 @@ pub(crate) fn client_id(path: Path<'_>, value: &str, violations: &mut Violations
 }
 
 fn is_client_id(value: &str) -> bool {
-    // A hostname has no "_", so the last one ends the project, which may have more of them.
+    // A hostname has no "_". So the last one ends the project, which may contain more of them.
     let host = match value.rsplit_once('_') {
         Some(("", _)) => return false,
         Some((project, _)) if !project.bytes().all(is_word) => return false,
@@ -159,7 +158,7 @@ pub(crate) fn id(path: Path<'_>, value: &str, violations: &mut Violations) {
     }
 }
 
-/// One of a closed set of words, if set.
+/// One of a fixed set of words, if set.
 pub(crate) fn word(path: Path<'_>, value: &str, words: &[&str], violations: &mut Violations) {
     if value.is_empty() || words.contains(&value) {
         return;
@@ -185,17 +184,17 @@ pub(crate) fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// `; did you mean "…"?` when one of the words is so near to `value` that it is likely meant, else nothing.
+/// `; did you mean "…"?` with the word that is most like `value`. Empty if no word is like it.
 pub(crate) fn did_you_mean<'a>(value: &str, words: impl IntoIterator<Item = &'a str>) -> String {
     nearest(value, words).map_or_else(String::new, |word| format!("; did you mean {word:?}?"))
 }
 
-/// The word that is so near to `value` that it is likely meant.
+/// The word that is so much like `value` that it was probably meant.
 pub(crate) fn nearest<'a>(
     value: &str,
     words: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // The time grows with both lengths, and what is so long is not a typing error.
+    // The time grows with both lengths, and a value this long is not a typing error.
     if value.len() > SHOWN_CHARS_MAX {
         return None;
     }
@@ -233,7 +232,7 @@ pub(crate) fn in_range(
     }
 }
 
-/// A count, or the like: 0 or more.
+/// A number that cannot be negative, such as a count.
 pub(crate) fn not_negative(path: Path<'_>, value: impl Into<i64>, violations: &mut Violations) {
     let value = value.into();
     if value < 0 {
@@ -241,7 +240,7 @@ pub(crate) fn not_negative(path: Path<'_>, value: impl Into<i64>, violations: &m
     }
 }
 
-/// Seconds since the Unix epoch. Freezer API v2: -1 is a time that has not happened or is not known.
+/// Seconds since the Unix epoch. Freezer API v2: -1 means that the time is not known, or has not come.
 pub(crate) fn time_s(path: Path<'_>, value: i64, violations: &mut Violations) {
     if !(-1..=TIME_S_MAX).contains(&value) {
         violations.add(
@@ -251,7 +250,7 @@ pub(crate) fn time_s(path: Path<'_>, value: i64, violations: &mut Violations) {
     }
 }
 
-/// A whole resource of so many bytes encoded.
+/// The size of a whole encoded resource, in bytes.
 pub(crate) fn record_size(path: Path<'_>, size_bytes: usize, violations: &mut Violations) {
     if size_bytes > RECORD_BYTES_MAX {
         violations.add(
@@ -261,7 +260,7 @@ pub(crate) fn record_size(path: Path<'_>, size_bytes: usize, violations: &mut Vi
     }
 }
 
-/// A bad value as messages show it: escaped, and cut when long.
+/// A bad value as messages show it: escaped, and cut if it is long.
 pub(crate) fn quoted(value: &str) -> Quoted<'_> {
     Quoted(value)
 }
@@ -278,7 +277,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A bad value, or its length where that is what is wrong.
+/// A bad value, or only its length if that is what is wrong.
 fn measured(value: &str, bytes_max: usize) -> String {
     if value.len() > bytes_max {
         format!("{} bytes", value.len())
@@ -294,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    /// What `rule` says about `value`, one line a violation.
+    /// What `rule` says about a value, one line for each violation.
     pub(super) fn said(rule: impl FnOnce(&mut Violations)) -> Vec<String> {
         let mut violations = Violations::new();
         rule(&mut violations);

@@ -1,16 +1,16 @@
-//! Cron-like fields, in the forms of the `APScheduler` that Freezer's scheduler runs on.
+//! Cron-like fields, in the forms of `APScheduler`, which Freezer's scheduler uses.
 
 use super::is_digits;
 use crate::resource::rules;
 
-/// What one cron-like field counts.
+/// The unit of a cron-like field.
 #[derive(Debug)]
 pub(super) struct CronUnit {
     first: u16,
     last: u16,
-    /// Names for the numbers from `first` on.
+    /// Names for the numbers, starting with `first`.
     names: &'static [&'static str],
-    /// Whether days can be told by their place in the month.
+    /// Whether days may be given by their place in the month.
     has_month_days: bool,
     forms: &'static str,
 }
@@ -54,23 +54,22 @@ impl CronUnit {
     }
 }
 
-/// A cron-like field, in the forms of the `APScheduler` that Freezer's scheduler runs on: it matches what any of its
-/// terms matches.
+/// A cron-like field, in the forms of `APScheduler`. It matches if any of its terms matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CronField(Vec<CronTerm>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CronTerm {
-    /// Every `step`th from `first` to `last`.
+    /// Every `step`-th number from `first` to `last`.
     Range { first: u16, last: u16, step: u16 },
     /// The last day of the month.
     LastDay,
-    /// A weekday (Monday is 0) by its place in the month, 1 to 5, or the last.
+    /// A weekday (Monday is 0) by its place in the month: 1 to 5, or `None` for the last.
     Weekday { place: Option<u16>, weekday: u16 },
 }
 
 impl CronField {
-    /// Where `APScheduler` ignores the rest of a term, as in "jan/2", this refuses it.
+    /// `APScheduler` ignores the rest of a term such as "jan/2". This refuses it.
     pub(super) fn parse(text: &str, unit: &CronUnit) -> Result<Self, String> {
         let terms = text.split(',').map(|term| {
             let term = term.trim_matches(' ');
@@ -89,7 +88,7 @@ impl CronField {
 }
 
 impl CronTerm {
-    /// What is wrong with the term continues a sentence that began with it.
+    /// The error continues a sentence that begins with the term.
     fn parse(term: &str, unit: &CronUnit) -> Result<Self, &'static str> {
         const NO_FORM: &str = "is none of these";
         if unit.has_month_days

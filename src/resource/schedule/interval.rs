@@ -1,12 +1,12 @@
-//! Intervals: `continuous`, or a count of a unit.
+//! Intervals: `continuous`, or a number of units.
 
 use super::is_digits;
 use crate::resource::rules;
 
-/// How long a job's next run starts after the last.
+/// How long after a run the next one starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interval {
-    /// At once.
+    /// Immediately.
     Continuous,
     Seconds(i64),
 }
@@ -20,7 +20,8 @@ impl Interval {
         ("weeks", 7 * 86400),
     ];
 
-    /// Freezer API v2: `^(continuous|(\d+ +(weeks|days|hours|minutes|seconds)))$`, here with a run that comes.
+    /// Freezer API v2: `^(continuous|(\d+ +(weeks|days|hours|minutes|seconds)))$`. Here the next run must also lie before the end
+    /// of time.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text == "continuous" {
             return Ok(Interval::Continuous);
@@ -30,7 +31,7 @@ impl Interval {
             .iter()
             .find(|(name, _)| *name == unit.trim_start_matches(' '));
         if let (Some((_, unit_s)), true) = (unit_s, is_digits(count)) {
-            // More digits than an i64 has room for are beyond the end of time too.
+            // A number that does not fit into an i64 is beyond the end of time, too.
             let interval_s = count
                 .parse::<i64>()
                 .ok()

@@ -1,4 +1,4 @@
-//! When a job runs: the rules of `JobSchedule`.
+//! The rules of `JobSchedule`: when a job runs.
 
 mod cron;
 mod interval;
@@ -16,7 +16,7 @@ use crate::proto::JobSchedule;
 
 /// Freezer API v2: what a job's client can be asked to do next.
 pub(super) const EVENTS: &[&str] = &["start", "stop", "abort", "remove"];
-/// Freezer API v2: how far a job is.
+/// Freezer API v2: the states of a job.
 pub(super) const STATUSES: &[&str] = &[
     "scheduled",
     "running",
@@ -25,10 +25,10 @@ pub(super) const STATUSES: &[&str] = &[
     "aborting",
     "removed",
 ];
-/// Freezer API v2: how a job's last run ended.
+/// Freezer API v2: the results of a job's last run.
 pub(super) const RESULTS: &[&str] = &["success", "fail", "aborted"];
 
-/// Notes everything that is wrong with `schedule`, at `path` in its request.
+/// Adds everything that is wrong with `schedule`, at `path` in its request.
 pub(crate) fn check_schedule(schedule: &JobSchedule, path: &str, violations: &mut Violations) {
     let interval = &schedule.schedule_interval;
     parsed(
@@ -116,7 +116,7 @@ fn check_dates(schedule: &JobSchedule, path: &str, violations: &mut Violations) 
             violations,
         ),
     };
-    // Without the zone that was meant, their order is not known.
+    // Without the right zone the order of the two times is not known.
     let (Some(end), Some(zone)) = (end, zone) else {
         return;
     };
@@ -130,7 +130,7 @@ fn check_dates(schedule: &JobSchedule, path: &str, violations: &mut Violations) 
     }
 }
 
-/// What `parse` makes of a field, if it is set and of a size that is worth reading.
+/// Parses a field, if it is set and not too long.
 fn parsed<T>(
     path: rules::Path<'_>,
     text: &str,
@@ -185,7 +185,7 @@ mod tests {
         for (start, end, zone) in [
             ("2026-07-01T00:00:00", "2026-07-01T00:00:01", ""),
             ("2026-07-01T00:00:00", "2026-07-01T00:00:00.000000001", ""),
-            // Noon in Berlin is 10:00 UTC in summer and 11:00 in winter.
+            // Noon in Berlin is 10:00 UTC in summer and 11:00 UTC in winter.
             (
                 "2026-07-01T12:00:00",
                 "2026-07-01T10:00:01Z",
@@ -204,19 +204,19 @@ mod tests {
                 "Europe/Berlin",
             ),
             ("2026-07-01T00:00:00", "9999-12-31T23:59:59", "Pacific/Apia"),
-            // The clocks skip 02:30 on this day: it is read as 03:30 in summer, 01:30 UTC.
+            // On this day the clocks skip 02:30. It is read as 03:30 in summer time, 01:30 UTC.
             (
                 "2026-03-29T01:29:59Z",
                 "2026-03-29T02:30:00",
                 "Europe/Berlin",
             ),
-            // They repeat 02:30 on this one: it is read as the first, 00:30 UTC.
+            // On this day the clocks show 02:30 twice. It is read as the first one, 00:30 UTC.
             (
                 "2026-10-25T02:30:00",
                 "2026-10-25T00:30:01Z",
                 "Europe/Berlin",
             ),
-            // Only one of them, or in no known zone: nothing to compare.
+            // Only one of the times is set, or the zone is not known: there is nothing to compare.
             ("2026-07-01T00:00:00", "", ""),
             ("", "2026-07-01T00:00:00", ""),
         ] {
@@ -249,7 +249,7 @@ mod tests {
                 "{start} {end} {zone}"
             );
         }
-        // The one mistake is told, not what might follow from it.
+        // Only the mistake itself is reported, and not what might follow from it.
         assert_eq!(
             wrong("2026-07-02T00:00:00", "2026-07-01T00:00:00", "Nowhere").len(),
             1

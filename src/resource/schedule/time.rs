@@ -1,4 +1,4 @@
-//! Dates and times as Freezer writes them, and the zones that they are in.
+//! Dates and times as Freezer writes them, and their time zones.
 
 use jiff::{
     SignedDuration,
@@ -9,10 +9,10 @@ use jiff::{
 
 use crate::resource::rules;
 
-/// No offset from UTC is as long.
+/// Every offset from UTC is shorter.
 const DAY_S: i32 = 24 * 3600;
 
-/// An ISO 8601 date-time, with the offset from UTC that it names, if any.
+/// An ISO 8601 date-time, with its offset from UTC, if it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ScheduleTime {
     civil: DateTime,
@@ -20,8 +20,8 @@ pub(super) struct ScheduleTime {
 }
 
 impl ScheduleTime {
-    /// Freezer API v2: `YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm]`. Its pattern lets years be negative or
-    /// longer; its agents, in Python, know only 0001 to 9999.
+    /// Freezer API v2: `YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm]`. Its pattern allows negative and longer years; its agents, which
+    /// are in Python, know only 0001 to 9999.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let Some(written) = WrittenTime::of(text) else {
             return Err(format!(
@@ -35,7 +35,7 @@ impl ScheduleTime {
                 rules::quoted(text)
             ))
         };
-        // jiff takes a leap second, and Python does not.
+        // jiff accepts a leap second; Python does not.
         let time = written.time.parse::<Time>().ok();
         let Some(time) = time.filter(|_| !written.time.contains(":60")) else {
             return no_such("a day runs from 00:00:00 to 23:59:59");
@@ -65,10 +65,10 @@ impl ScheduleTime {
         })
     }
 
-    /// The time since the Unix epoch, read in `zone` unless it names its offset. Where clocks skip or repeat it, it is
-    /// jiff's compatible one: as if they had not been set yet.
+    /// The time since the Unix epoch. It is read in `zone` unless it has an offset. A time that the clocks skip or repeat is read
+    /// in jiff's compatible way: as if they had not been changed yet.
     ///
-    /// Not a `Timestamp`, which ends before 9999-12-31T23:59:59, a likely way to say "never".
+    /// This is not a `Timestamp`, because that type ends before 9999-12-31T23:59:59, which people use to say "never".
     pub(super) fn instant(self, zone: &TimeZone) -> SignedDuration {
         let offset_s = self.offset_s.unwrap_or_else(|| {
             match zone.to_ambiguous_timestamp(self.civil).offset() {
@@ -82,10 +82,10 @@ impl ScheduleTime {
     }
 }
 
-/// The parts of a date-time that is of Freezer's form, whatever numbers stand in it: jiff's parsers take more forms than its agents.
+/// The parts of a date-time in Freezer's form, whatever its numbers are. jiff's parsers accept more forms than Freezer's agents do.
 struct WrittenTime<'a> {
     date: &'a str,
-    /// Down to nanoseconds: what is finer is cut.
+    /// Down to nanoseconds; finer digits are cut.
     time: &'a str,
     /// Empty, Z, or ±hh:mm.
     offset: &'a str,
@@ -118,7 +118,7 @@ impl<'a> WrittenTime<'a> {
     }
 }
 
-/// Whether a text has a digit wherever `form` has a 0, and is like it everywhere else.
+/// Whether `text` has a digit wherever `form` has a 0, and equals it everywhere else.
 fn is_of_form(text: &str, form: &str) -> bool {
     text.len() == form.len()
         && text
@@ -130,7 +130,7 @@ fn is_of_form(text: &str, form: &str) -> bool {
             })
 }
 
-/// A zone of the bundled IANA database, written as it is there: agents look for it as a file.
+/// A zone of the bundled IANA database. The name must have the same case, because agents look for a file with that name.
 pub(super) fn parse_zone(name: &str) -> Result<TimeZone, String> {
     let found = TimeZone::get(name).ok();
     if let Some(zone) = found

@@ -1,4 +1,4 @@
-//! What only admins and a job's client may see of it.
+//! Credentials in jobs, which only admins and the job's client may see.
 
 use bytes::Bytes;
 use prost::Message;
@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use super::house::{CLIENT, House, OWN, code, job, message};
 use crate::proto::{self, Action, Backup, Job, Session};
 
-/// The credentials in each job that a role is shown, by what it calls.
+/// The credentials in the job that a role gets from each call.
 async fn credentials_shown(house: &House, role: &str, job: &Job) -> [Vec<String>; 3] {
     let bearer = format!("Bearer {role}");
     let trusts = |jobs: Vec<Job>| -> Vec<String> {
@@ -76,7 +76,7 @@ async fn a_jobs_credentials_are_shown_to_admins_and_to_its_client_alone() {
         let created = proto::CreateJobResponse::decode(answered.unwrap()).unwrap();
         created.job.unwrap()
     };
-    // Whoever stores them does not see them again.
+    // The one who stores them does not see them again.
     let path = "/freezer.v2.JobService/CreateJob";
     let create = |job: Job| proto::CreateJobRequest {
         project_id: OWN.into(),
@@ -86,7 +86,7 @@ async fn a_jobs_credentials_are_shown_to_admins_and_to_its_client_alone() {
     let sent = create(job_with_credentials("trust1", CLIENT)).encode_to_vec();
     let mine = created(house.call(path, sent, member).await);
     assert_eq!(mine.user_credentials, None);
-    // The same again is the same.
+    // A repeated create with the same credentials finds the same job.
     let mut again = job_with_credentials("trust1", CLIENT);
     again.job_id = mine.job_id.clone();
     let sent = create(again.clone()).encode_to_vec();
@@ -124,7 +124,7 @@ async fn credentials_stay_with_their_job_until_they_are_taken_away() {
     create(job_with_credentials("trust2", "node2")).await;
     let member = &["Bearer member"][..];
     let (one, two) = (vec!["trust1".to_owned()], vec!["trust2".to_owned()]);
-    // A change of something else, a new name and all, leaves them as they are; and a member may take them away.
+    // A change of other fields, even of the name, leaves them as they are. A member may remove them.
     let path = "/freezer.v2.JobService/UpdateJob";
     let update = async |job: Job, mask: &str| {
         let update = proto::UpdateJobRequest {
@@ -149,7 +149,7 @@ async fn credentials_stay_with_their_job_until_they_are_taken_away() {
     mine = update(mine, "user_credentials").await;
     let shown = credentials_shown(&house, "admin", &mine).await;
     assert_eq!(shown, [vec![], two.clone(), two]);
-    // Deleted with their job.
+    // They are deleted with their job.
     let path = "/freezer.v2.JobService/DeleteJob";
     let sent = message(
         path,

@@ -1,4 +1,4 @@
-//! Freezer's HTTP API is for those whom its twins are for.
+//! Each route of Freezer's HTTP API admits exactly those whom its twin admits.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,7 +12,7 @@ use crate::{
     identity::{self, Row},
 };
 
-/// The status of an answer to a request with an empty document, of a project, with a token.
+/// The status of the answer to a request with an empty document, for a project, with a token.
 async fn status(address: &str, way: &Way, project: &str, token: Option<&str>) -> u16 {
     let some_id = "0".repeat(32);
     let path = way.path.replace("{project_id}", project);
@@ -57,7 +57,7 @@ async fn each_way_is_for_the_roles_of_its_twin() {
             );
             if name(role) != "admin" {
                 let answered = status(&address, &way, "other", Some(&name(role))).await;
-                // A document that is none is told before it is asked whose it would be.
+                // A body that is not a document is refused before its project matters.
                 assert!(
                     matches!(answered, 403 | 400),
                     "{shown}: {role:?} gets {answered}"

@@ -1,4 +1,4 @@
-//! A server with two projects' worth of things in it, and somebody of each role who asks it.
+//! A server with resources in two projects, and a caller of each role.
 
 #[path = "../../../tests/wire/mod.rs"]
 mod wire;
@@ -17,7 +17,8 @@ use crate::{
 };
 
 pub(super) const OWN: &str = "demo";
-/// Foreign ones: another, one that the own one starts, one that starts it, one that is not allowed to be, and all of them.
+/// Foreign projects: another one, one that begins with the own name, one with which the own name begins, an invalid name, and all
+/// projects.
 pub(super) const FOREIGN: [&str; 4] = ["other", "demo2", "dem", "-"];
 pub(super) const CLIENT: &str = "node1";
 pub(super) const ROLES: [Role; 4] = [Role::Admin, Role::Member, Role::Reader, Role::Agent];
@@ -48,7 +49,7 @@ pub(super) fn tokens() -> Tokens {
     Tokens::parse(&(valid.concat() + &expired)).unwrap()
 }
 
-/// A server, and who asks it.
+/// The server and its callers.
 pub(super) struct House {
     pub(super) icebox: Icebox,
     pub(super) channel: Channel,
@@ -71,7 +72,7 @@ impl House {
         }
     }
 
-    /// What becomes of a call: the first message of the answer, or what it was refused with.
+    /// The result of a call: the first message of the answer, or the refusal.
     pub(super) async fn call(
         &self,
         path: &'static str,
@@ -160,7 +161,7 @@ pub(super) fn job(client: &str) -> Job {
     }
 }
 
-/// The message of a call to an RPC about a project, in which it is about this backup or job.
+/// The request message for an RPC about a project and these stored resources.
 #[expect(clippy::too_many_lines, reason = "a table of messages")]
 pub(super) fn message(path: &str, project: &str, client: &str, (b, j, a, s): &Stored) -> Vec<u8> {
     let project_id = || project.to_owned();
@@ -331,7 +332,7 @@ pub(super) fn message(path: &str, project: &str, client: &str, (b, j, a, s): &St
             id_prefix: job_id()[..8].to_owned(),
         }
         .encode_to_vec(),
-        // `list_services`, which is all that it asks for.
+        // `list_services`, the only field of the request.
         "ServerReflectionInfo" => vec![7 << 3 | 2, 0],
         _ => Vec::new(),
     }

@@ -1,5 +1,5 @@
-//! Who may do what, tried out: every RPC of the table of roles, with every role and credential, on one's own project and on
-//! others', each with the code that it must answer; and what was refused has changed nothing.
+//! Who may do what, by trying it: every RPC in the table of roles, with every role and credential, on the caller's project and on
+//! others. Each call must return exactly its code, and a refused call must have changed nothing.
 
 mod credentials;
 #[cfg(feature = "http")]
@@ -20,7 +20,7 @@ use crate::{
 
 use house::{CLIENT, FOREIGN, House, OWN, ROLES, Stored, code, job, message, name, tokens};
 
-/// What an RPC answers whoever may call it.
+/// The code with which an RPC answers a caller that may call it.
 fn answer(path: &str) -> Code {
     match path.rsplit('/').next().unwrap() {
         // The job has never run.
@@ -84,7 +84,7 @@ async fn every_rpc_answers_every_role_and_credential_what_the_table_says() {
                 expect(path, (OWN, &own), bearer, Code::PermissionDenied).await;
                 continue;
             }
-            // A fresh one, since what was deleted is gone.
+            // Fresh resources each time, since some calls delete them.
             let mine = house.stored(OWN, CLIENT).await;
             expect(path, (OWN, &mine), bearer, answer(path)).await;
             if !is_of_a_project(path) {
@@ -95,7 +95,7 @@ async fn every_rpc_answers_every_role_and_credential_what_the_table_says() {
                 let is_list = path.contains("/List") || path.contains("/Watch");
                 let expected = match (role, project) {
                     (Role::Admin, "-") if is_list => Code::Ok,
-                    // It names no project.
+                    // The request names no project.
                     (_, "-") if !is_list => Code::InvalidArgument,
                     (Role::Admin, _) => continue,
                     _ => Code::PermissionDenied,
@@ -107,7 +107,7 @@ async fn every_rpc_answers_every_role_and_credential_what_the_table_says() {
     assert!(cells > 300, "{cells}");
 }
 
-/// That an agent is told of its own only, whatever it has asked for.
+/// Checks that an agent gets only its own client's resources, whatever it asks for.
 fn shows_only(mine: &Stored, path: &str, answered: Result<Bytes, Status>) {
     match path.rsplit('/').next().unwrap() {
         "CreateBackup" | "RegisterClient" => {
@@ -163,7 +163,7 @@ async fn an_agent_sees_and_reports_on_its_own_client_only() {
         let answered = house.call(path, sent, agent).await;
         shows_only(&mine, path, answered);
     }
-    // Nor does it give its own to others, or ask for theirs.
+    // An agent can neither give its resources to others, nor ask for theirs.
     let given = proto::UpdateJobRequest {
         project_id: OWN.into(),
         job: Some(Job {
@@ -188,7 +188,7 @@ async fn an_agent_sees_and_reports_on_its_own_client_only() {
     let answered = house.call(path, asked.encode_to_vec(), agent).await;
     assert_eq!(code(&answered), Code::PermissionDenied);
     assert_eq!(house.icebox.revision(), before);
-    // What it records is its client's, though it does not say so.
+    // What an agent records belongs to its client, even if the request does not say so.
     let path = "/freezer.v2.BackupService/CreateBackup";
     let answered = house.call(path, message(path, OWN, "", &mine), agent).await;
     let created = proto::CreateBackupResponse::decode(answered.unwrap()).unwrap();
@@ -203,7 +203,7 @@ async fn who_stores_something_is_named_in_it_whatever_the_request_says() {
     for (role, user, user_name) in [
         ("member", "the-member", "The member"),
         ("agent", "the-agent", "The agent"),
-        // Who imports what others have made.
+        // An admin imports what others have made.
         ("admin", "whoever", "Who Ever"),
     ] {
         let bearer = format!("Bearer {role}");
@@ -222,7 +222,7 @@ async fn who_stores_something_is_named_in_it_whatever_the_request_says() {
     let created = created.job.unwrap();
     assert_eq!(created.user_id, "the-member");
     assert_eq!(created.job_actions[0].user_id, "the-member");
-    // In an update only what is new in it.
+    // In an update, only new actions get the user.
     let mut actions = stored.1.job_actions.clone();
     let mut new = job(CLIENT).job_actions.remove(0);
     new.max_retries = Some(7);
@@ -301,7 +301,7 @@ async fn an_agent_is_heard_of_whatever_it_calls() {
     };
     let noted = tokio::time::timeout(std::time::Duration::from_secs(20), noted);
     noted.await.expect("it is noted");
-    // Not again within a minute.
+    // Not noted again within a minute.
     let revision = house.icebox.revision();
     for _ in 0..3 {
         let answered = house.call(path, sent.clone(), &["Bearer agent"]).await;

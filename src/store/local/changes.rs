@@ -1,8 +1,7 @@
-//! What was committed, handed out in order to whoever asks for what comes next: nobody is sent anything, so that a slow reader
-//! queues nothing.
+//! Hands out committed changes in order. Readers ask for the next ones, and nothing is sent to them: a slow reader fills no queue.
 //!
-//! The latest groups are in memory ([`Ring`]); who is further behind reads them from the journal, a frame at a time; what the
-//! journal has let go of is compacted.
+//! The latest groups are in memory ([`Ring`]). A reader that is further behind reads them from the journal, one frame at a time.
+//! What the journal no longer has is compacted.
 
 use std::{
     collections::VecDeque,
@@ -22,13 +21,13 @@ use crate::store::{
     outside,
 };
 
-/// What the groups in memory may take. They share their keys and values with the table of recent writes.
+/// The most bytes of groups in memory. They share their keys and values with the table of recent writes.
 const RING_BYTES_MAX: usize = 4 << 20;
 
-/// Groups that are read from the journal at a time, until whoever asked has done with them: each may take some MiB.
+/// The most groups that are read from the journal and still in use: each may take some MiB.
 const READ_AT_A_TIME: usize = 4;
 
-/// The latest groups, and the turns to read older ones.
+/// The latest groups, and the permits to read older ones.
 #[derive(Debug)]
 pub(super) struct Ring {
     groups: Mutex<Groups>,
@@ -46,13 +45,13 @@ impl Default for Ring {
 
 #[derive(Debug, Default)]
 struct Groups {
-    /// In order, without gaps, each with what it takes.
+    /// The groups in order and without gaps, each with its size in memory.
     groups: VecDeque<(Arc<Group>, usize)>,
     bytes: usize,
 }
 
 impl Ring {
-    /// Adds the group that comes next.
+    /// Adds the next group.
     pub(super) fn push(&self, group: Arc<Group>, bytes: usize) {
         let mut ring = self.lock();
         ring.groups.push_back((group, bytes));
@@ -65,7 +64,7 @@ impl Ring {
         }
     }
 
-    /// The group that holds what comes right after a revision, if it is here.
+    /// The group with the change right after a revision, if it is in memory.
     fn after(&self, revision: u64) -> Option<Arc<Group>> {
         let ring = self.lock();
         let place = ring
@@ -80,28 +79,28 @@ impl Ring {
     }
 }
 
-/// Follows what is committed after a revision. It holds nothing up: neither writes, nor the journal's files.
+/// Follows commits after a revision. It delays neither writes nor the removal of the journal's files.
 pub(crate) struct Changes {
     core: Weak<Core>,
     shown: watch::Receiver<Position>,
     after: u64,
-    /// Where it is in the journal, if it reads there.
+    /// Its place in the journal, if it reads there.
     follower: Option<Follower>,
 }
 
-/// What comes next.
+/// The next changes.
 #[derive(Debug)]
 pub(crate) enum Pulled {
-    /// Changes that were committed as one, with the revisions that follow on those pulled before.
+    /// Changes that were committed together. They continue those that were pulled before.
     Group(PulledGroup),
-    /// What comes next is gone. Changes can be followed from this revision on: state has to be read first.
+    /// The next changes are no longer kept. To go on, read the state first, and follow from this revision.
     Compacted {
-        /// The oldest revision that is still there.
+        /// The oldest revision that is still kept.
         oldest: u64,
     },
 }
 
-/// A group that was pulled. Others may wait until it is dropped: nothing more is to be pulled, and nobody to be waited for, before.
+/// A group that was pulled. Others may wait until it is dropped. So do not pull more, or wait for anybody, while you hold it.
 #[derive(Debug)]
 pub(crate) struct PulledGroup {
     group: Arc<Group>,
@@ -140,24 +139,24 @@ impl Changes {
         self.after
     }
 
-    /// Whether what was pulled last is in memory that others share, so that keeping a part of it costs nothing.
+    /// Whether the group that was pulled last is shared in memory, so that keeping a part of it costs nothing.
     #[must_use]
     pub(crate) fn is_shared(&self) -> bool {
         self.follower.is_none()
     }
 
-    /// Goes to a revision, back or forth: what comes after it is pulled next.
+    /// Goes to a revision, forward or back. The next pull returns what comes after it.
     pub(crate) fn go_to(&mut self, after: u64) {
         self.after = after;
         self.follower = None;
     }
 
-    /// Waits until there is more, and pulls it. What was pulled can be read from the view as well.
+    /// Waits for the next changes and pulls them. By then the view shows them, too.
     ///
-    /// If the future is dropped nothing is lost.
+    /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the store is closing; what the disk says, if the journal cannot be read.
+    /// [`Error::Closed`] when the store is closing; errors of the disk while the journal is read.
     pub(crate) async fn next(&mut self) -> Result<Pulled, Error> {
         let after = self.after;
         let more = self.shown.wait_for(|shown| shown.revision > after).await;
@@ -173,7 +172,7 @@ impl Changes {
             let read = move || {
                 let mut follower = follower.unwrap_or_else(|| Follower::new(after));
                 let next = follower.next(&core.log());
-                // A turn lasts until what was read is gone, also if nobody waits for it any more.
+                // The permit lasts until the group is dropped, even if nobody waits for it any more.
                 (follower, next, turn)
             };
             let (follower, next, turn) = outside::blocking(read).await?;
@@ -193,7 +192,7 @@ impl Changes {
     }
 }
 
-/// What of a group comes after a revision within it.
+/// The part of a group that comes after a revision within it.
 fn behind(group: Arc<Group>, after: u64) -> Arc<Group> {
     if group.first_revision > after {
         return group;
@@ -258,7 +257,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let store = Arc::new(Store::open(&path, &little_kept()).unwrap());
-        // One that keeps up, one that begins in the middle, and writes that are queued together.
+        // A reader that keeps up, one that begins in the middle, and writes that are queued together.
         let quick = tokio::spawn(follow(store.changes(0), 3000));
         let middle = tokio::spawn(follow(store.changes(1777), 3000));
         for first in (1..=3000).step_by(50) {
@@ -267,12 +266,12 @@ mod tests {
         }
         quick.await.unwrap();
         middle.await.unwrap();
-        // 12 MB were written and 4 are in memory: these begin in the journal.
+        // 12 MB were written and 4 are in memory: these readers begin in the journal.
         assert!(store.local().core.recent.after(0).is_none());
         for after in [0, 1, 49, 50, 77, 1234, 2999] {
             follow(store.changes(after), 3000).await;
         }
-        // What is not there yet is waited for.
+        // A reader waits for what does not exist yet.
         let mut waiting = store.changes(3000);
         let nothing = tokio::time::timeout(Duration::from_millis(30), waiting.next());
         assert!(nothing.await.is_err());
@@ -300,7 +299,7 @@ mod tests {
         let mut next = store.changes(0);
         let waits = tokio::time::timeout(Duration::from_millis(30), next.next()).await;
         assert!(waits.is_err());
-        // What is in memory is for everybody.
+        // What is in memory is the same for everybody.
         assert_eq!(pulled(&mut store.changes(1)).await.first_revision, 2);
         held.pop();
         assert_eq!(pulled(&mut next).await.first_revision, 1);
@@ -308,8 +307,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_journal_is_kept_by_bytes_by_count_and_by_age() {
-        // Of 300 changes of 4,000 bytes each, as many are still there in the end once the file was written anew. What sled does
-        // not have yet is there in any case.
+        // 300 changes of 4,000 bytes each are written. After the file was written anew, this many of them are still there. What
+        // sled does not have yet is always kept.
         let keeps = async |options: Options, expected: std::ops::RangeInclusive<u64>| {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(&dir.path().join("store"), &options).unwrap();

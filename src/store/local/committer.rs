@@ -1,9 +1,9 @@
-//! The committer: one thread through which every write goes, many to a sync.
+//! The committer: the one thread that makes all writes, many with one sync.
 //!
-//! It takes what is queued, compares what each batch expects with the view and with those before it in the group, appends the
-//! group to the journal, which syncs it, lets it be read, and answers. sled is fed behind, by another thread. No code that a
-//! request steers runs here. Nothing is answered, and nothing can be read, before it is durable; and what is answered can be
-//! read.
+//! It takes batches from the queue. It compares what each batch expects with the view and with the batches before it in the group.
+//! It appends the group to the journal, which syncs it. Then it lets the group be read, and answers. Another thread feeds sled
+//! later. No code that a request steers runs here. Nothing is answered or can be read before it is durable, and everything that is
+//! answered can be read.
 
 use std::{
     collections::HashMap,
@@ -26,30 +26,30 @@ use crate::store::{
     view::{Known, View},
 };
 
-/// Batches that share one sync: beyond a few hundred the sync's share of each is small.
+/// The most batches that share one sync: beyond a few hundred, each one's share of the sync is small.
 const GROUP_BATCHES_MAX: usize = 256;
-/// Bytes that share one sync. A group is the unit that a crash tears, and is held in memory.
+/// The most bytes that share one sync. A crash tears at most one group, and a group is held in memory.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// A batch on its way to the committer.
 pub(super) struct Task {
     pub(super) batch: Batch,
     pub(super) answer: oneshot::Sender<Result<Outcome, Error>>,
-    /// Its share of what may wait.
+    /// Its permit to wait in the queue.
     pub(super) room: OwnedSemaphorePermit,
 }
 
-/// What the time of commits is: it never goes back, whatever the clock does.
+/// The time of commits: it never goes back, whatever the system's clock does.
 #[derive(Debug)]
 pub(super) struct CommitClock(AtomicU64);
 
 impl CommitClock {
-    /// One that is never before `last_ms`.
+    /// A clock that is never before `last_ms`.
     pub(super) fn after(last_ms: u64) -> Self {
         CommitClock(AtomicU64::new(last_ms))
     }
 
-    /// Says that a commit was made at that time.
+    /// Notes the time of a commit.
     #[cfg(test)]
     pub(super) fn is_at_least(&self, time_ms: u64) {
         self.0.fetch_max(time_ms, Ordering::Relaxed);
@@ -62,11 +62,11 @@ impl CommitClock {
     }
 }
 
-/// The writes of the group in the making, which lie over the view that batches are compared with.
+/// The writes of the group that is being made. Batches are compared with the view and with these on top.
 #[derive(Default)]
 pub(super) struct Pending {
     group: HashMap<Bytes, Option<Known>>,
-    /// What these change: each key with the size of its value before and after.
+    /// What they change: each key with the size of its value before and after.
     changed: Vec<(Bytes, Option<usize>, Option<usize>)>,
 }
 
@@ -78,7 +78,7 @@ impl Pending {
         }
     }
 
-    /// What the keys hold that a batch expects something of; `None` if it is something else.
+    /// What the expected keys hold, or `None` if one of them is not as expected.
     fn expected(
         &self,
         view: &View,
@@ -95,13 +95,13 @@ impl Pending {
         Ok(Some(all))
     }
 
-    /// Whether the answer to a batch rests on the group in the making, which is not durable yet.
+    /// Whether a batch expects something that the group under way has written, which is not durable yet.
     fn is_undurable(&self, expect: &[(Bytes, Option<u64>)]) -> bool {
         expect.iter().any(|(key, _)| self.group.contains_key(key))
     }
 
-    /// Adds the writes of a batch, of whose expected keys `known` is known, with their revision to the group in the making. Says what
-    /// the store comes to after them.
+    /// Adds a batch's writes with their revision to the group. `known` is what its expected keys hold. Returns the store's totals
+    /// after them.
     fn add(
         &mut self,
         view: &View,
@@ -111,7 +111,7 @@ impl Pending {
         revision: u64,
     ) -> Result<StateHash, Error> {
         let Batch { expect, writes } = batch;
-        // Read first: if one cannot be, none of them is added.
+        // Read all old values first: if one cannot be read, no write is added.
         let old = |key: &Bytes| match expect.iter().position(|(expected, _)| expected == key) {
             Some(place) => Ok(known[place]),
             None => self.get(view, key),
@@ -137,7 +137,7 @@ impl Pending {
         Ok(state)
     }
 
-    /// The group in the making is durable.
+    /// The group has become durable.
     fn is_durable(&mut self, tally: &mut Tally) {
         for (key, before, after) in self.changed.drain(..) {
             tally.change(&key, before, after);
@@ -145,17 +145,17 @@ impl Pending {
         self.group.clear();
     }
 
-    /// The group in the making was not written.
+    /// The group was not written.
     fn forget(&mut self) {
         self.group.clear();
         self.changed.clear();
     }
 }
 
-/// What a caller is told once the fate of its group is known.
+/// What to tell a caller once the outcome of its group is known.
 struct Answer {
     caller: oneshot::Sender<Result<Outcome, Error>>,
-    /// Whether it rests on what the group writes, and shares its fate.
+    /// Whether it depends on what the group writes, and so shares its outcome.
     is_undurable: bool,
     result: Result<Outcome, Error>,
 }
@@ -164,7 +164,7 @@ impl Answer {
     fn give(self, group: &Result<(), Error>) {
         let result = match (group, self.result) {
             (Err(Error::OutcomeUnknown { reason }), Ok(Outcome::Changed)) if self.is_undurable => {
-                // It wrote nothing, so that its own outcome is not in doubt.
+                // The batch itself wrote nothing, so that its own outcome is certain.
                 Err(Error::Stopped {
                     reason: reason.clone(),
                 })
@@ -172,12 +172,12 @@ impl Answer {
             (Err(error), Ok(_)) if self.is_undurable => Err(error.clone()),
             (_, result) => result,
         };
-        // Nobody listens when the caller has gone.
+        // Sending fails if the caller has gone.
         let _ = self.caller.send(result);
     }
 }
 
-/// The committer's own state.
+/// The state of the committer.
 pub(super) struct Committer {
     pub(super) core: Arc<Core>,
     pub(super) clock: Arc<CommitClock>,
@@ -186,7 +186,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Commits until every sender of the queue is gone.
+    /// Commits until every sender of the queue has gone.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
             self.core.view.wait_for_room();
@@ -194,7 +194,7 @@ impl Committer {
         }
     }
 
-    /// Commits a group of what is queued, and says whether there was anything.
+    /// Commits one group from the queue. Returns whether there was anything.
     #[cfg(test)]
     pub(super) fn step(&mut self) -> bool {
         let first = self.queue.try_recv();
@@ -204,10 +204,10 @@ impl Committer {
     fn commit_group(&mut self, first: Task) {
         let core = self.core.clone();
         let view = &*core.view;
-        // A sled that is being made anew is waited for: what a failing one says must not reach the journal.
+        // While sled is made anew, this waits: an answer of a failing sled must not reach the journal.
         let _gate = view.gate.read().unwrap_or_else(PoisonError::into_inner);
         let takes_new = core.space.look();
-        // Clocks go back; commit times do not, so that a time names one place in the journal.
+        // The clock may go back. Commit times do not, so that a time names one place in the journal.
         let time_ms = self.clock.now_ms();
         let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let start = journal.end();
@@ -265,7 +265,7 @@ impl Committer {
         for answer in answers {
             answer.give(&outcome);
         }
-        // It has work already if it takes no more: it looks again when that is done.
+        // If its queue is full it has work already, and looks again when that is done.
         let _ = core.rewriter.try_send(Work::Look);
     }
 
@@ -287,7 +287,7 @@ impl Committer {
         Ok(())
     }
 
-    /// What the store comes to after a batch; `None` if a key does not hold what it expects.
+    /// The store's totals after a batch, or `None` if a key is not as the batch expects.
     fn decide(
         &mut self,
         view: &View,
@@ -308,7 +308,7 @@ impl Committer {
         Ok(Some(after))
     }
 
-    /// Says where in the journal the group begins.
+    /// Makes a group durable. Returns where in the journal it begins.
     fn make_durable(&self, journal: &mut Journal, group: &Group) -> Result<u64, Error> {
         self.core.check_going()?;
         let mut appended = journal.append(group);
@@ -318,8 +318,8 @@ impl Committer {
                 appended = journal.append(group);
             }
         }
-        // A sync that failed may have dropped what it could not write: trying again could lie. After another error nothing was
-        // written, and the next group may do better.
+        // A failed sync may have dropped what it could not write, so that a second sync could lie. After any other error nothing
+        // was written, and the next group may succeed.
         if let Err(error @ (Error::OutcomeUnknown { .. } | Error::Stopped { .. })) = &appended {
             self.core.stop(error);
         }

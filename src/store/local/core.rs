@@ -1,4 +1,4 @@
-//! What the threads of an open store share, and the view among it, which can be made anew while the store is open.
+//! What the threads of an open store share, with the view, which can be made anew while the store is open.
 
 use std::{
     ops::Bound,
@@ -31,42 +31,42 @@ use crate::store::{
     view::{Direction, Sled, View},
 };
 
-/// How long to wait for room for a view before it is tried again to make one.
+/// How long to wait, when there is no room for a view, before trying to make one again.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
 
-/// How a store is. All of it is empty while it is well.
+/// The condition of a store. All fields are empty while it is well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// Why writing has stopped, until a restart.
+    /// Why writing has stopped until a restart.
     pub stopped: Option<Error>,
-    /// Why nothing new is taken, until there is room on the disk.
+    /// Why nothing new is accepted until there is room on the disk.
     pub full: Option<String>,
-    /// Why the view is being made anew. Writes wait until it is.
+    /// Why the view is being made anew. Writes wait until that is done.
     pub view: Option<String>,
 }
 
 impl Condition {
-    /// Whether writes are taken.
+    /// Whether writes are accepted.
     #[must_use]
     pub fn is_well(&self) -> bool {
         *self == Condition::default()
     }
 }
 
-/// An open store, as its threads and its readers share it.
+/// An open store, shared by its threads and its readers.
 pub(super) struct Core {
     pub(super) home: Home,
     pub(super) id: Uuid,
     pub(super) view: Arc<View>,
-    /// The latest groups, for those who follow.
+    /// The latest groups, for those who follow changes.
     pub(super) recent: Ring,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) space: Space,
     pub(super) rewriter: SyncSender<Work>,
-    /// Held while a group is committed, and with the view's gate while another file takes the place of this one.
+    /// Held while a group is committed. A switch to another file holds it together with the view's gate.
     pub(super) journal: Mutex<Journal>,
     pub(super) meters: Meters,
-    /// What was committed, in the file that is written to now.
+    /// The committed frames, in the file that is written to now.
     pub(super) current: Arc<Current>,
 }
 
@@ -75,11 +75,11 @@ pub(super) struct Core {
 pub(super) struct Written {
     pub(super) header: Header,
     pub(super) trailer: Trailer,
-    /// What was copied behind the records.
+    /// The frames that were copied behind the records.
     pub(super) copied: Copied,
-    /// Up to where, in the file that it was copied from.
+    /// The place up to which they were copied, in the file that they were copied from.
     pub(super) end: Place,
-    /// How much that is in all.
+    /// The bytes in all.
     pub(super) bytes: u64,
 }
 
@@ -88,12 +88,11 @@ impl Core {
         self.home.closing.load(Ordering::Relaxed)
     }
 
-    /// Makes sled anew from the file, unless another thread has done so since `failing` was taken.
-    /// Reads go on, if `failing` still answers them; writes wait. Returns when that is done, the store is to close, or the disk
-    /// has failed.
+    /// Makes sled anew from the file, unless another thread has done so since the caller took `failing`. Meanwhile writes wait, and
+    /// reads go on if `failing` still answers them. Returns when it is done, the store is to close, or the disk has failed.
     ///
     /// # Errors
-    /// [`Error::Closed`]; what the disk says.
+    /// [`Error::Closed`]; errors of the disk.
     pub(super) fn heal(&self, failing: Arc<Sled>, why: &Error) -> Result<(), Error> {
         let gate = self.view.gate.write();
         let _gate = gate.unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +100,7 @@ impl Core {
         if self.view.sled().is_ok_and(is_another) {
             return Ok(());
         }
-        // Its files keep their room on the disk for as long as anybody holds it.
+        // Its files take room on the disk as long as anybody holds it.
         drop(failing);
         tracing::error!(%why, "the view fails: making it anew, writes wait");
         self.tell_of_view(Some(why.to_string()));
@@ -142,7 +141,7 @@ impl Core {
                     told = true;
                     self.space.release_reserve();
                     if self.view.sled().is_ok_and(|sled| sled.shown().is_err()) {
-                        // It answers nobody any more: its room is worth more.
+                        // It no longer answers anybody, and its room is needed.
                         self.view.replace(None);
                         self.home.views.discard_all_but(None)?;
                     }
@@ -164,7 +163,7 @@ impl Core {
         }
     }
 
-    /// Stops writing, for good.
+    /// Stops writing until a restart.
     pub(super) fn stop(&self, error: &Error) {
         stop(&self.condition, error);
     }
@@ -178,7 +177,7 @@ impl Core {
         self.current.log()
     }
 
-    /// The frames of the file that is written to now, and up to which revision of these sled has them.
+    /// The frames of the file that is written to now, and the revision up to which sled has them.
     fn log_and_fed(&self) -> (Arc<Log>, u64) {
         loop {
             let log = self.log();
@@ -189,18 +188,18 @@ impl Core {
         }
     }
 
-    /// Writes all that the store holds now, or a little later, as a file: its records, and the frames that belong on top of them,
-    /// from as far before them on as is to be kept.
+    /// Writes what the store holds now or a little later as a file: its records, and the frames that belong on top of them. The
+    /// frames begin as far back as `keep` asks for.
     ///
     /// # Errors
-    /// If the view or the journal cannot be read; what `sink` refuses with.
+    /// If the view or the journal cannot be read; any error of `sink`.
     pub(super) fn write(&self, keep: &Keep, sink: &mut dyn Sink) -> Result<Written, Error> {
         let mut sink = Counted {
             sink,
             closing: &self.home.closing,
             bytes: 0,
         };
-        // Before sled is taken: one that takes its place meanwhile has more, never less.
+        // Read this before taking sled: another sled that replaces it meanwhile has more, never less.
         let (log, fed) = self.log_and_fed();
         let sled = self.view.sled()?;
         let header = Header {
@@ -218,7 +217,7 @@ impl Core {
                 Err(error) => return self.view.noticed(&sled, Err(error)),
             }
         }
-        // Whatever the scan has seen was durable before sled had it.
+        // Everything that the scan has seen was durable before sled had it.
         let latest = self.log();
         let end = latest.end();
         let copied = log.to_copy(fed, keep)?;
@@ -237,7 +236,7 @@ impl Core {
     }
 }
 
-/// Stops writing, for good.
+/// Stops writing until a restart.
 pub(super) fn stop(condition: &watch::Sender<Condition>, error: &Error) {
     condition.send_if_modified(|condition| {
         let first = condition.stopped.is_none();
@@ -249,7 +248,7 @@ pub(super) fn stop(condition: &watch::Sender<Condition>, error: &Error) {
     });
 }
 
-/// Counts what goes to a sink, until it is not needed any more.
+/// Counts the bytes that go to a sink, until the file is no longer needed.
 struct Counted<'a> {
     sink: &'a mut dyn Sink,
     closing: &'a AtomicBool,

@@ -1,8 +1,7 @@
-//! The one way to the disk for the store's own files, small enough to be replaced in tests by a disk
-//! whose power can be cut.
+//! All access to the disk for the store's own files. It is small, so that tests can replace it with a disk whose power can be cut.
 //!
-//! Paths are relative to one directory. Only what was synced may be relied on after a power cut: a file's bytes after
-//! [`DiskFile::sync`], a new, renamed or removed name after [`Disk::sync_names`].
+//! Paths are relative to one directory. After a power cut only synced things are certain: a file's bytes after [`DiskFile::sync`],
+//! and new, renamed or removed names after [`Disk::sync_names`].
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -16,55 +15,55 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::Error;
 use crate::store::view::Waits;
 
-/// How often a file is opened again that was replaced meanwhile: whoever replaces it holds the one that comes next.
+/// How often to open a file again that was replaced meanwhile. The one who replaces it holds the new one.
 const CLAIM_TRIES_MAX: usize = 10;
 
-/// A directory that the store keeps its files in.
+/// A directory with the store's files.
 pub(super) trait Disk: Send + Sync + 'static {
-    /// Opens a file for reading and writing, creating it if it is missing.
+    /// Opens a file for reading and writing. Creates it if it is missing.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error>;
 
-    /// Opens a file as [`Disk::open`] does, for this process alone until [`DiskFile::release`]; `None` if another has it. What
-    /// was claimed has that name: no file that was just replaced is.
+    /// Opens a file as [`Disk::open`] does, for this process alone until [`DiskFile::release`]. `None` if another process has it.
+    /// The claimed file is the one that has this name now, not one that was just replaced.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn claim(&self, path: &Path) -> Result<Option<Box<dyn DiskFile>>, Error>;
 
-    /// Opens a file that is there for reading.
+    /// Opens an existing file for reading.
     ///
     /// # Errors
-    /// What the disk says; a file that is missing is an error here.
+    /// Errors of the disk. A missing file is an error here.
     fn open_to_read(&self, path: &Path) -> Result<Box<dyn DiskFile>, Error>;
 
     /// The names in the directory, sorted.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn list(&self) -> Result<Vec<String>, Error>;
 
-    /// Gives a file another name, replacing a file of that name.
+    /// Renames a file. It replaces a file that has that name.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error>;
 
-    /// Removes a file, or a directory with all that is in it, if it is there.
+    /// Removes a file, or a directory with everything in it, if it exists.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn remove(&self, path: &Path) -> Result<(), Error>;
 
     /// Makes the names in the directory durable.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn sync_names(&self) -> Result<(), Error>;
 
-    /// The room that is left for this process. `None` where the system does not say.
+    /// The room that is left for this process. `None` if the system does not tell.
     fn room_bytes(&self) -> Option<u64>;
 }
 
@@ -73,19 +72,19 @@ pub(super) trait DiskFile: Send + Sync {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// What the disk says; part of the bytes may have been written.
+    /// Errors of the disk. A part of the bytes may have been written.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Reads up to `buffer`'s size from `offset` on, and says how much: less only at the file's end.
+    /// Reads up to `buffer`'s size from `offset` on. Returns how much; it is less only at the file's end.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error>;
 
-    /// Reads as [`DiskFile::read_at`] does, if all of it is in memory: `None` if the disk would have to be waited for.
+    /// Reads like [`DiskFile::read_at`] if everything is in memory. `None` if the disk would be needed.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
         self.read_at(offset, buffer).map(Some)
     }
@@ -93,29 +92,29 @@ pub(super) trait DiskFile: Send + Sync {
     /// The file's size in bytes.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     fn size(&self) -> Result<u64, Error>;
 
-    /// Reserves room up to `len` bytes. What was not there before reads as zeros.
+    /// Reserves room up to `len` bytes. New room reads as zeros.
     ///
     /// # Errors
-    /// [`Error::Full`] if there is no such room.
+    /// [`Error::Full`] if there is not enough room.
     fn allocate(&mut self, len: u64) -> Result<(), Error>;
 
     /// Makes the file's bytes and length durable.
     ///
     /// # Errors
-    /// What the disk says. A sync that failed once must not be trusted when it is tried again.
+    /// Errors of the disk. After a sync has failed once, a later sync cannot be trusted.
     fn sync(&mut self) -> Result<(), Error>;
 
     /// Lets other processes claim the file.
     fn release(&mut self);
 }
 
-/// Reads as [`DiskFile::read_at`] does, for somebody who may wait for the disk, or must not.
+/// Reads like [`DiskFile::read_at`]. `waits` tells whether it may wait for the disk.
 ///
 /// # Errors
-/// What the disk says; [`Error::Busy`] if it would have to be waited for.
+/// Errors of the disk; [`Error::Busy`] if it may not wait but would have to.
 pub(super) fn read(
     file: &dyn DiskFile,
     offset: u64,
@@ -131,14 +130,14 @@ pub(super) fn read(
     }
 }
 
-/// The operating system's disk, under one directory.
+/// The operating system's disk below one directory.
 #[derive(Clone, Debug)]
 pub(super) struct RealDisk {
     root: PathBuf,
 }
 
 impl RealDisk {
-    /// The disk under `root`, which must be there.
+    /// The disk below `root`, which must exist.
     #[must_use]
     pub(super) fn new(root: PathBuf) -> Self {
         RealDisk { root }
@@ -151,7 +150,7 @@ struct RealFile {
     is_claimed: bool,
 }
 
-/// Nothing is below a name that is missing, or that is not a directory's.
+/// Nothing exists below a name that is missing or is not a directory.
 fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -191,7 +190,7 @@ impl Disk for RealDisk {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(file.failed("lock")(error)),
             }
-            // Another may have replaced it since it was opened, and then let go of this one.
+            // Another process may have replaced it after it was opened, and then released this one.
             let ours = file.file.metadata().map_err(file.failed("look at"))?;
             match fs::metadata(&file.path) {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {
@@ -300,7 +299,7 @@ impl DiskFile for RealFile {
         let mut buffers = [IoSliceMut::new(buffer)];
         match preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(read) if read == buffer.len() => Ok(Some(read)),
-            // Its end, or the first page that is not in memory; or a file system or a system that cannot tell.
+            // The file's end, or the first page that is not in memory; or a file system or a kernel that cannot tell.
             Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
             Err(errno) => Err(self.failed("read")(errno.into())),
         }
@@ -312,7 +311,7 @@ impl DiskFile for RealFile {
 
     fn allocate(&mut self, len: u64) -> Result<(), Error> {
         match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len) {
-            // Some file systems cannot reserve room; there, a full disk shows when it is written.
+            // Some file systems cannot reserve room. There a full disk shows when it is written to.
             Err(rustix::io::Errno::OPNOTSUPP) => {
                 self.file.set_len(len).map_err(self.failed("extend"))
             }
@@ -326,7 +325,8 @@ impl DiskFile for RealFile {
 
     fn release(&mut self) {
         if std::mem::take(&mut self.is_claimed) {
-            // Closing the file would do, if no process that was just forked holds it as well until it becomes another program.
+            // Closing the file would be enough, if a process that was just forked did not hold it, too, until it runs another
+            // program.
             let _ = self.file.unlock();
         }
     }
@@ -362,7 +362,7 @@ pub(in crate::store) mod full {
 
     use super::{Disk, DiskFile, Error, Path, RealDisk};
 
-    /// The operating system's, with as much room as a test says.
+    /// The operating system's disk, with as much room as a test says.
     pub(in crate::store) struct FullDisk {
         disk: RealDisk,
         is_full: Arc<AtomicBool>,
@@ -371,7 +371,7 @@ pub(in crate::store) mod full {
     }
 
     impl FullDisk {
-        /// The disk under `root`, with room.
+        /// The disk below `root`, with room.
         pub(in crate::store) fn new(root: &Path) -> Self {
             FullDisk {
                 disk: RealDisk::new(root.to_path_buf()),
@@ -381,12 +381,12 @@ pub(in crate::store) mod full {
             }
         }
 
-        /// From now on no file can be allocated any room, or each can.
+        /// Sets whether allocating room for a file fails.
         pub(in crate::store) fn set_full(&self, is_full: bool) {
             self.is_full.store(is_full, Ordering::SeqCst);
         }
 
-        /// From now on what is read has to be waited for, or nothing has.
+        /// Sets whether every read has to wait for the disk.
         pub(in crate::store) fn set_slow(&self, is_slow: bool) {
             self.is_slow.store(is_slow, Ordering::SeqCst);
         }
@@ -399,7 +399,7 @@ pub(in crate::store) mod full {
             })
         }
 
-        /// From now on it says that there is so much room.
+        /// Sets how much room the disk reports.
         pub(in crate::store) fn set_room(&self, bytes: u64) {
             self.room_bytes.store(bytes, Ordering::SeqCst);
         }

@@ -1,5 +1,5 @@
-//! A store that is only looked at: what is damaged, what would heal it, and what it still holds. Nothing is written to it, so
-//! that it may lie on a read-only medium.
+//! Looks at a store without changing it: what is damaged, what would repair that, and what the store still holds. Nothing is
+//! written to it, so that it may lie on a read-only medium.
 
 use std::{
     fs, io,
@@ -27,7 +27,7 @@ use crate::store::{
 };
 use tempfile::TempDir;
 
-/// Memory for the view that is looked at.
+/// Cache for the view that is looked at.
 const CACHE_BYTES: u64 = 64 << 20;
 
 /// Something that is not as it was written.
@@ -35,7 +35,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 pub(crate) struct Finding {
     /// Which file, where in it, and what is lost.
     pub what: String,
-    /// What would heal it.
+    /// How to repair it.
     pub cure: &'static str,
 }
 
@@ -43,10 +43,10 @@ pub(crate) struct Finding {
 pub(crate) struct Examined {
     /// What is damaged.
     pub findings: Vec<Finding>,
-    /// The revision that what it holds is of.
+    /// The revision of its content.
     pub revision: u64,
     sled: Sled,
-    /// Where the view is that is read: a copy, or one made for this.
+    /// The directory of the view that is read: a copy, or one that was made for this.
     _scratch: TempDir,
 }
 
@@ -78,12 +78,12 @@ const CORRECT: &str = "the next start corrects them";
 const RESTORE: &str =
     "nothing heals it: restore a snapshot, or write what is left with `icebox export --store`";
 
-/// Looks at the store in `path` while no server runs on it, or at a snapshot. The view, if there is one in `view` or beside the
-/// file, is copied to the system's directory for temporary files, since sled opens nothing without writing to it.
+/// Looks at a snapshot, or at the store in `path` while no server runs on it. The view in `view`, or else beside the file, is
+/// copied to the system's directory for temporary files, because sled cannot open anything without writing to it.
 ///
 /// # Errors
-/// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] where the header is damaged; what
-/// the disk says. Other damage is among the findings, and no error.
+/// [`OpenError::Locked`], [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] if the header is damaged; errors
+/// of the disk. Other damage is not an error, but one of the findings.
 pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, OpenError> {
     let paths = Paths::of(path)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(paths.dir.clone()));
@@ -124,7 +124,7 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
         let view = view.inspect_err(|damage| found(damage.to_string(), REMAKE));
         content(&home, &current, end, view.ok().flatten(), &mut found)?
     } else {
-        // What is damaged in the file the view does not have either.
+        // What is damaged in the file is missing from the view, too.
         let (view, revision, missing) = home.salvage(&stored, 2)?;
         for what in missing {
             found(what, RESTORE);
@@ -139,7 +139,8 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
     })
 }
 
-/// The frames of a file, with where they end, if they have all that the store had reached; and the state at what the view shows.
+/// A file's frames with their end, if they have everything that the store had reached; and the state at the revision that the view
+/// shows.
 fn checked(
     stored: &Arc<Stored>,
     shown: u64,
@@ -162,7 +163,7 @@ fn checked(
     Ok((Arc::new(log), end))
 }
 
-/// The view brought to where the journal ends, if it holds what was written.
+/// The view, brought to the end of the journal, if it holds what was written.
 fn proved(
     home: &Home,
     view: (Sled, u64, StateHash),
@@ -170,7 +171,7 @@ fn proved(
     current: &Arc<Current>,
     end: Position,
 ) -> Result<Sled, Error> {
-    // After a kill it may be behind; once closed it is not.
+    // After a kill the view may be behind the journal; after a close it is not.
     let status = current.log().stored.status;
     let closed_at = if status.owner == 0 { status.reached } else { 0 };
     let (_, shown, _) = view;
@@ -186,7 +187,7 @@ fn proved(
     Ok(view)
 }
 
-/// The view, or another one that is made of the file, and its revision.
+/// The view, or another one that is made from the file, and its revision.
 fn content(
     home: &Home,
     current: &Arc<Current>,
@@ -205,8 +206,8 @@ fn content(
     Ok((view, end.revision))
 }
 
-/// A copy of the store's view, opened, with the revision and state that it claims to show; `None` where there is none. A store that
-/// was restored and never opened has none yet, and somebody may have thrown it away.
+/// A copy of the store's view, opened, with the revision and state that it claims to show. `None` if there is no view: a restored
+/// store that was never opened has none, and somebody may have deleted it.
 fn copied_view(views: &Views, scratch: &Path) -> Result<Option<(Sled, u64, StateHash)>, Error> {
     let Some(oldest) = views.numbers()?.first().copied() else {
         return Ok(None);
@@ -226,7 +227,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else {
-            // Not `fs::copy`, which makes the copy of a read-only file read-only.
+            // `fs::copy` would make the copy of a read-only file read-only.
             io::copy(
                 &mut fs::File::open(entry.path())?,
                 &mut fs::File::create(target)?,

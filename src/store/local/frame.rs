@@ -1,4 +1,4 @@
-//! The journal's frame: one group of changes, the unit that is synced, checked and torn.
+//! The journal's frame: one group of changes. It is synced, checked and torn as one.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -11,8 +11,8 @@
 //! | 4 | number of changes |
 //! | … | payload: each change a count of writes and the state hash after it, each write a tag, key and value |
 //!
-//! All numbers are little-endian. The store's id in the checksum makes a frame that somebody stores
-//! inside a record fail its check when damage is searched for frames that follow it.
+//! All numbers are little-endian. The checksum covers the store's id. So if somebody stores a whole frame inside a record, it fails
+//! its check when a damaged journal is searched for frames.
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -23,38 +23,38 @@ use crate::store::{
     state_hash::StateHash,
 };
 
-/// The most payload that a frame may have: a length beyond it is damage, not a reason to allocate.
+/// The largest payload of a frame: a greater length is damage, and no reason to allocate memory.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// The size of a frame's header.
 pub(super) const HEADER_BYTES: usize = 36;
 
 const MAGIC: [u8; 4] = *b"IBXF";
 const CRC_AT: usize = 8;
-/// What says how long something is.
+/// The bytes of a length.
 const LEN_BYTES: usize = 4;
-/// Before the writes of a change: their count, and the state hash.
+/// The bytes before the writes of a change: their number, and the state hash.
 const CHANGE_HEAD_BYTES: usize = LEN_BYTES + StateHash::BYTES;
-/// Before the key of a write: its tag, and how long the key is.
+/// The bytes before the key of a write: its tag, and the key's length.
 const WRITE_HEAD_BYTES: usize = 1 + LEN_BYTES;
 const DELETE: u8 = 0;
 const PUT: u8 = 1;
 
-/// The checksum of a frame, which the next frame repeats.
+/// The checksum of a frame. The next frame repeats it.
 pub(super) type Chain = u32;
 
-/// A frame that was found whole.
+/// A whole frame.
 pub(super) struct Found {
     pub(super) group: Group,
-    /// The chain that the frame continues.
+    /// The chain that it continues.
     pub(super) before: Chain,
     /// Its own checksum.
     pub(super) chain: Chain,
-    /// Its size, header included.
+    /// Its size with the header.
     pub(super) len: usize,
 }
 
 impl Found {
-    /// The place behind the frame.
+    /// The position behind the frame.
     pub(super) fn end(&self) -> Position {
         Position {
             revision: self.group.last_revision(),
@@ -72,7 +72,7 @@ impl Group {
         (bytes, chain)
     }
 
-    /// Writes the frame over what is in `bytes`, and says its checksum.
+    /// Writes the frame over the content of `bytes`, and returns its checksum.
     pub(super) fn encode_over(&self, bytes: &mut Vec<u8>, store: Uuid, before: Chain) -> Chain {
         bytes.clear();
         bytes.reserve(HEADER_BYTES + self.payload_len());
@@ -106,8 +106,8 @@ impl Group {
             .sum()
     }
 
-    /// Its writes in order, with where in the journal the values stand if the frame begins at `frame_at` of it, or as what stands
-    /// nowhere where they are not to be read.
+    /// Its writes in order, with where in the journal the values stand if the frame begins at `frame_at`. Without that they stand
+    /// nowhere.
     pub(super) fn placed(&self, frame_at: Option<u64>) -> Vec<Placed<'_>> {
         let mut writes = Vec::new();
         let mut at = frame_at.unwrap_or(0) + HEADER_BYTES as u64;
@@ -130,7 +130,7 @@ impl Group {
         writes
     }
 
-    /// How long the payload is that follows this header, if it is one.
+    /// The length of the payload that follows a header, if this is one.
     pub(super) fn payload_len_in(header: &[u8]) -> Option<usize> {
         let mut header = Reader(header);
         let ours = header.take(4)? == MAGIC;
@@ -138,10 +138,10 @@ impl Group {
         (ours && payload_len <= PAYLOAD_BYTES_MAX).then_some(payload_len)
     }
 
-    /// The place and the first revision of the first whole frame in `bytes` that is not before `revision`.
+    /// The place and the first revision of the first whole frame in `bytes` whose revision is at least `revision`.
     ///
-    /// Damage may be of any length, so a frame is looked for at every byte. Whoever chose the bytes of a record cannot make
-    /// that slow: each candidate is checked in the same small time, however long it says that it is.
+    /// Damage may have any length, so that a frame may begin at any byte. Records are chosen by callers, but they cannot make this
+    /// slow: each candidate is checked in the same short time, whatever length it claims.
     pub(super) fn find(bytes: &[u8], store: Uuid, revision: u64) -> Option<(usize, u64)> {
         let last_start = bytes.iter().rposition(|&byte| byte != 0)?;
         let mut sums = None;
@@ -173,7 +173,7 @@ impl Group {
         None
     }
 
-    /// The frame at the start of `bytes`, if a whole, undamaged one is there.
+    /// The frame at the start of `bytes`, if it is whole and not damaged.
     pub(super) fn decode(bytes: &[u8], store: Uuid) -> Option<Found> {
         let payload_len = Self::payload_len_in(bytes)?;
         let mut header = Reader(bytes.get(8..HEADER_BYTES)?);
@@ -188,7 +188,7 @@ impl Group {
         if checksum(store, bytes) != chain && !cfg!(fuzzing) {
             return None;
         }
-        // The checksum holds from here on: what fails now was written by another format.
+        // The checksum is right. What fails from here on was written by another format.
         let payload = Bytes::copy_from_slice(&bytes[HEADER_BYTES..]);
         let changes = decode_changes(&payload, first_revision, count)?;
         Some(Found {
@@ -239,17 +239,17 @@ fn decode_changes(payload: &Bytes, first_revision: u64, count: usize) -> Option<
     (reader.0.is_empty() && !changes.is_empty()).then_some(changes)
 }
 
-/// CRC-32C of the store's id and of the frame without its own checksum.
+/// CRC-32C of the store's id and of the frame, without its own checksum.
 fn checksum(store: Uuid, frame: &[u8]) -> u32 {
     let crc = crc32c::crc32c(store.as_bytes());
     let crc = crc32c::crc32c_append(crc, &frame[..CRC_AT]);
     crc32c::crc32c_append(crc, &frame[CRC_AT + 4..])
 }
 
-/// CRC-32C of any stretch of some bytes, in the same small time however long it is.
+/// CRC-32C of any part of some bytes, in the same short time for any length.
 struct Sums<'a> {
     bytes: &'a [u8],
-    /// The checksum of all that lies before every [`Self::STEP_BYTES`]-th byte.
+    /// The checksums of everything before each [`Self::STEP_BYTES`]-th byte.
     before: Vec<u32>,
 }
 
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn what_looks_like_many_long_frames_is_searched_in_linear_time() {
-        // Each candidate says that all the rest is its payload.
+        // Each candidate claims that all the rest is its payload.
         let looks = |bytes: usize| {
             let mut all = Vec::new();
             while all.len() < bytes {
@@ -392,7 +392,7 @@ mod tests {
             start.elapsed()
         };
         let (small, large) = (looks(64 << 10), looks(1 << 20));
-        // 16 times as much; it took 256 times as long when each was read to its end.
+        // 16 times as many bytes. When each candidate was read to its end, it took 256 times as long.
         assert!(large < small * 100, "{small:?} and {large:?}");
     }
 

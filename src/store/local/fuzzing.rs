@@ -1,4 +1,4 @@
-//! The store's formats, as a fuzzer makes them.
+//! The store's formats for the fuzzer.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::store::{
     view::Waits,
 };
 
-/// Reads a frame. One that is whole is written as it was read, and its values stand where they are said to stand.
+/// Reads a frame. A whole frame must be written again exactly as it was read, and its values must stand where it says.
 pub fn frame(bytes: &[u8]) {
     let store = Uuid::nil();
     let _ = Group::find(bytes, store, 1);
@@ -33,7 +33,7 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// Reads a file in every way in which files are read. Every record is found by its key.
+/// Reads a file in every way in which files are read. Every record must be found by its key.
 pub fn file(bytes: &[u8]) {
     let disk = ReadOnly(Bytes::copy_from_slice(bytes));
     let Ok(stored) = Stored::open(&disk, Path::new("file")) else {
@@ -53,7 +53,7 @@ pub fn file(bytes: &[u8]) {
     }
 }
 
-/// One file in memory, which is only read.
+/// One file in memory. It is only read.
 #[derive(Clone)]
 struct ReadOnly(Bytes);
 

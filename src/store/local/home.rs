@@ -1,4 +1,4 @@
-//! Where a store is: its file, what lies beside that, and who may use it.
+//! Where a store is: its file, what lies beside it, and who may use it.
 //!
 //! | name | what |
 //! |---|---|
@@ -24,25 +24,25 @@ use crate::store::{Error, OpenError};
 /// The names of a store's files.
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
-    /// The directory that the others are in. The names are relative to it.
+    /// The directory of the files. Their names are relative to it.
     pub(super) dir: PathBuf,
     /// The store's file.
     pub(super) file: PathBuf,
-    /// What is to take its place.
+    /// The file that will replace it.
     pub(super) new: PathBuf,
-    /// What a restore makes, until it is done.
+    /// The result of a restore, until that is done.
     pub(super) restoring: PathBuf,
-    /// Room for a disk that is full.
+    /// Room that is freed when the disk is full.
     pub(super) reserve: PathBuf,
-    /// The view's directory, unless it is elsewhere.
+    /// The view's directory, unless the view is elsewhere.
     pub(super) view: PathBuf,
 }
 
 impl Paths {
-    /// Those of the store in the file `path`, which is followed to where it really is.
+    /// The names for the store in the file `path`. Symbolic links are followed.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`] if it is a directory; what the system says.
+    /// [`OpenError::Foreign`] if it is a directory; errors of the system.
     pub(super) fn of(path: &Path) -> Result<Paths, OpenError> {
         let failed = |error: io::Error| Error::io("look at", path, &error);
         let path = match fs::canonicalize(path) {
@@ -86,24 +86,23 @@ impl Paths {
         })
     }
 
-    /// The store's file.
+    /// The full path of the store's file.
     pub(super) fn full(&self) -> PathBuf {
         self.dir.join(&self.file)
     }
 
-    /// Makes the directory that the store is to be in, if it is missing.
+    /// Makes the directory of the store if it is missing.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn make_dir(&self) -> Result<(), Error> {
         make_dir(&self.dir)
     }
 
-    /// Whose file this is, and who may write to it, as its names tell: other names of the same file would be left behind when it
-    /// is written anew.
+    /// Checks that the file has only one name. When it is written anew, other names would keep the old file.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`].
+    /// [`OpenError::Foreign`] if it has more.
     fn check_names(&self) -> Result<(), OpenError> {
         let path = self.full();
         let links = fs::metadata(&path).map_or(1, |metadata| metadata.nlink());
@@ -118,11 +117,10 @@ impl Paths {
         })
     }
 
-    /// Claims the store's file for this process alone, and makes an empty one if it is missing. Nothing is written to one that is
-    /// there.
+    /// Claims the store's file for this process alone. Makes an empty file if it is missing; an existing one is not written to.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`OpenError::Locked`] naming the owner.
+    /// [`OpenError::Foreign`]; [`OpenError::NewerFormat`]; [`OpenError::Locked`] with the owner.
     pub(super) fn claim(
         &self,
         disk: &dyn Disk,
@@ -135,10 +133,10 @@ impl Paths {
         Ok((file, header))
     }
 
-    /// Sees that nobody writes to the store for as long as the file is kept that is returned, without writing to it.
+    /// Makes sure that nobody writes to the store while the returned file is kept. Does not write to it.
     ///
     /// # Errors
-    /// [`OpenError::Locked`].
+    /// [`OpenError::Locked`] if another process has it open.
     pub(super) fn claim_to_read(&self, stored: &dyn DiskFile) -> Result<File, OpenError> {
         let path = self.full();
         let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
@@ -150,7 +148,7 @@ impl Paths {
     }
 }
 
-/// That another process has a file.
+/// The error that another process has a file.
 fn locked(file: &dyn DiskFile) -> Result<OpenError, Error> {
     let owner = match Status::read(file)?.owner {
         0 => "another process".to_owned(),
@@ -159,10 +157,10 @@ fn locked(file: &dyn DiskFile) -> Result<OpenError, Error> {
     Ok(OpenError::Locked { owner })
 }
 
-/// Makes a directory for its owner alone, and those that it is in, durably.
+/// Makes a directory for its owner alone, and missing ones above it, all durably.
 ///
 /// # Errors
-/// What the disk says.
+/// Errors of the disk.
 pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
     let parents = parents_of_missing(dir);
     DirBuilder::new()
@@ -178,7 +176,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The directories that will hold a new name when this one is made: only their syncs make it durable.
+/// The directories that will get a new name when `dir` is made. Only syncing them makes it durable.
 fn parents_of_missing(dir: &Path) -> Vec<PathBuf> {
     let missing = dir.ancestors().take_while(|dir| {
         let is_here = dir.as_os_str().is_empty();
@@ -191,10 +189,10 @@ fn parents_of_missing(dir: &Path) -> Vec<PathBuf> {
     parents.collect()
 }
 
-/// Checks that the journal, which ends at `end`, has all that the store had reached.
+/// Checks that the journal, which ends at `end`, has everything that the store had reached.
 ///
 /// # Errors
-/// [`Error::Corrupt`] telling what is lost.
+/// [`Error::Corrupt`] with what is lost.
 pub(super) fn check_reached(reached: u64, end: u64) -> Result<(), Error> {
     if reached <= end {
         return Ok(());

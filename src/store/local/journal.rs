@@ -1,8 +1,8 @@
-//! The journal: where every commit is appended to the store's file.
+//! The journal: every commit is appended here to the store's file.
 //!
-//! It is at once the write-ahead log, the log that watches resume from, and the audit log. A frame is appended only after the
-//! one before it was synced, so at most the last frame can be torn by a crash: whatever is damaged before a valid frame is
-//! corruption, never a torn tail.
+//! The journal is the write-ahead log, the log from which watches resume, and the audit log. A frame is appended only after the
+//! frame before it was synced. So a crash can tear at most the last frame: damage before a valid frame is corruption, and never a
+//! torn tail.
 
 use std::sync::Arc;
 
@@ -17,37 +17,37 @@ use crate::store::{
     state_hash::StateHash,
 };
 
-/// What is written over a torn tail at once.
+/// How much of a torn tail is overwritten at a time.
 const TORN_STEP_BYTES: u64 = 1 << 20;
-/// The least room that is reserved at once, on a disk that is nearly full.
+/// The least room that is reserved at a time on a disk that is nearly full.
 const ROOM_BYTES_MIN: u64 = 64 << 10;
 
-/// The store's file, open for appending, for this process alone.
+/// The store's file, claimed by this process and open for appending.
 pub(super) struct Journal {
     disk: Arc<dyn Disk>,
     file: Target,
-    /// What is to take the file's place: until it has, everything goes to both.
+    /// The file that will replace it. Until then everything is appended to both.
     successor: Option<Target>,
-    /// Room that is reserved at once.
+    /// How much room is reserved at a time.
     room_bytes: u64,
     last_time_ms: u64,
-    /// The last frame's bytes: room for the next.
+    /// The buffer of the last frame, which the next frame uses again.
     buffer: Vec<u8>,
 }
 
-/// A file that is appended to.
+/// A file to append to.
 pub(super) struct Target {
     pub(super) file: Box<dyn DiskFile>,
     pub(super) log: Arc<Log>,
-    /// Where the reserved room ends. Appending within it spares a sync the file's new length.
+    /// Where the reserved room ends. Appending within it does not change the file's length, which makes a sync cheaper.
     pub(super) room_end: u64,
 }
 
 impl Journal {
-    /// Goes on where a file that was found whole ends, after cutting a torn tail. Needs no new room on the disk.
+    /// Continues at the end of a file that was found whole, after removing a torn tail. Needs no new room on the disk.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         mut file: Box<dyn DiskFile>,
@@ -56,22 +56,22 @@ impl Journal {
         room_bytes: u64,
     ) -> Result<Journal, Error> {
         let offset = checked.end.offset;
-        // What is torn goes at once: were a shorter frame written over it, its rest would be found later. It is written over,
-        // not cut off: a full disk may not give back the room that was cut.
+        // A torn tail is removed at once: if a shorter frame were written over it, its rest would be found later. It is overwritten
+        // and not cut off, because a full disk may not give back the room that was cut off.
         let mut at = 0;
         while at < checked.torn_bytes {
             let len = TORN_STEP_BYTES.min(checked.torn_bytes - at);
             file.write_at(offset + at, &vec![0; usize::try_from(len).expect("small")])?;
             at += len;
         }
-        // A sync that failed may have left what was written last in memory only, where no later sync looks for it: it is
+        // After a failed sync, the last write may exist only in memory, where no later sync looks for it. So the last frame is
         // written once more.
         let mut last = vec![0; checked.last_bytes];
         let last_at = offset - checked.last_bytes as u64;
         file.read_at(last_at, &mut last)?;
         file.write_at(last_at, &last)?;
         file.sync()?;
-        // A copy may have holes where room was reserved.
+        // A copy of the file may have holes instead of reserved room.
         let size = file.size()?;
         let room_end = match file.allocate(size) {
             Ok(()) => size,
@@ -92,57 +92,57 @@ impl Journal {
         })
     }
 
-    /// The place behind the last frame.
+    /// The position behind the last frame.
     pub(super) fn end(&self) -> Position {
         self.file.log.end().position
     }
 
-    /// The latest commit time when it was opened, milliseconds since the Unix epoch.
+    /// The latest commit time when the file was opened, in milliseconds since the Unix epoch.
     pub(super) fn last_time_ms(&self) -> u64 {
         self.last_time_ms
     }
 
-    /// Says what the store really holds at the journal's end, where the journal itself says otherwise.
+    /// Corrects the state hash at the journal's end, if the journal's own is wrong.
     pub(super) fn correct_state(&self, state: StateHash) {
         self.file.log.correct_state(state);
     }
 
-    /// Says in the file, durably, whether this process has it open, and that the store has reached its end.
+    /// Writes into the file, durably, whether this process has it open, and that the store has reached the journal's end.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn say(&mut self, is_open: bool) -> Result<(), Error> {
         let Target { file, log, .. } = &mut self.file;
         log.status(is_open).write(&mut **file)?;
         file.sync()
     }
 
-    /// Lets other processes have the file.
+    /// Lets other processes claim the file.
     pub(super) fn release(&mut self) {
         self.file.file.release();
     }
 
-    /// From now on everything goes to this file as well, which ends where the journal does.
+    /// From now on everything is appended to this file, too. It must end where the journal does.
     pub(super) fn begin_succession(&mut self, successor: Target) {
         self.successor = Some(successor);
     }
 
-    /// Gives up the file that was to take the place of this one.
+    /// Gives up the file that was to replace this one.
     pub(super) fn give_up_succession(&mut self) {
         self.successor = None;
     }
 
-    /// Goes on in the file that has taken the place of this one, and in no other. Says which log that is.
+    /// Continues only in the file that has replaced this one. Returns its log.
     pub(super) fn end_succession(&mut self) -> Arc<Log> {
         self.file = self.successor.take().expect("it was begun");
         self.file.log.clone()
     }
 
-    /// Appends a frame, makes it durable, and says where in the journal it begins.
+    /// Appends a frame and makes it durable. Returns where in the journal it begins.
     ///
     /// # Errors
-    /// [`Error::OutcomeUnknown`] if the disk failed while the frame was on its way to it: it is not to be tried again. After any
-    /// other error nothing was written, and the same may be tried again.
+    /// [`Error::OutcomeUnknown`] if the disk failed while the frame was being written. Then it must not be tried again. After any
+    /// other error nothing was written, and the frame may be tried again.
     pub(super) fn append(&mut self, frame: &Group) -> Result<u64, Error> {
         let Place { position, offset } = self.file.log.end();
         assert_eq!(
@@ -165,7 +165,7 @@ impl Journal {
                 target.room_end = reserve(&*self.disk, &mut *target.file, needed, self.room_bytes)?;
             }
         }
-        // From here on the outcome is open until the last sync has returned, a full disk included.
+        // From here on the outcome is open until the last sync has returned, even if the disk is only full.
         let outcome = |error: Error| Error::OutcomeUnknown {
             reason: error.to_string(),
         };
@@ -184,17 +184,18 @@ impl Journal {
     }
 }
 
-/// Reserves room behind `needed`: as much as wished, or less on a disk that is nearly full. Says where it ends.
+/// Reserves room behind `needed`: as much as is wanted, or less on a disk that is nearly full. Returns where it ends.
 ///
 /// # Errors
-/// [`Error::Full`] if there is not even room up to `needed`.
+/// [`Error::Full`] if there is no room even up to `needed`.
 pub(super) fn reserve(
     disk: &dyn Disk,
     file: &mut dyn DiskFile,
     needed: u64,
     room_bytes: u64,
 ) -> Result<u64, Error> {
-    // What is reserved for the journal is missing elsewhere: on a disk that is nearly full it takes only a part of the rest.
+    // Room that is reserved for the journal is missing elsewhere. On a disk that is nearly full, only a part of what is left is
+    // taken.
     let share = disk.room_bytes().map_or(room_bytes, |room| room / 4);
     let mut room = room_bytes.min(share.max(ROOM_BYTES_MIN));
     loop {

@@ -1,4 +1,4 @@
-//! The frames of the file that is written to, as they are read meanwhile.
+//! The frames of the file that is written to, for those who read them meanwhile.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -13,30 +13,31 @@ use crate::store::{
     state_hash::StateHash,
 };
 
-/// How far apart the places are at least that are kept in memory: what is read to find a revision.
+/// The least distance between two places in memory. This much is read to find a revision.
 const PLACES_BYTES: u64 = 256 << 10;
-/// What is read or copied at once.
+/// How much is read or copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// What is read at once where one frame is wanted.
+/// How much is read at a time to find a single frame.
 const FRAME_CHUNK_BYTES: usize = 4 << 10;
 
-/// The frames of a file. Another file, and with it another log, takes its place when it is written anew.
+/// The frames of a file. When the file is written anew, the log of the new file replaces this one.
 pub(super) struct Log {
     pub(super) stored: Arc<Stored>,
     pub(super) trailer: Trailer,
     places: Mutex<Places>,
-    /// The one that has taken its place.
+    /// The log that has replaced this one.
     next: OnceLock<Arc<Log>>,
 }
 
-/// How much of what the records cover is kept for those who follow changes, and for the audit: all of these count.
+/// How much of the frames to keep that the records already cover, for those who follow changes and for the audit. All three limits
+/// hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keep {
-    /// At the most so many bytes.
+    /// At most this many bytes.
     pub(super) bytes: u64,
-    /// At the most so many changes.
+    /// At most this many changes.
     pub(super) changes: u64,
-    /// Nothing that was committed before, milliseconds since the Unix epoch.
+    /// Nothing that was committed before this time, in milliseconds since the Unix epoch.
     pub(super) since_ms: u64,
 }
 
@@ -48,16 +49,16 @@ impl Keep {
     };
 }
 
-/// What is copied to another file.
+/// The frames that are copied to another file.
 #[derive(Clone, Copy)]
 pub(super) struct Copied {
     pub(super) start: Place,
-    /// Where what belongs on top of the records starts.
+    /// The place behind which the frames belong on top of the records.
     fed: Place,
 }
 
 impl Copied {
-    /// Where a place of the old file is in one that was copied to.
+    /// The place in the copy that matches a place in the old file.
     pub(super) fn place_in_copy(&self, place: Place, trailer: &Trailer) -> Place {
         Place {
             position: place.position,
@@ -66,14 +67,14 @@ impl Copied {
     }
 }
 
-/// Some places between two frames, so that none is far from one that is known.
+/// Some places between frames, so that every frame is near one of them.
 #[derive(Clone)]
 struct Places {
-    /// In order; the first is where the frames start.
+    /// The places in order. The first one is where the frames start.
     some: Vec<Place>,
-    /// Where what is on top of the records starts.
+    /// The place behind which the frames are on top of the records.
     fed: Place,
-    /// Behind the last durable frame.
+    /// The place behind the last durable frame.
     end: Place,
 }
 
@@ -99,10 +100,10 @@ impl Places {
 }
 
 impl Log {
-    /// Checks the frames of a file, and shows `visit` each place behind one; checks its records as well.
+    /// Checks the frames of a file, and calls `visit` with the place behind each. Checks the file's records, too.
     ///
     /// # Errors
-    /// As of [`check`] and of [`Stored::blocks`].
+    /// The same as for [`check`] and [`Stored::blocks`].
     pub(super) fn open(
         stored: &Arc<Stored>,
         visit: &mut dyn FnMut(&Position),
@@ -135,22 +136,22 @@ impl Log {
         self.stored.store()
     }
 
-    /// Behind the last durable frame.
+    /// The place behind the last durable frame.
     pub(super) fn end(&self) -> Place {
         self.places().end
     }
 
-    /// Says that there is another durable frame, which ends there.
+    /// Adds a durable frame that ends at this place.
     pub(super) fn add(&self, end: Place) {
         self.places().add(end, self.trailer.fed);
     }
 
-    /// Says what the store really holds at the end, where the frames themselves say otherwise.
+    /// Corrects the state hash at the end, if the frames' own is wrong.
     pub(super) fn correct_state(&self, state: StateHash) {
         self.places().end.position.state = state;
     }
 
-    /// What its file says of the store.
+    /// The status to write into the file.
     pub(super) fn status(&self, is_open: bool) -> Status {
         Status {
             owner: if is_open { std::process::id() } else { 0 },
@@ -159,23 +160,23 @@ impl Log {
         }
     }
 
-    /// What of the frames no records cover.
+    /// The bytes of frames that the records do not cover.
     pub(super) fn uncovered_bytes(&self) -> u64 {
         let places = self.places();
         places.end.offset - places.fed.offset
     }
 
-    /// What the frames take.
+    /// The bytes of all frames.
     pub(super) fn bytes(&self) -> u64 {
         self.end().offset - self.trailer.frames_at()
     }
 
-    /// The oldest revision of which there is a frame, or will be.
+    /// The oldest revision that has a frame, or will have one.
     pub(super) fn oldest(&self) -> u64 {
         self.trailer.start.revision + 1
     }
 
-    /// A known place before the frame with a revision, and not far from it.
+    /// A known place shortly before the frame with a revision.
     fn place_before(&self, revision: u64) -> Place {
         let places = self.places();
         let behind = places
@@ -184,10 +185,10 @@ impl Log {
         places.some[behind.saturating_sub(1)]
     }
 
-    /// The place behind a revision, which must be the last of its frame.
+    /// The place behind a revision, which must be the last one of its frame.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is not there.
+    /// [`Error::Corrupt`] if it is missing.
     fn place_behind(&self, revision: u64) -> Result<Place, Error> {
         let mut frames = self.frames(self.place_before(revision + 1), FRAME_CHUNK_BYTES);
         while frames.place().position.revision < revision && frames.next()?.is_some() {}
@@ -198,11 +199,11 @@ impl Log {
         }
     }
 
-    /// What to copy to another file whose records are of revision `fed`: all behind that, and about as much before it as is to be
-    /// kept.
+    /// The frames to copy to another file whose records are of the revision `fed`: all behind that, and before it about as much as
+    /// should be kept.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if `fed` is not there; what the disk says.
+    /// [`Error::Corrupt`] if `fed` is missing; errors of the disk.
     pub(super) fn to_copy(&self, fed: u64, keep: &Keep) -> Result<Copied, Error> {
         let fed = self.place_behind(fed)?;
         let from_offset = fed.offset.saturating_sub(keep.bytes);
@@ -219,10 +220,10 @@ impl Log {
         })
     }
 
-    /// The first of these places behind which nothing was committed before a time.
+    /// The first of these places behind which everything was committed at or after a time.
     fn first_since(&self, places: &[Place], since_ms: u64) -> Result<Option<Place>, Error> {
         let (mut first, mut end) = (0, places.len());
-        // Commit times never go back.
+        // Commit times never go back, so that this is a binary search.
         while first < end && since_ms > 0 {
             let middle = first.midpoint(end);
             let next = self.frames(places[middle], FRAME_CHUNK_BYTES).next()?;
@@ -235,11 +236,11 @@ impl Log {
         Ok(places.get(first).copied())
     }
 
-    /// Hands every durable frame that ends after revision `after` and not after `until` to `visit`, with where in the journal it
-    /// begins, while others are being appended. Both must be places between two frames.
+    /// Calls `visit` with every durable frame that ends after the revision `after` and not after `until`, and with where in the
+    /// journal it begins. Frames may be appended meanwhile. Both revisions must be places between two frames.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if one of them is damaged or missing; what `visit` refuses with.
+    /// [`Error::Corrupt`] if a frame is damaged or missing; any error that `visit` returns.
     pub(super) fn read(
         &self,
         after: u64,
@@ -261,10 +262,10 @@ impl Log {
         Ok(())
     }
 
-    /// Hands the bytes between two places to `sink`.
+    /// Copies the bytes between two places to `sink`.
     ///
     /// # Errors
-    /// What the disk says; what `sink` refuses with.
+    /// Errors of the disk; any error of `sink`.
     pub(super) fn copy(&self, from: Place, to: Place, sink: &mut dyn Sink) -> Result<(), Error> {
         let mut at = from.offset;
         while at < to.offset {
@@ -281,10 +282,10 @@ impl Log {
         Ok(())
     }
 
-    /// Hands the bytes from a place in this log on to `sink`, up to a place in the one that has taken its place by now.
+    /// Copies the bytes from a place in this log to `sink`, up to a place in the log that has replaced it by now.
     ///
     /// # Errors
-    /// As of [`Log::copy`].
+    /// The same as for [`Log::copy`].
     pub(super) fn copy_through(
         self: &Arc<Self>,
         mut from: Place,
@@ -301,20 +302,20 @@ impl Log {
         log.copy(from, to, sink)
     }
 
-    /// The one that has taken the place of this one, if what stands at a place of the journal was written since.
+    /// The log that has replaced this one, if a place in the journal was written since then.
     pub(super) fn next_before(&self, at: u64) -> Option<Arc<Log>> {
         let next = self.next.get()?;
         let end = self.trailer.in_journal(self.end().offset);
         (at >= end).then(|| next.clone())
     }
 
-    /// Says that another log takes the place of this one.
+    /// Notes that another log replaces this one.
     pub(super) fn is_replaced_by(&self, next: Arc<Log>) {
         let is_first = self.next.set(next).is_ok();
         assert!(is_first, "it was the one that is written to");
     }
 
-    /// The log of a file to which all was copied that belongs there, and which gets the name of this one's.
+    /// The log of a file to which the frames were copied, and which takes over the name of this log's file.
     pub(super) fn copied(&self, copied: &Copied, stored: &Stored, trailer: Trailer) -> Log {
         let start = trailer.start_place();
         let moved = |place: Place| copied.place_in_copy(place, &trailer);
@@ -353,18 +354,18 @@ impl Log {
     }
 }
 
-/// Reads the groups of a store one after the other, while others are being appended and the file is written anew.
+/// Reads the groups of a store one after the other, while others are appended and the file is written anew.
 pub(super) struct Follower {
     /// The revision of the last change that was read.
     after: u64,
-    /// Where it is, and in which log: it keeps none, since that would keep a file that was replaced.
+    /// Where it is, and in which log. It does not keep the log alive, because that would keep a file that was replaced.
     place: Option<(Weak<Log>, Place)>,
 }
 
-/// What a [`Follower`] comes to next.
+/// What a [`Follower`] finds next.
 pub(super) enum Next {
     Group(Group),
-    /// What comes next is gone.
+    /// The next changes are no longer kept.
     Compacted {
         oldest: u64,
     },
@@ -375,10 +376,10 @@ impl Follower {
         Follower { after, place: None }
     }
 
-    /// The group that holds what comes next, which is durable. Holds that one in memory, and nothing else.
+    /// The durable group with the next changes. It is the only one in memory.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is damaged or missing; what the disk says.
+    /// [`Error::Corrupt`] if it is damaged or missing; errors of the disk.
     pub(super) fn next(&mut self, log: &Arc<Log>) -> Result<Next, Error> {
         let next = self.after + 1;
         if next < log.oldest() {

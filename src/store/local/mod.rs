@@ -1,8 +1,7 @@
-//! The local truth: one file on this machine, and what makes the view from it.
+//! The local truth: one file on this machine, and the threads that make the view from it.
 //!
-//! One thread commits (`committer.rs`), one writes the file anew when its journal has grown (`rewriter.rs`), one feeds sled
-//! (`../view/feeder.rs`).
-//! `ARCHITECTURE.md` tells why sled alone cannot keep an acknowledged write.
+//! One thread commits (`committer.rs`), one writes the file anew when its journal has grown (`rewriter.rs`), and one feeds sled
+//! (`../view/feeder.rs`). `ARCHITECTURE.md` explains why sled alone cannot keep an acknowledged write.
 
 mod changes;
 mod committer;
@@ -70,37 +69,37 @@ use super::{
     view::{End, Feeder, View},
 };
 
-/// Writes that may wait for the committer: a few groups' worth.
+/// The most batches that wait for the committer: a few groups.
 const QUEUE_BATCHES_MAX: usize = 1024;
-/// What these may take of the memory: four groups' worth.
+/// The most memory that these take: four groups.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// How long a caller waits for room in the queue.
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 
-/// What may be chosen about a store that is opened.
+/// The options for opening a store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Memory for the view's pages.
+    /// Memory for the view's cache.
     pub cache_bytes: u64,
-    /// The directory of the view, if it is not to lie beside the file: on another disk, or in memory. It is made anew where it is
-    /// missing.
+    /// The directory of the view, if it should not lie beside the file: on another disk, or in memory. If it is missing, the view
+    /// is made again.
     pub view: Option<PathBuf>,
-    /// The file is not written anew before its journal has grown by so much.
+    /// The file is written anew only after its journal has grown by this much.
     pub rewrite_floor_bytes: u64,
-    /// How much of the journal is kept that the file's records cover already, for those who follow changes, and for the audit.
-    /// What is more goes when the file is written anew.
+    /// How much of the journal to keep that the file's records already cover, for those who follow changes and for the audit. The
+    /// rest is removed when the file is written anew.
     pub journal_keep_bytes: u64,
-    /// How many changes of it, at the most.
+    /// The most changes to keep of it.
     pub journal_keep_changes: u64,
-    /// How far back from now, at the most.
+    /// How far back from now to keep it.
     pub journal_keep_age: Duration,
-    /// Room in the file that is reserved for the journal at once.
+    /// How much room in the file is reserved for the journal at a time.
     pub journal_room_bytes: u64,
 }
 
 impl Default for Options {
-    /// 256 MiB of cache: most of a catalog of 100,000 backups. 128 MiB of journal before the file is written anew: a second or two
-    /// to check, and seldom enough that it takes little from a server that is being filled.
+    /// A cache of 256 MiB holds most of a catalog of 100,000 backups. The file is written anew after 128 MiB of journal: these take
+    /// a second or two to check, and it happens so rarely that it takes little from a server that is being filled.
     fn default() -> Self {
         Options {
             cache_bytes: 256 << 20,
@@ -118,17 +117,17 @@ impl Default for Options {
 pub(crate) struct Local {
     core: Arc<Core>,
     clock: Arc<CommitClock>,
-    /// `None` once it ends.
+    /// `None` once the store ends.
     queue: Option<mpsc::Sender<Task>>,
-    /// The bytes that may still be queued.
+    /// A permit for each byte that may still be queued.
     room: Arc<Semaphore>,
-    /// Of the committer, the feeder and the rewriter; `None` where these are stepped.
+    /// The threads of committer, feeder and rewriter. `None` if a test steps these.
     threads: Option<[JoinHandle<()>; 3]>,
-    /// Keeps the view's directory for this process.
+    /// Claims the view's directory for this process.
     _view_mark: Box<dyn DiskFile>,
 }
 
-/// What works on an open store, each on a thread of its own, or stepped by a simulation.
+/// What works on an open store: each on its own thread, or stepped by a simulation.
 struct Workers {
     committer: Committer,
     feeder: Feeder,
@@ -136,16 +135,16 @@ struct Workers {
 }
 
 impl Local {
-    /// As [`Store::open_unless`](super::Store::open_unless).
+    /// The same as [`Store::open_unless`](super::Store::open_unless).
     ///
     /// # Errors
-    /// As of that.
+    /// The same as for that.
     pub(super) fn open_unless(
         cancelled: Arc<AtomicBool>,
         path: &Path,
         options: &Options,
     ) -> Result<Local, OpenError> {
-        // sled panics then, which is no damage of the view.
+        // sled panics before 1970. That would be mistaken for damage of the view.
         if outside::is_before_epoch() {
             return Err(Error::Io {
                 action: "open the store".into(),
@@ -180,7 +179,7 @@ impl Local {
         Ok(local)
     }
 
-    /// Opens the store and leaves its workers to whoever steps them.
+    /// Opens the store, and leaves its workers to the caller, who steps them.
     fn open_stepped(
         closing: Arc<AtomicBool>,
         disk: Arc<dyn Disk>,
@@ -221,12 +220,12 @@ impl Local {
         } = parts;
         let (queue, tasks) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (condition, _) = watch::channel(Condition::default());
-        // Room for one: what is asked while it is busy is asked again by the next group.
+        // One request fits: what is asked while it waits is asked again by the next group.
         let (work, requests) = threads::sync_channel(1);
         let space = Space::new(&home, condition.clone());
         let alarm = work.clone();
         let view = View::new(sled, journal.end(), tally, move |sled, why| {
-            // Another may be at it already: then there is nothing to ask for.
+            // If the queue is full, somebody is already making sled anew.
             let _ = alarm.try_send(Work::Heal(sled.clone(), why.clone()));
         });
         let clock = Arc::new(CommitClock::after(journal.last_time_ms()));
@@ -262,7 +261,7 @@ impl Local {
             clock: clock.clone(),
             queue: tasks,
         };
-        // There is room for it: nobody else has asked yet.
+        // The queue has room: nobody has asked yet.
         let _ = core.rewriter.try_send(Work::Look);
         let local = Local {
             core,
@@ -322,7 +321,7 @@ impl Local {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// What it measures of its own work.
+    /// What it measures about itself.
     pub(crate) fn meters(&self) -> &Meters {
         &self.core.meters
     }
@@ -332,13 +331,13 @@ impl Local {
         self.core.log().oldest()
     }
 
-    /// How many batches wait for the committer.
+    /// The number of batches that wait for the committer.
     pub(crate) fn queued(&self) -> usize {
         let queue = self.queue.as_ref();
         queue.map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
-    /// What it takes on the disk, and of which revision its records are.
+    /// The room that it takes on the disk, and the revision of its records.
     ///
     /// # Errors
     /// [`Error::Closed`] if the process is ending.
@@ -347,26 +346,26 @@ impl Local {
         outside::blocking(move || Usage::of(&core)).await
     }
 
-    /// Writes the file anew now, whatever the journal's size.
+    /// Writes the file anew now, however small the journal is.
     ///
     /// # Errors
-    /// What the disk says; [`Error::Corrupt`] if the view does not hold what was written.
+    /// Errors of the disk; [`Error::Corrupt`] if the view does not hold what was written.
     #[cfg(test)]
     pub(super) async fn rewrite(&self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let work = self.core.rewriter.clone();
-        // The rewriter may be busy.
+        // Sending waits while the rewriter is busy.
         let asked = outside::blocking(move || work.send(Work::Now(answer))).await?;
         asked.map_err(|_| Error::Closed)?;
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Writes a snapshot: all that the store holds at one revision, while writes go on. Blocks.
+    /// Writes a snapshot: everything that the store holds at one revision, while writes go on. Blocks.
     ///
     /// `put` takes its bytes in order, about a MiB at a time.
     ///
     /// # Errors
-    /// If the store cannot be read; what `put` refuses with.
+    /// If the store cannot be read; any error that `put` returns.
     pub(crate) fn snapshot(
         &self,
         put: impl FnMut(Bytes) -> Result<(), Error>,
@@ -389,12 +388,12 @@ impl Local {
     /// Commits what is queued and closes the store.
     ///
     /// # Errors
-    /// What sled or the disk says. Nothing that was acknowledged depends on it.
+    /// Errors of sled or the disk. Nothing that was acknowledged depends on it.
     pub(super) fn close(mut self) -> Result<(), Error> {
         self.end(End::Fed)?;
         let core = self.core.clone();
         let end = core.view.shown();
-        // Who says that it was closed at a revision says that the view shows that.
+        // The status "closed at a revision" promises that the view shows that revision.
         let is_well = core.condition.borrow().stopped.is_none() && core.view.fed() == end;
         if let Ok(sled) = core.view.sled() {
             sled.flush()?;
@@ -416,7 +415,7 @@ impl Local {
         home.stored(&home.paths.file)?.verify()
     }
 
-    /// Ends the threads, the committer with all that is queued. Done once.
+    /// Ends the threads. The committer first commits everything that is queued. A second call does nothing.
     fn end(&mut self, feeder_end: End) -> Result<(), Error> {
         let core = &self.core;
         core.home.closing.store(true, Ordering::Relaxed);
@@ -425,7 +424,7 @@ impl Local {
             committer.join().map_err(|_| Error::Closed)?;
             core.view.end(feeder_end);
             feeder.join().map_err(|_| Error::Closed)?;
-            // It waits until the rewriter has noticed that what it makes is not needed any more.
+            // This waits until the rewriter has noticed that its file is not needed any more.
             core.rewriter.send(Work::End).map_err(|_| Error::Closed)?;
             rewriter.join().map_err(|_| Error::Closed)?;
         }
@@ -435,25 +434,25 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        // No thread of it may be at work when the next one opens the store. What was acknowledged is durable.
+        // No thread of it may be running when somebody opens the store again. What was acknowledged is durable.
         let _ = self.end(End::Now);
-        // Whoever still holds a part of it does not keep the file.
+        // Whoever still holds a part of the store does not keep the file claimed.
         self.journal().release();
     }
 }
 
-/// What a store takes on the disk.
+/// The room that a store takes on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the file, the journal: what was committed since the records were written, and some of what was before.
+    /// The journal in the file: what was committed after the records were written, and a part of what came before.
     pub journal_bytes: u64,
-    /// Of the file, the records.
+    /// The records in the file.
     pub records_bytes: u64,
-    /// Of the view.
+    /// The view.
     pub view_bytes: u64,
-    /// What is left on the disk, where the system says.
+    /// What is left on the disk, if the system tells.
     pub room_bytes: Option<u64>,
-    /// The revision that the records are of, and when they were written, milliseconds since the Unix epoch.
+    /// The revision of the records, and when they were written, in milliseconds since the Unix epoch.
     pub records: Option<(u64, u64)>,
 }
 
@@ -471,7 +470,7 @@ impl Usage {
     }
 }
 
-/// What the files below a directory take on the disk. What cannot be looked at counts nothing.
+/// The room that the files below a directory take. Files that cannot be looked at are not counted.
 fn bytes_in(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let bytes = entries.map(|entry| match entry.metadata() {

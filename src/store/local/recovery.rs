@@ -1,5 +1,4 @@
-//! A store's parts at its opening: making them, checking them against each other, and making the view anew where it cannot be
-//! trusted.
+//! Opening a store: making its parts, checking them against each other, and making the view anew if it cannot be trusted.
 
 use std::{
     path::Path,
@@ -31,56 +30,56 @@ use crate::store::{
     view::Sled,
 };
 
-/// How often a rebuild tells how far it is, in records or revisions.
+/// How often a rebuild logs its progress, in records or revisions.
 const PROGRESS: u64 = 100_000;
-/// Records that go into the view at once while it is made.
+/// How many records are put into the view at a time while it is made.
 const LOAD_BATCH: usize = 250;
 
-/// Where a store's parts are.
+/// Where the parts of a store are.
 #[derive(Clone)]
 pub(super) struct Home {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) paths: Paths,
     pub(super) views: Arc<Views>,
-    /// Room that is reserved for the journal at once.
+    /// How much room is reserved for the journal at a time.
     pub(super) journal_room_bytes: u64,
-    /// Set when what is being opened or made is not needed any more.
+    /// Set when the store that is being opened or made is no longer needed.
     pub(super) closing: Arc<AtomicBool>,
 }
 
-/// A store's parts, agreeing with each other.
+/// The parts of a store, which agree with each other.
 pub(super) struct Parts {
     pub(super) sled: Sled,
     pub(super) journal: Journal,
     pub(super) current: Arc<Current>,
     pub(super) tally: Tally,
-    /// Whether the file must be written anew at once, since the journal's state hash is wrong.
+    /// Whether the file must be written anew at once, because the journal's state hash is wrong.
     pub(super) rewrite_is_due: bool,
 }
 
-/// A view that was made anew.
+/// A view that was made from the file.
 pub(super) struct Built {
     pub(super) sled: Sled,
-    /// Which of the views that are there it is.
+    /// Its number among the views.
     pub(super) number: u64,
     pub(super) tally: Tally,
     pub(super) made: Made,
 }
 
-/// How a view that was made anew compares with the journal.
+/// How a new view compares with the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Made {
-    /// It comes to the state that the journal says.
+    /// Its state is the one that the journal says.
     AsWritten,
-    /// It comes to this state, each time: the journal's own sum is wrong, not its changes.
+    /// Its state is this one each time it is made: the journal's hash is wrong, not its changes.
     Corrected(StateHash),
 }
 
-/// Makes a new, empty store in the place of a file that nothing was written to, and says which.
+/// Makes a new, empty store in a file to which nothing has been written. Returns its header.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if a restore into it was not finished; [`Error::Corrupt`] if its view is there, so that it was a store
-/// once; what the disk says.
+/// [`OpenError::Foreign`] if a restore into it was not finished; [`Error::Corrupt`] if its view exists, so that it was a store
+/// before; errors of the disk.
 pub(super) fn create(
     disk: &dyn Disk,
     paths: &Paths,
@@ -121,12 +120,12 @@ impl Home {
     /// Opens the store in its file, which this process has claimed.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming what is lost; [`Error::Closed`] if it is not needed any more; what the disk says.
+    /// [`Error::Corrupt`] with what is lost; [`Error::Closed`] if it is no longer needed; errors of the disk.
     pub(super) fn open(&self, file: Box<dyn DiskFile>) -> Result<Parts, Error> {
         let disk = &*self.disk;
         space::clear(disk, &self.paths)?;
         disk.remove(&self.paths.new)?;
-        // The process may have ended before the file's name was durable.
+        // An earlier process may have ended before the file's name was durable.
         disk.sync_names()?;
         let stored = self.stored(&self.paths.file)?;
         let oldest = self.views.numbers()?.first().copied();
@@ -167,7 +166,7 @@ impl Home {
                 (built.sled, built.tally, Some(built.number))
             }
         };
-        // Another may have been in the making when the process ended.
+        // Another view may have been half made when an earlier process ended.
         self.views.discard_all_but(number)?;
         Ok(Parts {
             sled,
@@ -178,10 +177,10 @@ impl Home {
         })
     }
 
-    /// A file of this store, to read it.
+    /// A file of this store, opened for reading.
     ///
     /// # Errors
-    /// [`Error::Corrupt`]; what the disk says.
+    /// [`Error::Corrupt`]; errors of the disk.
     pub(super) fn stored(&self, path: &Path) -> Result<Arc<Stored>, Error> {
         let stored = Stored::open(&*self.disk, path).map_err(|error| match error {
             OpenError::Store(error) => error,
@@ -192,9 +191,9 @@ impl Home {
         stored.map(Arc::new)
     }
 
-    /// The view as it lies there, with the revision and state that it claims.
+    /// The view as it lies on the disk, with the revision and state that it claims to show.
     ///
-    /// The error says why it must be made anew.
+    /// The error tells why the view must be made anew.
     fn claimed_view(&self, number: Option<u64>) -> Result<(Sled, u64, StateHash), Error> {
         let number = number.ok_or_else(|| distrust("it is missing"))?;
         let view = self.views.open(number)?;
@@ -202,18 +201,18 @@ impl Home {
         Ok((view, shown, claimed))
     }
 
-    /// Makes a view of the file that is written to up to `end`, beside the one that is there. That one goes with
-    /// [`Views::discard_all_but`] once it is not needed any more.
+    /// Makes a view from the current file up to `end`, beside the existing one. [`Views::discard_all_but`] removes that one when it
+    /// is no longer needed.
     ///
     /// # Errors
-    /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the file is damaged. Nothing is left
-    /// behind then.
+    /// [`Error::Full`] if there is no room for both; [`Error::Closed`]; [`Error::Corrupt`] if the file is damaged. In these cases
+    /// nothing is left behind.
     pub(super) fn build(&self, current: &Arc<Current>, end: Position) -> Result<Built, Error> {
         let first = self.views.numbers()?.last().map_or(1, |last| last + 1);
         let built = self.build_compared(current, end, first);
         if built.is_err() {
             for number in [first, first + 1] {
-                // The first error is the one to tell; the next open removes it as well.
+                // The first error is the one to report. The next opening removes the rest, too.
                 let _ = self.views.remove(number);
             }
         }
@@ -235,8 +234,8 @@ impl Home {
                 made: Made::AsWritten,
             });
         }
-        // Each frame has proved whole. Either sled has lost something on the way, which would not happen twice, or the
-        // sums in the journal were made from a damaged view.
+        // Each frame is whole. So either sled has lost something on the way, which would not happen twice, or the hashes in the
+        // journal were made from a damaged view.
         let number = number + 1;
         let (sled, again, tally) = self.build_once(current, end, number)?;
         if again != state {
@@ -267,10 +266,10 @@ impl Home {
         }
     }
 
-    /// Makes a view of the file up to `end`, and says what it comes to and holds. Changes nothing but that view.
+    /// Makes a view from the file up to `end`. Returns its state, and what it holds. Changes nothing else.
     ///
     /// # Errors
-    /// As of [`Home::build`].
+    /// The same as for [`Home::build`].
     pub(super) fn build_once(
         &self,
         current: &Arc<Current>,
@@ -288,18 +287,18 @@ impl Home {
         Ok((view, state, tally))
     }
 
-    /// Makes a view of all that can still be read of the file, whatever is damaged. Says at which revision it ends, and what is
-    /// missing.
+    /// Makes a view from everything in the file that can still be read, however damaged it is. Returns the revision at which it
+    /// ends, and what is missing.
     ///
     /// # Errors
-    /// What sled or the disk says.
+    /// Errors of sled or the disk.
     pub(super) fn salvage(
         &self,
         stored: &Stored,
         number: u64,
     ) -> Result<(Sled, u64, Vec<String>), Error> {
         let view = self.views.open(number)?;
-        // What stands beside damage is not looked up there.
+        // Values beside damage are not read from the file, so that they are put into the view.
         let mut load = Load::new(self, &view, Stands::Nowhere);
         let mut missing = Vec::new();
         let (mut last, mut behind) = (0, 0);
@@ -329,11 +328,11 @@ impl Home {
         Ok((view, last, missing))
     }
 
-    /// Brings a view, of which it is said what revision and state it claims to show, to where the journal ends. Says what it holds,
-    /// or why it is not to be trusted.
+    /// Brings a view to the end of the journal. `shown` and `claimed` are the revision and the state that it claims to show.
+    /// Returns what it holds, or why it cannot be trusted.
     ///
     /// # Errors
-    /// [`Error::Closed`]; [`Error::Corrupt`] if the view is damaged; what sled or the disk says.
+    /// [`Error::Closed`]; [`Error::Corrupt`] if the view is damaged; errors of sled or the disk.
     pub(super) fn proved(
         &self,
         (view, shown, claimed): (Sled, u64, StateHash),
@@ -345,8 +344,8 @@ impl Home {
             return Ok(Err("it is of another time than the journal"));
         }
         self.follow(&view, &current.log(), shown, end.revision)?;
-        // It is trusted only once it has proved itself: sled opens a damaged file without a word, and the machine may have lost
-        // any part of it.
+        // The view is trusted only after it has been checked: sled opens damaged files without an error, and the machine may have
+        // lost any part of them.
         let view = view.reading(current.clone());
         let (state, tally) = view.state(&self.closing)?;
         Ok(if state == end.state {
@@ -356,7 +355,7 @@ impl Home {
         })
     }
 
-    /// Brings a view that shows revision `shown` to a later one.
+    /// Brings a view from the revision `shown` to a later one.
     fn follow(&self, view: &Sled, log: &Log, shown: u64, until: u64) -> Result<(), Error> {
         log.read(shown, until, &mut |frame, at| {
             self.apply(view, frame, Some(at))
@@ -376,7 +375,7 @@ impl Home {
     }
 
     /// # Errors
-    /// [`Error::Closed`] if what is being made is not needed any more.
+    /// [`Error::Closed`] if what is being made is no longer needed.
     fn go_on(&self) -> Result<(), Error> {
         if self.closing.load(Ordering::Relaxed) {
             Err(Error::Closed)
@@ -386,11 +385,11 @@ impl Home {
     }
 }
 
-/// Loads records into a view.
+/// Puts records into a view.
 struct Load<'a> {
     home: &'a Home,
     view: &'a Sled,
-    /// Where the values can be read when they are loaded.
+    /// Where the records' values can be read later.
     stands: Stands,
     batch: Vec<Entry>,
     loaded: u64,

@@ -1,4 +1,4 @@
-//! Files of stores that are not open: checked, and made into other stores.
+//! Files of stores that are not open: checking them, and making stores from them.
 
 use std::{fs::File, path::Path};
 
@@ -15,14 +15,14 @@ use crate::store::{
     change::{Group, Position},
 };
 
-/// What a snapshot is of.
+/// What a snapshot contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The store that it was taken of.
+    /// The store from which it was taken.
     pub store: Uuid,
-    /// The revision at which it is exact.
+    /// The revision that it holds.
     pub revision: u64,
-    /// When it was begun, milliseconds since the Unix epoch.
+    /// When it was begun, in milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// Its size.
     pub bytes: u64,
@@ -31,19 +31,19 @@ pub struct Snapshot {
 /// How far a restore goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// To the end.
+    /// To the end of what there is.
     End,
-    /// Up to and with this revision.
+    /// Up to this revision, including it.
     Revision(u64),
-    /// Up to and with what was committed at this time, milliseconds since the Unix epoch.
+    /// Up to what was committed at this time, including it. In milliseconds since the Unix epoch.
     TimeMs(u64),
 }
 
-/// Checks a file, be it a snapshot or a store that is not open: every byte, the order, and that it comes to the state that was
+/// Checks a snapshot, or the file of a store that is not open: every byte, the order, and that the result is the state that was
 /// written.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if it is none, [`Error::Corrupt`] naming the damage.
+/// [`OpenError::Foreign`] if it is something else; [`Error::Corrupt`] with the damage.
 pub(crate) fn verify_file(path: &Path) -> Result<Snapshot, OpenError> {
     let Kept { stored, .. } = &Kept::open(path)?;
     stored.verify()?;
@@ -56,7 +56,7 @@ pub(crate) fn verify_file(path: &Path) -> Result<Snapshot, OpenError> {
     })
 }
 
-/// A file to which nobody writes for as long as this is kept.
+/// A file to which nobody can write while this is kept.
 struct Kept {
     stored: Stored,
     _lock: File,
@@ -74,24 +74,24 @@ impl Kept {
     }
 }
 
-/// Whether there is a view of the store in a file, in `view` or beside it.
+/// Whether the store in a file has a view, in `view` or beside the file.
 ///
 /// # Errors
-/// What the system says.
+/// Errors of the system.
 pub(crate) fn has_view(path: &Path, view: Option<&Path>) -> Result<bool, OpenError> {
     let paths = Paths::of(path)?;
     Ok(views::are_in(view.unwrap_or(&paths.view))?)
 }
 
-/// Makes a store in the file `to`, which must be missing, of another, be it a snapshot or a store that is not open, and of what
-/// the journal of a later file of the same store has behind it, if one is given. Ids, revisions and pages are those of the
-/// original; page tokens are not, since it is another store.
+/// Makes a store in the file `to`, which must not exist, from a snapshot or from the file of a store that is not open. If a later
+/// file of the same store is given, its journal is applied on top. Ids, revisions and pages are those of the original. Page tokens
+/// are not valid in the new store, because it is another one.
 ///
-/// What was not finished is no store, and what it left behind gives way to the next try.
+/// A restore that did not finish leaves no store, and the next try replaces what it left behind.
 ///
 /// # Errors
-/// [`OpenError::Occupied`]; [`OpenError::NotThatFar`] if the file is of a later time than wanted, or the journal ends before it;
-/// [`Error::Corrupt`] if one of them is damaged, or they do not meet; what the disk says.
+/// [`OpenError::Occupied`]; [`OpenError::NotThatFar`] if the file is later than the wanted time, or the journal ends before it;
+/// [`Error::Corrupt`] if one of the files is damaged, or there is a gap between them; errors of the disk.
 pub(crate) fn restore(
     from: &Path,
     to: &Path,
@@ -109,7 +109,7 @@ pub(crate) fn restore(
 }
 
 /// # Errors
-/// [`OpenError::Occupied`] if something was written to the file where a store is to be made.
+/// [`OpenError::Occupied`] if something was written to the file where the store is to be made.
 fn refuse_occupied(disk: &dyn Disk, paths: &Paths) -> Result<(), OpenError> {
     let is_there = disk
         .list()?
@@ -123,7 +123,7 @@ fn refuse_occupied(disk: &dyn Disk, paths: &Paths) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes the store's file of what is wanted of the original.
+/// Makes the new store's file from the wanted part of the original.
 fn make(disk: &dyn Disk, paths: &Paths, original: &Original, last: u64) -> Result<(), OpenError> {
     let mut sink = FileSink::begin(disk, &paths.restoring)?;
     let made = original.copy_up_to(last, Uuid::new_v4(), &mut sink);
@@ -138,22 +138,22 @@ fn make(disk: &dyn Disk, paths: &Paths, original: &Original, last: u64) -> Resul
         Ok(disk.sync_names()?)
     });
     made.inspect_err(|_| {
-        // The first error is the one to tell; should it stay, the next try removes it.
+        // The first error is the one to report. If the file stays, the next try removes it.
         let _ = disk.remove(&paths.restoring);
     })
 }
 
-/// Makes a store of a file on a disk that holds none.
+/// Makes a store from a file, on a disk that holds none.
 #[cfg(test)]
 pub(super) fn make_on(disk: &dyn Disk, paths: &Paths, from: &Path) -> Result<(), OpenError> {
     let original = Original::open(from, None)?;
     make(disk, paths, &original, original.last_wanted(Until::End)?)
 }
 
-/// What a store is made of.
+/// What a store is made from.
 struct Original {
     file: Kept,
-    /// Where it ends.
+    /// Where the file ends.
     end: Position,
     /// A later file of the same store.
     journal: Option<Kept>,
@@ -179,7 +179,8 @@ impl Original {
         Ok(Original { file, end, journal })
     }
 
-    /// Hands every frame to `visit`, those of the journal behind the file's own, and says at which revision they end.
+    /// Calls `visit` with every frame: first the file's own, then those of the journal that follow. Returns the revision at which
+    /// they end.
     fn frames(&self, visit: &mut dyn FnMut(&Group) -> Result<(), Error>) -> Result<u64, OpenError> {
         let mut frames = self.file.stored.frames()?;
         while let Some(found) = frames.next()? {
@@ -216,7 +217,7 @@ impl Original {
         Ok(frames.place().position.revision)
     }
 
-    /// The last revision that is wanted.
+    /// The last revision to restore.
     fn last_wanted(&self, until: Until) -> Result<u64, OpenError> {
         let (first, _) = self.file.stored.trailer.clone()?.exact;
         let mut first_time_ms = self.file.stored.header.time_ms;
@@ -249,7 +250,7 @@ impl Original {
         }
     }
 
-    /// Writes the same as the file of another store, up to and with a revision.
+    /// Writes the same content as the file of another store, up to a revision and including it.
     fn copy_up_to(&self, last: u64, store: Uuid, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let trailer = self.file.stored.trailer.clone()?;
         let header = Header {
@@ -260,7 +261,7 @@ impl Original {
         self.file
             .stored
             .records(&mut |entry| writer.record(&entry))?;
-        // The chain of checksums is another in another store.
+        // The chain of checksums depends on the store's id, so that it is computed anew.
         let mut chain = 0;
         let start = Position {
             chain,
@@ -353,7 +354,7 @@ mod tests {
             restored("by-time", Some(&original), Until::TimeMs(now)).0,
             52
         );
-        // Each is a file like the other.
+        // A restored file is a file like any other.
         let again = dir.path().join("again");
         assert_eq!(restore(&original, &again, None, Until::End), Ok(52));
         let again = Store::open(&again, &Options::default()).unwrap();
@@ -386,7 +387,7 @@ mod tests {
         put(&store, "k".into(), "one").await;
         write(&store, &file);
         let root = dir.path().join("restored");
-        // As a restore leaves it that ended before it was done.
+        // What a restore leaves behind that ended before it was done.
         std::fs::write(dir.path().join("restored.restoring"), "ICEBOX").unwrap();
         let unfinished = Store::open(&root, &Options::default());
         assert!(

@@ -19,50 +19,50 @@ use super::{
 };
 use crate::store::{Error, view::Sled};
 
-/// How often it is looked for room on the disk while there is nothing else to do.
+/// How often to check the room on the disk while there is nothing else to do.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);
-/// How much may be left to copy when commits are held up for it.
+/// The most bytes that may be left to copy when commits have to wait for it.
 const REST_BYTES_MAX: u64 = 128 << 10;
-/// How often what was committed meanwhile is copied before commits are held up, however much is left.
+/// How often new commits are copied before commits have to wait, however much is left.
 const CATCH_UPS_MAX: usize = 8;
 
-/// What the rewriter is asked to do.
+/// A request to the rewriter.
 pub(super) enum Work {
-    /// See whether the journal has outgrown the records.
+    /// Check whether the journal has outgrown the records.
     Look,
-    /// Write the file anew now, and say how it went.
+    /// Write the file anew now, and report the result.
     #[cfg(test)]
     Now(tokio::sync::oneshot::Sender<Result<(), Error>>),
-    /// Make sled anew in the place of this one, which failed so.
+    /// Make sled anew, because this one has failed with this error.
     Heal(Arc<Sled>, Error),
     /// End.
     End,
 }
 
-/// The rewriter's own state.
+/// The state of the rewriter.
 pub(super) struct Rewriter {
     pub(super) core: Weak<Core>,
     pub(super) work: Receiver<Work>,
-    /// No file is worth being written anew below this much journal.
+    /// With less journal than this, no file is written anew.
     pub(super) floor_bytes: u64,
-    /// How much of the journal is kept that the records cover.
+    /// How much journal to keep that the records cover.
     pub(super) keep_bytes: u64,
     pub(super) keep_changes: u64,
     pub(super) keep_age: Duration,
     pub(super) clock: Arc<CommitClock>,
-    /// Bytes of journal that were there when it was last tried in vain.
+    /// The bytes of journal at the last try that failed.
     pub(super) failed_at_bytes: u64,
-    /// Whether it must be done, however little there is in the journal.
+    /// Whether the file must be written anew, however small the journal is.
     pub(super) is_due: bool,
-    /// A file that is on its way to the old one's place, and who asked for it.
+    /// A file that is about to replace the old one, and who asked for it.
     pub(super) under_way: Option<(Stage, Asked)>,
 }
 
-/// Who hears how it went.
+/// Who is told the result.
 pub(super) type Asked = Option<tokio::sync::oneshot::Sender<Result<(), Error>>>;
 
 impl Rewriter {
-    /// Works until it is told to end, or nobody can ask any more.
+    /// Works until it is told to end, or nobody can send requests any more.
     pub(super) fn run(mut self) {
         loop {
             let work = self.work.recv_timeout(LOOK_FOR_ROOM);
@@ -70,7 +70,7 @@ impl Rewriter {
                 return;
             };
             match work {
-                // Health must show room that somebody made while nobody writes.
+                // If somebody frees room while nobody writes, health must show it.
                 Err(RecvTimeoutError::Timeout) => drop(core.space.look()),
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(work) => self.do_work(&core, work),
@@ -79,7 +79,7 @@ impl Rewriter {
         }
     }
 
-    /// Does the next thing that there is to do, and says whether that was anything.
+    /// Does the next thing that there is to do. Returns whether there was any.
     #[cfg(test)]
     pub(super) fn step(&mut self) -> bool {
         let Some(core) = self.core.upgrade() else {
@@ -100,7 +100,7 @@ impl Rewriter {
                 let limit = self.floor_bytes.max(records_bytes / 2);
                 let uncovered_bytes = log.uncovered_bytes();
                 if uncovered_bytes.saturating_sub(self.failed_at_bytes) > limit || self.is_due {
-                    // Tried again when as much has come again, if it fails now.
+                    // If this fails, it is tried again after the journal has grown by as much.
                     self.failed_at_bytes = uncovered_bytes;
                     self.is_due = false;
                     self.rewrite(core, None);
@@ -108,13 +108,13 @@ impl Rewriter {
             }
             #[cfg(test)]
             Work::Now(answer) => self.rewrite(core, Some(answer)),
-            // What fails on the way is in the store's condition.
+            // If this fails, the store's condition tells.
             Work::Heal(sled, why) => drop(core.heal(sled, &why)),
             Work::End => {}
         }
     }
 
-    /// Writes a file that is to take the old one's place.
+    /// Writes a file that will replace the old one.
     fn rewrite(&mut self, core: &Core, asked: Asked) {
         match self.write(core) {
             Ok(new) => self.under_way = Some((Stage::Written(Box::new(new)), asked)),
@@ -125,7 +125,7 @@ impl Rewriter {
         }
     }
 
-    /// Takes the next step in which a new file takes the place of the old one, if there is one, and says whether there was.
+    /// Takes the next step in replacing the old file, if there is one. Returns whether there was.
     fn go_on(&mut self, core: &Core) -> bool {
         let Some((stage, asked)) = self.under_way.take() else {
             return false;
@@ -150,16 +150,16 @@ impl Rewriter {
         }
     }
 
-    /// Writes a file up to what is committed by now, or nearly so.
+    /// Writes a file with everything that is committed by now, except for the last part.
     fn write(&self, core: &Core) -> Result<New, Error> {
-        // A disk that has failed is not to be trusted with the only copy.
+        // The only copy must not be trusted to a disk that has failed.
         core.check_going()?;
         let old = core.log();
         let mut sink = FileSink::begin(&*core.home.disk, &core.home.paths.new)?;
         let sled = core.view.sled()?;
         let written = core.write(&self.keep(), &mut sink)?;
         sink.file.sync()?;
-        // Before it takes the place of the old one it is read back: this also proves that the view holds what was written.
+        // The file is read back before it replaces the old one. This also proves that the view holds what was written.
         let stored = core.home.stored(&core.home.paths.new)?;
         let checked = stored.verify();
         if let Err(error @ Error::Corrupt { .. }) = &checked {
@@ -182,19 +182,19 @@ impl Rewriter {
     }
 }
 
-/// A file that is to take the place of the store's.
+/// A file that will replace the store's file.
 pub(super) struct New {
     sink: FileSink,
     stored: Arc<Stored>,
     written: Written,
-    /// Up to where it was copied, in the old file.
+    /// The place in the old file up to which it was copied.
     end: Place,
     /// Where its reserved room ends.
     room_end: u64,
 }
 
 impl New {
-    /// Lets commits go to it as well, once it has what the old one has.
+    /// Copies the rest of the old file, and from then on lets commits go to both.
     fn follow(mut self, core: &Core) -> Result<Arc<Log>, Error> {
         self.catch_up_nearly(&core.log())?;
         let gate = core.view.gate.write();
@@ -219,7 +219,7 @@ impl New {
         Ok(log)
     }
 
-    /// Copies what the old file has, until little is left.
+    /// Copies from the old file until little is left.
     fn catch_up_nearly(&mut self, old: &Log) -> Result<(), Error> {
         for _ in 0..CATCH_UPS_MAX {
             let end = old.end();
@@ -231,7 +231,7 @@ impl New {
         Ok(())
     }
 
-    /// Copies what the old file has up to a place, and reads it back.
+    /// Copies from the old file up to a place, and reads the copy back.
     fn catch_up(&mut self, old: &Log, to: Place) -> Result<(), Error> {
         let from = self
             .written
@@ -252,22 +252,22 @@ impl New {
     }
 }
 
-/// How far a new file is on its way to the old one's place.
+/// How far the replacement has come.
 pub(super) enum Stage {
-    /// It has what was committed before it was written, or nearly so.
+    /// The new file has what was committed before it was written, except for the last part.
     Written(Box<New>),
-    /// It has all that is committed, and commits go to both. So it does not matter which of the two has the name after a power
-    /// cut, and nothing has to wait until that is settled.
+    /// The new file has everything that is committed, and commits go to both files. So it does not matter which of them has the
+    /// name after a power cut, and nobody has to wait until that is certain.
     Following(Arc<Log>),
-    /// It has the name.
+    /// The new file has the name.
     Renamed,
 }
 
 impl Stage {
-    /// Takes the next step. `None` when there is none left.
+    /// Takes the next step. `None` after the last one.
     ///
     /// # Errors
-    /// What the disk says. The old file is the one in use then, or writing has stopped.
+    /// Errors of the disk. Then the old file stays in use, or writing has stopped.
     fn go_on(self, core: &Core) -> Result<Option<Stage>, Error> {
         let Home { disk, paths, .. } = &core.home;
         match self {
@@ -282,7 +282,7 @@ impl Stage {
                     if let Err(error) = &renamed
                         && !matches!(error, Error::Full { .. })
                     {
-                        // Nobody knows which of the two has the name now.
+                        // It is not known which of the two has the name now.
                         core.stop(error);
                     }
                     renamed
@@ -291,7 +291,7 @@ impl Stage {
                 Ok(Some(Stage::Renamed))
             }
             Stage::Renamed => {
-                // Nor which will have it after a power cut.
+                // It is not known which of the two will have the name after a power cut.
                 disk.sync_names().inspect_err(|error| core.stop(error))?;
                 end_succession(core);
                 Ok(None)
@@ -300,25 +300,25 @@ impl Stage {
     }
 }
 
-/// Makes all that a new file has durable, and says in it whose it is.
+/// Makes everything in a new file durable, and writes into it which process has it.
 fn make_durable(core: &Core, log: &Log) -> Result<(), Error> {
     let mut file = core.home.disk.open(&core.home.paths.new)?;
     file.sync()?;
     log.status(true).write(&mut *file)?;
     file.sync()?;
-    // A commit whose sync failed before these may have dropped what was copied, so that they said nothing of it. Whoever has the
-    // journal knows.
+    // If the sync of an earlier commit failed, it may have dropped what was copied, so that these syncs did not report it. The
+    // journal's lock shows whether that has happened.
     let _journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
     core.check_going()
 }
 
-/// Goes on in the new file alone.
+/// Continues in the new file alone.
 fn end_succession(core: &Core) {
     let gate = core.view.gate.write();
     let _gate = gate.unwrap_or_else(PoisonError::into_inner);
     let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
     let log = journal.end_succession();
-    // Who reads in the old one goes on to the new one, and never finds neither.
+    // Readers in the old file continue in the new one. They always find one of them.
     core.log().is_replaced_by(log.clone());
     core.current.replace(log.clone());
     core.meters.rewrites.inc();
@@ -329,15 +329,15 @@ fn end_succession(core: &Core) {
     );
 }
 
-/// Goes on in the old file alone.
+/// Continues in the old file alone.
 fn give_up(core: &Core) {
     let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
     journal.give_up_succession();
-    // The first error is the one to tell; the next try and the next opening remove it as well.
+    // The first error is the one to report. The next try, or the next opening, removes the file, too.
     let _ = core.home.disk.remove(&core.home.paths.new);
 }
 
-/// Says how it went.
+/// Reports the result.
 fn tell(asked: Asked, went: Result<(), Error>) {
     if let Err(error) = &went
         && *error != Error::Closed
@@ -345,7 +345,7 @@ fn tell(asked: Asked, went: Result<(), Error>) {
         tracing::warn!(%error, "the file could not be written anew: its journal keeps growing");
     }
     if let Some(asked) = asked {
-        // Nobody listens when the caller has gone.
+        // Sending fails if the caller has gone.
         let _ = asked.send(went);
     }
 }

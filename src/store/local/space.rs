@@ -1,8 +1,8 @@
-//! Room on the disk: when nothing new is taken any more, and the reserve that deletes and updates then live on.
+//! Room on the disk: when to refuse new things, and the reserve on which deletes and updates then live.
 //!
-//! sled and the file system need some room even for writes that free it, and a store that has met the end of the disk
-//! is harder to bring back than one that stopped before. So creates are refused while little is left, and a file that
-//! holds a reserve is given up when even deletes find no room.
+//! Even writes that free room need some in sled and the file system, and a store that has used up the disk is harder to bring back
+//! than one that stopped before. So creates are refused while little room is left. If even deletes find no room, a file that holds
+//! a reserve is removed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,27 +11,28 @@ use tokio::sync::watch;
 use super::{core::Condition, disk::Disk, home::Paths, recovery::Home, views::Views};
 use crate::store::Error;
 
-/// Below so much room nothing new is taken: sled writes behind what is acknowledged, a few buffers of 2 MiB.
+/// With less room than this, nothing new is accepted: sled still has to write what is acknowledged, which is a few buffers of 2
+/// MiB.
 const ROOM_BYTES_MIN: u64 = 8 << 20;
-/// What must be there in addition before new things are taken again.
+/// How much more room there must be before new things are accepted again.
 const ROOM_BYTES_MARGIN: u64 = 2 << 20;
-/// What is given up when even deletes find no room.
+/// The size of the reserve, which is given up when even deletes find no room.
 const RESERVE_BYTES: u64 = 8 << 20;
-/// Room below which the reserve is given up.
+/// With less room than this, the reserve is given up.
 const RESERVE_IS_NEEDED_BYTES: u64 = 4 << 20;
 
-/// The room on the disks of a store's file and its view, watched.
+/// Watches the room on the disks of a store's file and its view.
 pub(super) struct Space {
     disk: Arc<dyn Disk>,
     paths: Paths,
     views: Arc<Views>,
     condition: watch::Sender<Condition>,
-    /// Whether the reserve is there.
+    /// Whether the reserve exists.
     reserve: Mutex<bool>,
 }
 
 impl Space {
-    /// The room for a store, with a reserve if there is room for one.
+    /// The room for a store. A reserve is made if there is room for it.
     pub(super) fn new(home: &Home, condition: watch::Sender<Condition>) -> Self {
         let Home {
             disk, paths, views, ..
@@ -47,7 +48,7 @@ impl Space {
         space
     }
 
-    /// Looks how much room there is, and says whether new things are taken.
+    /// Looks how much room there is. Returns whether new things are accepted.
     pub(super) fn look(&self) -> bool {
         let Some(room) = self.room_bytes() else {
             return true;
@@ -72,19 +73,19 @@ impl Space {
         enough
     }
 
-    /// The room that is left where there is less of it.
+    /// The room that is left, on the disk that has less.
     pub(super) fn room_bytes(&self) -> Option<u64> {
         let file = self.disk.room_bytes()?;
         let view = self.views.room_bytes();
         Some(view.map_or(file, |view| view.min(file)))
     }
 
-    /// Whether nothing new is taken.
+    /// Whether new things are refused.
     pub(super) fn is_full(&self) -> bool {
         self.condition.borrow().full.is_some()
     }
 
-    /// Says that the disk has refused room.
+    /// Notes that the disk has refused room.
     pub(super) fn met_the_end(&self, why: &str) {
         self.condition.send_if_modified(|condition| {
             let first = condition.full.is_none();
@@ -106,7 +107,7 @@ impl Space {
         });
     }
 
-    /// Gives the reserve's room to whoever needs it; says whether there was one.
+    /// Gives up the reserve. Returns whether there was one.
     pub(super) fn release_reserve(&self) -> bool {
         let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         if !*reserve {
@@ -122,7 +123,7 @@ impl Space {
         let mut file = self.disk.open(path)?;
         let reserved = file.allocate(RESERVE_BYTES);
         if reserved.is_err() {
-            // What was reserved of it is of no use.
+            // A reserve of less than its size is of no use.
             let _ = self.disk.remove(path);
         }
         reserved
@@ -132,7 +133,7 @@ impl Space {
 /// Removes the reserve of a store that is being opened, so that it finds room.
 ///
 /// # Errors
-/// What the disk says.
+/// Errors of the disk.
 pub(super) fn clear(disk: &dyn Disk, paths: &Paths) -> Result<(), Error> {
     disk.remove(&paths.reserve)
 }

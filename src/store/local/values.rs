@@ -1,9 +1,8 @@
-//! Where the view reads the values that it does not hold itself: in the journal, and if they are older than that, among the
-//! records.
+//! Where the view reads values that it does not hold itself: in the journal, or among the records if they are older.
 //!
-//! sled says where in the journal a value was written. A file that was written anew has let go of what its records cover, but for
-//! what followers may ask for: what sled then says of a value that was not changed since is no place any more, and the key is
-//! looked up among the records. So sled stays as it is when the file is written anew.
+//! sled knows where in the journal a value was written. When the file is written anew, the frames that its records cover go, except
+//! for what followers may ask for. Then the place that sled knows for an older value no longer exists, and the key is looked up
+//! among the records. So sled does not change when the file is written anew.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,12 +20,12 @@ use crate::store::{
     view::{ValueReader, Values, Waits},
 };
 
-/// How much of the journal is read at once where one value follows another.
+/// How much of the journal is read at a time while values follow each other.
 const CHUNK_BYTES: usize = 64 << 10;
-/// How far apart two values may be for the second to follow the first.
+/// The greatest distance between two values that follow each other.
 const GAP_BYTES_MAX: u64 = 1 << 10;
 
-/// The log of the file that is written to now. Another one takes its place when the file is written anew.
+/// The log of the file that is written to now. It is replaced when the file is written anew.
 pub(super) struct Current(RwLock<Arc<Log>>);
 
 impl Current {
@@ -39,7 +38,7 @@ impl Current {
         log.clone()
     }
 
-    /// From now on it is this one, which the one before must know of.
+    /// Replaces the log. The old log must already know its successor.
     pub(super) fn replace(&self, log: Arc<Log>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = log;
     }
@@ -51,10 +50,10 @@ impl Values for Current {
     }
 }
 
-/// Reads values of a log, and of those that have taken its place since.
+/// Reads values from a log, and from those that have replaced it since.
 struct LogReader<'a> {
     log: Arc<Log>,
-    /// Made when there is something to read: much of what is asked for stands in sled.
+    /// Made when it is needed: many values stand in sled itself.
     journal: Option<Ahead<'a>>,
     records: Option<Lookup<'a>>,
     waits: Waits<'a>,
@@ -92,7 +91,7 @@ impl ValueReader for LogReader<'_> {
         let Stands::Journal(at) = stands else {
             return self.in_records(key);
         };
-        // What was written since this file was replaced is in the journal of the one that came next.
+        // What was written after this file was replaced is in the journal of its successor.
         while let Some(next) = self.log.next_before(at) {
             *self = LogReader::new(next, self.waits);
         }
@@ -103,7 +102,7 @@ impl ValueReader for LogReader<'_> {
     }
 }
 
-/// Reads one stretch of a file after the other, some of it ahead where they stand side by side.
+/// Reads parts of a file one after the other, and some ahead if they stand side by side.
 struct Ahead<'a> {
     file: Arc<dyn DiskFile>,
     chunk: Bytes,
@@ -124,7 +123,7 @@ impl<'a> Ahead<'a> {
 
     /// The bytes at a place; `None` if there are fewer.
     fn read(&mut self, at: u64, len: usize) -> Result<Option<Bytes>, Error> {
-        // A value that claims more is damage, not a reason to allocate.
+        // A longer value is damage, and no reason to allocate memory.
         if len > PAYLOAD_BYTES_MAX {
             return Ok(None);
         }
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
     use crate::store::local::disk::{Disk, RealDisk};
 
-    /// A file that tells what was read of it.
+    /// A file that tells what was read from it.
     struct Told {
         file: Box<dyn DiskFile>,
         reads: Mutex<Vec<(u64, usize)>>,

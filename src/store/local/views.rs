@@ -1,8 +1,8 @@
 //! The view's directory: who may use it, and which views are in it.
 //!
-//! A view is sled in a directory that is named after its store and a number, a new one for each that is made. There are two only
-//! while another is made, or if the process ended meanwhile. The file [`MARK`] says that all of it is Icebox's and may be thrown
-//! away.
+//! A view is sled in a directory that has the store's id and a number as its name. Each new view gets a new number. There are two
+//! views only while one is being made, or if the process ended meanwhile. The file [`MARK`] says that everything there belongs to
+//! Icebox and may be deleted.
 
 use std::path::{Path, PathBuf};
 
@@ -14,16 +14,15 @@ use super::{
 };
 use crate::store::{Error, OpenError, view::Sled};
 
-/// Who finds it may remove the directory that it is in.
+/// Its presence allows removing the directory that it is in.
 const MARK: &str = "VIEW";
 const MARK_SAYS: &str =
     "The view of an Icebox store. It can be removed while the store is closed, and is made anew.\n";
 
-/// Takes the view's directory for this process alone, for as long as the file is kept that is returned, and makes it if it is
-/// missing.
+/// Claims the view's directory for this process alone while the returned file is kept. Makes the directory if it is missing.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] before anything is written; [`OpenError::Locked`]; what the disk says.
+/// [`OpenError::Foreign`] before anything is written; [`OpenError::Locked`]; errors of the disk.
 pub(super) fn claim(dir: &Path) -> Result<Box<dyn DiskFile>, OpenError> {
     let disk = RealDisk::new(dir.to_owned());
     let names = disk.list()?;
@@ -41,23 +40,23 @@ pub(super) fn claim(dir: &Path) -> Result<Box<dyn DiskFile>, OpenError> {
         owner: format!("another process, whose view is in {}", dir.display()),
     })?;
     match mark.write_at(0, MARK_SAYS.as_bytes()) {
-        // Its name is what counts.
+        // Only its name matters.
         Err(Error::Full { .. }) => {}
         written => written?,
     }
     Ok(mark)
 }
 
-/// Whether there is a view in a directory, of whatever store.
+/// Whether a directory has a view of any store.
 ///
 /// # Errors
-/// What the disk says.
+/// Errors of the disk.
 pub(super) fn are_in(dir: &Path) -> Result<bool, Error> {
     let names = RealDisk::new(dir.to_owned()).list()?;
     Ok(names.iter().any(|name| parse(name).is_some()))
 }
 
-/// The store and the number of a view.
+/// The store and the number in a view's name.
 fn parse(name: &str) -> Option<(Uuid, u64)> {
     let (store, number) = name.split_once('-')?;
     Some((Uuid::try_parse(store).ok()?, number.parse().ok()?))
@@ -72,7 +71,7 @@ pub(super) struct Views {
 }
 
 impl Views {
-    /// Those in `dir`.
+    /// The views of `store` in `dir`.
     pub(super) fn new(dir: &Path, store: Uuid, cache_bytes: u64) -> Views {
         Views {
             dir: dir.to_owned(),
@@ -82,12 +81,12 @@ impl Views {
         }
     }
 
-    /// Their directory.
+    /// The directory of the views.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where a view is, or would be.
+    /// Where the view with a number is, or would be.
     pub(super) fn path(&self, number: u64) -> PathBuf {
         self.dir.join(self.name(number))
     }
@@ -96,7 +95,7 @@ impl Views {
         format!("{}-{number}", self.store.simple())
     }
 
-    /// Opens a view, or makes an empty one.
+    /// Opens a view. Makes an empty one if it is missing.
     ///
     /// # Errors
     /// If sled fails or panics.
@@ -104,10 +103,10 @@ impl Views {
         Sled::open(&self.path(number), self.cache_bytes)
     }
 
-    /// The views of the store that are there, oldest first.
+    /// The existing views of the store, oldest first.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn numbers(&self) -> Result<Vec<u64>, Error> {
         let names = self.disk.list()?;
         let parsed = names.iter().filter_map(|name| parse(name));
@@ -117,18 +116,18 @@ impl Views {
         Ok(numbers)
     }
 
-    /// Removes a view, if it is there.
+    /// Removes a view, if it exists.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn remove(&self, number: u64) -> Result<(), Error> {
         self.disk.remove(Path::new(&self.name(number)))
     }
 
-    /// Removes every view but this one, those of other stores among them: another can be made from the store's file.
+    /// Removes every view but this one, also views of other stores: they can be made again from those stores' files.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn discard_all_but(&self, kept: Option<u64>) -> Result<(), Error> {
         for name in self.disk.list()? {
             if let Some((store, number)) = parse(&name)
@@ -140,7 +139,7 @@ impl Views {
         Ok(())
     }
 
-    /// The room that is left for them.
+    /// The room that is left for the views.
     pub(super) fn room_bytes(&self) -> Option<u64> {
         self.disk.room_bytes()
     }

@@ -1,4 +1,4 @@
-//! What sled holds under a key, byte by byte: its value, or what is known of that, and where it stands.
+//! What sled holds under a key: the value itself, or where it stands and what is known about it.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | 8 | its place in the journal, if it stands there, or did before the file was written anew |
 //! | 16 | its share of the state hash |
 //!
-//! So what is damaged, in sled or where it stands, or is another key's, is told, and what all of sled comes to is known without a look
-//! at values that stand elsewhere.
+//! So everything that is damaged or belongs to another key is noticed, in sled and elsewhere. And the state hash of sled is known
+//! without reading values that stand elsewhere.
 
 use bytes::Bytes;
 
@@ -25,19 +25,19 @@ use crate::store::{
 };
 
 const CRC_BYTES: usize = 4;
-/// The checksum, the revision and the tag, before the value or its place.
+/// The bytes before the value or its place: checksum, revision and tag.
 pub(super) const HEAD_BYTES: usize = CRC_BYTES + 8 + 1;
 pub(super) const PLACE_BYTES: usize = 4 + 8 + StateHash::BYTES;
-/// What follows the head.
+/// The tags for what follows the head.
 const VALUE: u8 = 0;
 const IN_JOURNAL: u8 = 1;
 const IN_RECORDS: u8 = 2;
-/// A value that is not larger stands in sled itself: names, which are read again and again to find what they name.
+/// Values up to this size stand in sled itself. These are names, which are read again and again to find records.
 pub(super) const VALUE_BYTES_MAX: usize = 64;
-/// What a key takes in sled's cache beside its bytes and what is held under it.
+/// The memory that a key takes in sled's cache in addition to its bytes and its entry.
 const KEY_OVERHEAD_BYTES: usize = 64;
 
-/// What a key takes in sled's memory, with a value of that size.
+/// The memory that a key with a value of this size takes in sled.
 pub(in crate::store) fn bytes_in_memory(key: &[u8], value_len: usize) -> u64 {
     let held = if value_len > VALUE_BYTES_MAX {
         PLACE_BYTES
@@ -47,7 +47,7 @@ pub(in crate::store) fn bytes_in_memory(key: &[u8], value_len: usize) -> u64 {
     (KEY_OVERHEAD_BYTES + key.len() + HEAD_BYTES + held) as u64
 }
 
-/// What sled holds of a value: itself, if it is small or stands nowhere else, and else where it stands.
+/// The entry for a value: the value itself if it is small or stands nowhere else, otherwise where it stands.
 pub(super) fn stored(write: &Placed<'_>, value: &[u8]) -> Vec<u8> {
     let place = match write.stands {
         _ if value.len() <= VALUE_BYTES_MAX => None,
@@ -79,7 +79,7 @@ fn checksum(key: &[u8], behind: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), behind)
 }
 
-/// What sled holds under a key.
+/// An entry of sled.
 pub(super) struct Held<'a> {
     pub(super) revision: u64,
     value: Value<'a>,
@@ -94,19 +94,19 @@ enum Value<'a> {
     },
 }
 
-/// What is known of what a key holds.
+/// What is known about a key's value without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Known {
     /// The revision of the last write.
     pub(in crate::store) revision: u64,
-    /// How long the value is.
+    /// The size of the value.
     pub(in crate::store) len: usize,
-    /// Its share of the state hash.
+    /// The value's share of the state hash.
     pub(in crate::store) hash: StateHash,
 }
 
 impl Known {
-    /// What is known of a key with this value.
+    /// What is known about a key with this value.
     pub(in crate::store) fn of(key: &[u8], value: &[u8], revision: u64) -> Known {
         Known {
             revision,
@@ -118,7 +118,7 @@ impl Known {
 
 impl<'a> Held<'a> {
     /// # Errors
-    /// If it is damaged.
+    /// If the entry is damaged.
     pub(super) fn parse(key: &[u8], stored: &'a [u8]) -> Result<Self, Error> {
         let parse = || {
             let mut reader = Reader(stored);
@@ -147,7 +147,7 @@ impl<'a> Held<'a> {
         parse().ok_or_else(|| damaged(key))
     }
 
-    /// What is known of it without a look at the value, if that stands elsewhere.
+    /// What is known without reading the value.
     pub(super) fn known(&self, key: &[u8]) -> Known {
         match self.value {
             Value::Here(value) => Known::of(key, value, self.revision),
@@ -159,10 +159,10 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// What stands where the value does, if that is elsewhere.
+    /// The bytes at the value's place, if it stands elsewhere.
     ///
     /// # Errors
-    /// What the disk says; [`Error::Busy`] if it would have to be waited for.
+    /// Errors of the disk; [`Error::Busy`] if it may not wait for the disk but would have to.
     pub(super) fn read(
         &self,
         key: &[u8],
@@ -174,10 +174,10 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// The value, if it is here, and else what was read, if it is that.
+    /// The value: from the entry, or the bytes that were read, if they are right.
     ///
     /// # Errors
-    /// If it is not.
+    /// If they are not.
     pub(super) fn checked<'b>(&self, key: &[u8], read: Option<&'b [u8]>) -> Result<&'b [u8], Error>
     where
         'a: 'b,
@@ -197,10 +197,10 @@ fn damaged(key: &[u8]) -> Error {
     }
 }
 
-/// What a key holds, sharing the memory of what sled holds, or of what was read.
+/// What a key holds. It shares the memory of sled's entry, or of what was read.
 ///
 /// # Errors
-/// As of [`Held::parse`], [`Held::read`] and [`Held::checked`].
+/// The same as for [`Held::parse`], [`Held::read`] and [`Held::checked`].
 pub(super) fn checked(
     key: Bytes,
     stored: impl AsRef<[u8]> + Send + 'static,

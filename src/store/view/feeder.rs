@@ -1,14 +1,14 @@
-//! The feeder: one thread that brings to sled what the table of recent writes has collected.
+//! The feeder: one thread that writes to sled what the table of recent writes has collected.
 
 use std::sync::{Arc, PoisonError};
 
 use super::{End, Sled, View};
 use crate::store::Error;
 
-/// Makes sled anew in the place of one that failed so.
+/// Makes sled anew after it has failed with an error.
 type Heal = Box<dyn Fn(Arc<Sled>, &Error) -> Result<(), Error> + Send>;
 
-/// The feeder's own state.
+/// The state of the feeder.
 pub(in crate::store) struct Feeder {
     view: Arc<View>,
     heal: Heal,
@@ -25,7 +25,7 @@ impl Feeder {
         }
     }
 
-    /// Feeds until it is told to end, or sled cannot be made anew.
+    /// Feeds sled until it is told to end, or sled cannot be made anew.
     pub(in crate::store) fn run(self) {
         let recent = &self.view.recent;
         loop {
@@ -36,13 +36,13 @@ impl Feeder {
             match self.step() {
                 Ok(false) if end.is_some() => return,
                 Ok(_) => {}
-                // What is in the table stays there to be read; no more comes, since writing has stopped.
+                // The table stays readable. Nothing more comes, because writing has stopped.
                 Err(_) => return recent.break_off(),
             }
         }
     }
 
-    /// Brings what there is to sled, and says whether there was anything.
+    /// Feeds sled with what there is. Returns whether there was anything.
     ///
     /// # Errors
     /// If sled fails and cannot be made anew.
@@ -56,7 +56,7 @@ impl Feeder {
         loop {
             let gate = gate.read().unwrap_or_else(PoisonError::into_inner);
             let sled = self.view.sled()?;
-            // One that was made anew meanwhile has it already, and may have what comes behind it.
+            // If sled was made anew meanwhile, it has this already, and perhaps more.
             let done = match sled.shown() {
                 Ok((shown, _)) if shown >= feed.end.revision => Ok(()),
                 Ok(_) => sled.feed(&feed),

@@ -1,25 +1,25 @@
-//! Which keys sled does not hold, for sure: most creates ask for keys that nobody has, and sled would read a leaf to say so.
+//! Tells which keys sled certainly does not have. Most creates ask for keys that do not exist, and sled would read a leaf for each.
 //!
-//! A Bloom filter whose bits for one key lie in one word. A key that was removed stays in it, and too many keys make it useless but
+//! It is a Bloom filter that keeps all bits of one key in one word. A deleted key stays in it. Too many keys make it useless, but
 //! never wrong.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use twox_hash::XxHash3_64;
 
-/// What it takes of the memory that is meant for sled's cache: with 256 MiB, 10 bits for each of three million keys.
+/// Its share of the memory for sled's cache. With 256 MiB it has 10 bits for each of three million keys.
 const SHARE_OF_CACHE: u64 = 64;
 const WORDS_MIN: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Filter {
     words: Box<[AtomicU64]>,
-    /// Whether it has seen every key that there is.
+    /// Whether every existing key was added.
     is_complete: AtomicBool,
 }
 
 impl Filter {
-    /// An empty one, beside a cache of that size.
+    /// An empty filter for a cache of this size.
     pub(super) fn new(cache_bytes: u64) -> Self {
         let words = usize::try_from(cache_bytes / SHARE_OF_CACHE / 8).unwrap_or(WORDS_MIN);
         Filter {
@@ -30,26 +30,26 @@ impl Filter {
         }
     }
 
-    /// What it takes of the memory.
+    /// The memory that it takes.
     pub(super) fn bytes(&self) -> u64 {
         self.words.len() as u64 * 8
     }
 
-    /// Says that a key may be there from now on.
+    /// Adds a key that may exist from now on.
     pub(super) fn insert(&self, key: &[u8]) {
         let (word, bits) = self.place(key);
-        // Most bits of a busy word are set already: a look is cheaper than a write that other cores must hear of.
+        // In a busy word most bits are set already. Checking them is cheaper than a write, which other cores would have to notice.
         if word.load(Ordering::Relaxed) & bits != bits {
             word.fetch_or(bits, Ordering::Relaxed);
         }
     }
 
-    /// Says that every key that is there was inserted.
+    /// Notes that every existing key was added.
     pub(super) fn is_complete(&self) {
         self.is_complete.store(true, Ordering::Release);
     }
 
-    /// Whether a key is not there, for sure.
+    /// Whether a key certainly does not exist.
     pub(super) fn lacks(&self, key: &[u8]) -> bool {
         if !self.is_complete.load(Ordering::Acquire) {
             return false;

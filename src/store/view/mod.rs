@@ -1,8 +1,8 @@
-//! The ordered view: every key with its present value. It is the same whatever orders the changes.
+//! The ordered view: every key with its current value. It does not depend on what orders the changes.
 //!
-//! Durable writes are read in a table of recent ones (`recent.rs`) at once; sled (`sled.rs`) is fed with them behind, many at a
-//! time and in order of their keys, by the feeder (`feeder.rs`). A read looks into both. Of most values sled only knows where they
-//! stand in the truth (`values.rs`).
+//! Durable writes can be read at once from a table of recent writes (`recent.rs`). The feeder (`feeder.rs`) writes them to sled
+//! (`sled.rs`) later, many at a time and in the order of their keys. A read looks into both. For most values sled only knows where
+//! in the truth they stand (`values.rs`).
 
 mod entry;
 mod feeder;
@@ -39,32 +39,32 @@ use super::{
 
 type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 type Visit<'a> = &'a mut dyn FnMut(Found<'_>) -> ControlFlow<()>;
-/// Whether a scan was broken off.
+/// The result of a scan: whether it was broken off.
 type Scanned = Result<ControlFlow<()>, Error>;
 
-/// Told of a sled that fails, and why.
+/// Called with a sled that has failed, and why.
 type Alarm = Box<dyn Fn(&Arc<Sled>, &Error) + Send + Sync>;
 
-/// Sled, and what was written and it does not have yet.
+/// sled, and the writes that it does not have yet.
 pub(crate) struct View {
-    /// `None` only while the disk has no room for one that fails and for one in its place.
+    /// `None` only while a failed sled was removed and the disk has no room for a new one.
     sled: RwLock<Option<Arc<Sled>>>,
     recent: Recent,
-    /// Held to read while what sled says decides what is written, and while it is fed; to write while it is made anew.
+    /// Read-locked while an answer of sled decides what is written, and while sled is fed. Write-locked while sled is made anew.
     pub(super) gate: RwLock<()>,
-    /// What can be read.
+    /// Up to where writes can be read.
     shown: watch::Sender<Position>,
-    /// What sled has.
+    /// Up to where sled has the writes.
     fed: watch::Sender<Position>,
-    /// The keys that there are.
+    /// Counts the existing keys.
     tally: Mutex<Tally>,
-    /// The keys and values that sled keeps in memory, in bytes.
+    /// How many bytes of keys and values sled keeps in memory.
     capacity: u64,
     alarm: Alarm,
 }
 
 impl View {
-    /// The view that sled makes, which holds what the store holds at `end`. `alarm` is told when sled fails.
+    /// A view over `sled`, which holds what the store holds at `end`. `alarm` is called when sled fails.
     pub(super) fn new(
         sled: Sled,
         end: Position,
@@ -83,49 +83,49 @@ impl View {
         }
     }
 
-    /// What can be read.
+    /// Up to where writes can be read.
     pub(super) fn shown(&self) -> Position {
         *self.shown.borrow()
     }
 
-    /// Follows what can be read.
+    /// Follows up to where writes can be read.
     pub(super) fn follow(&self) -> watch::Receiver<Position> {
         self.shown.subscribe()
     }
 
-    /// What sled has: what is behind it is in the table.
+    /// Up to where sled has the writes. Later ones are in the table.
     pub(super) fn fed(&self) -> Position {
         *self.fed.borrow()
     }
 
-    /// Shows writes that are durable, which bring what is shown to `end`.
+    /// Makes durable writes readable. They end at `end`.
     pub(super) fn show(&self, writes: &[Placed<'_>], end: Position) {
         self.recent.put(writes, end);
         self.shown.send_replace(end);
     }
 
-    /// Waits until the table has room for what is shown next.
+    /// Waits until the table has room for more writes.
     pub(super) fn wait_for_room(&self) {
         self.recent.wait_for_room();
     }
 
-    /// How many keys start with these two bytes.
+    /// The number of keys that start with these two bytes.
     pub(crate) fn count(&self, start: [u8; 2]) -> u64 {
         self.tally().count(start)
     }
 
-    /// The keys that there are, those included that are shown next.
+    /// The count of keys, which already includes what is shown next.
     pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether all of sled fits in its cache, where reads find it without waiting for the disk: opening has read all of it, and
-    /// what was written since came through the cache.
+    /// Whether all of sled fits into its cache, so that reads do not wait for the disk: opening has read everything, and later
+    /// writes went through the cache.
     pub(super) fn is_in_memory(&self) -> bool {
         self.tally().view_bytes() < self.capacity
     }
 
-    /// sled as it is now.
+    /// The current sled.
     ///
     /// # Errors
     /// [`Error::Busy`] while there is none.
@@ -134,13 +134,13 @@ impl View {
         sled.clone().ok_or(Error::Busy)
     }
 
-    /// Puts another one in its place. Readers that are under way keep the old one until they are done.
+    /// Replaces sled. Running reads keep the old one until they are done.
     pub(super) fn replace(&self, sled: Option<Sled>) {
         let mut place = self.sled.write().unwrap_or_else(PoisonError::into_inner);
         *place = sled.map(Arc::new);
     }
 
-    /// Passes on what came of reading `sled`, and gives alarm if that fails.
+    /// Returns the result of reading `sled`. Raises the alarm if it is a failure.
     pub(super) fn noticed<T>(
         &self,
         sled: &Arc<Sled>,
@@ -154,7 +154,7 @@ impl View {
         result
     }
 
-    /// The view as somebody reads it who may wait for the disk.
+    /// The view for a reader that may wait for the disk.
     pub(super) fn patiently(&self) -> Reading<'_> {
         Reading {
             view: self,
@@ -162,8 +162,8 @@ impl View {
         }
     }
 
-    /// The view as somebody reads it who must not wait for the disk: where he would, `would_wait` is set, and what was read is
-    /// worth nothing.
+    /// The view for a reader that must not wait for the disk. If it would have to, `would_wait` is set, and what it has read must
+    /// not be used.
     pub(super) fn at_once<'a>(&'a self, would_wait: &'a Cell<bool>) -> Reading<'a> {
         Reading {
             view: self,
@@ -171,7 +171,7 @@ impl View {
         }
     }
 
-    /// What is known of what a key holds, as of [`Read::get`].
+    /// What is known about a key's value, in the same way as [`Read::get`].
     ///
     /// # Errors
     /// If the view cannot be read.
@@ -184,7 +184,7 @@ impl View {
         self.noticed(&sled, sled.known(key))
     }
 
-    /// Scans what `scan` finds in sled, and the recent writes, part by part.
+    /// Scans sled with `scan`, together with the recent writes, part by part.
     fn scan_parts(
         &self,
         (mut lower, upper): Bounds,
@@ -216,7 +216,7 @@ impl View {
     }
 }
 
-/// The view, as it is read.
+/// The view for one reader.
 #[derive(Clone, Copy)]
 pub(crate) struct Reading<'a> {
     view: &'a View,
@@ -224,16 +224,16 @@ pub(crate) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// How many keys start with these two bytes.
+    /// The number of keys that start with these two bytes.
     pub(crate) fn count(&self, start: [u8; 2]) -> u64 {
         self.view.count(start)
     }
 
-    /// As [`Read::scan`], for ranges that are read again and again: found in runs, which are made on the way. Where a value
-    /// comes from a run, it comes with what `framing` makes of it.
+    /// Like [`Read::scan`], for ranges that are read again and again. It uses runs, and makes missing ones. A value that comes from
+    /// a run has the form that `framing` gave it.
     ///
     /// # Errors
-    /// As of [`Read::scan`].
+    /// The same as for [`Read::scan`].
     pub(crate) fn scan_framed<E: From<Error>>(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
@@ -280,7 +280,7 @@ impl std::fmt::Debug for View {
     }
 }
 
-/// Hands on what `scan` finds in sled within the bounds with what was written since laid over it.
+/// Calls `visit` with what `scan` finds in sled, after applying the recent writes to it.
 fn merged(
     part: &Part,
     (lower, upper): &Bounds,
@@ -295,7 +295,7 @@ fn merged(
             }
         }
         match writes.next_if(|(key, _)| key[..] == *found.key) {
-            // What sled was fed with since the part was taken is newer.
+            // sled may have been fed since the part was taken. Then its entry is newer.
             Some((key, written)) if written.revision >= found.revision => written
                 .found(key)
                 .map_or(ControlFlow::Continue(()), &mut *visit),
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
     use crate::store::{batch::Framed, change::Stands, view::values::in_memory::InMemory};
 
-    /// A view with its feeder, which is stepped by hand, and the journal that its values stand in.
+    /// A view with a feeder that is stepped by hand, and the journal with its values.
     fn made(dir: &tempfile::TempDir) -> (Arc<View>, Feeder, InMemory) {
         let journal = InMemory::default();
         let sled = Sled::open(dir.path(), 8 << 20).unwrap();
@@ -406,7 +406,7 @@ mod tests {
     enum Step {
         Put(u8, u8),
         Delete(u8),
-        /// Hands sled what there is, and does not say yet that it has it.
+        /// Writes the next feed to sled, but does not say yet that sled has it.
         FeedHalf,
         Feed,
         Scan(u8, u8, u8),
@@ -432,7 +432,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Put(key, value) => {
-                        // Some are small enough to stand in sled, others are not.
+                        // Some values are small enough to stand in sled, others are not.
                         let value = vec![value; 1 + usize::from(key) * 3];
                         show(&view, &journal, &[b'k', key], Some(&value));
                         model.insert(vec![b'k', key], (value, view.shown().revision));
@@ -501,13 +501,13 @@ mod tests {
             scope.spawn(|| {
                 let mut n = 0;
                 while !ends.load(Ordering::Relaxed) {
-                    // Written again and again, and never away.
+                    // This key is written again and again, and never deleted.
                     show(&view, &journal, &key(n), Some(b"again"));
                     n = (n + 7) % KEYS;
                     thread::sleep(Duration::from_micros(20));
                 }
             });
-            // Whatever becomes of the scans, the others end.
+            // The writers end even if the scans panic.
             let _ends = EndsOnDrop(ends);
             for _ in 0..40 {
                 let shown = view.shown().revision;
@@ -515,7 +515,7 @@ mod tests {
                 let found = scanned(&view, all, usize::MAX);
                 let keys = found.iter().map(|entry| entry.key.to_vec());
                 assert!(keys.eq((0..KEYS).map(key)));
-                // What was readable before the scan began is seen.
+                // Everything that was readable before the scan began must be seen.
                 let newest = found.iter().map(|entry| entry.revision).max();
                 assert!(newest >= Some(shown));
             }

@@ -1,7 +1,8 @@
-//! What was written and sled does not have yet: a table that takes writes, and one that sled is being fed with.
+//! The writes that sled does not have yet: one table that takes writes, and one that sled is being fed with.
 //!
-//! Both are sorted, and together bounded: a writer that finds no room waits for sled. The table that is fed changes no more, so
-//! that readers share it; from the other they copy what they need, since a reader that holds it up would hold up every write.
+//! Both tables are sorted, and their size is limited: a writer that finds no room waits for sled. The table that sled is fed with
+//! does not change any more, so that readers can share it. From the other one they copy what they need, because holding its lock
+//! would delay every write.
 
 use std::{
     collections::BTreeMap,
@@ -20,24 +21,24 @@ use crate::store::{
     change::{Placed, Position, Stands},
 };
 
-/// What waits until sled is fed with it, at the least, unless it has waited for [`FEED_AFTER`]: what is written close together
-/// rewrites a leaf of sled's once.
+/// sled is fed once this much waits, or something has waited for [`FEED_AFTER`]. When writes with neighbouring keys come together,
+/// sled rewrites their leaf only once.
 const FEED_BYTES: usize = 2 << 20;
-/// How long a write that nothing follows keeps readers looking in two places.
+/// How long a single write makes readers look in two places.
 const FEED_AFTER: Duration = Duration::from_millis(50);
-/// What the table that takes writes may hold. The one that is fed holds no more either.
+/// The most bytes in the table that takes writes. So the other one has no more, either.
 const TABLE_BYTES_MAX: usize = 8 << 20;
-/// What a write takes in a table beside its key and value.
+/// The memory that a write takes in a table beside its key and value.
 const WRITE_OVERHEAD_BYTES: usize = 128;
-/// What a scan copies at first; each time it goes on, it copies twice as much.
+/// How many writes a scan copies first. Each further time it copies twice as many.
 pub(super) const PART_WRITES_FIRST: usize = 64;
-/// What it copies at the most: some ten thousand keys and values that are shared, not copied themselves.
+/// The most writes that a scan copies at a time. Their keys and values are shared, not copied.
 pub(super) const PART_WRITES_MAX: usize = 8192;
 
 /// The last write of a key.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Written {
-    /// `None` where it removed the key.
+    /// `None` if the write has deleted the key.
     pub(in crate::store) value: Option<Bytes>,
     pub(in crate::store) revision: u64,
     /// Where else the value can be read.
@@ -45,7 +46,7 @@ pub(in crate::store) struct Written {
 }
 
 impl Written {
-    /// What the key holds since.
+    /// What the key holds after it.
     pub(super) fn entry(&self, key: &[u8]) -> Option<Entry> {
         Some(Entry {
             key: Bytes::copy_from_slice(key),
@@ -54,7 +55,7 @@ impl Written {
         })
     }
 
-    /// The same, as sled takes it.
+    /// The write as sled takes it.
     pub(super) fn placed<'a>(&'a self, key: &'a Bytes) -> Placed<'a> {
         Placed {
             key,
@@ -64,7 +65,7 @@ impl Written {
         }
     }
 
-    /// What the key holds since, as a scan hands it on.
+    /// What the key holds after it, in the form for scans.
     pub(super) fn found<'a>(&'a self, key: &'a [u8]) -> Option<Found<'a>> {
         Some(Found {
             key,
@@ -77,11 +78,11 @@ impl Written {
 
 pub(in crate::store) type Writes = BTreeMap<Bytes, Written>;
 
-/// What sled is fed with: all that was written between two places, each key once.
+/// What sled is fed with: all writes between two positions, each key once.
 #[derive(Debug)]
 pub(in crate::store) struct Feed {
     pub(in crate::store) writes: Writes,
-    /// What sled shows when it has all of it.
+    /// The position that sled shows after it.
     pub(in crate::store) end: Position,
 }
 
@@ -89,7 +90,7 @@ pub(in crate::store) struct Feed {
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     tables: RwLock<Tables>,
-    /// Whether there is anything in them: spares readers the lock. Changed only under it.
+    /// Whether there is anything in them. It saves readers the lock, and is changed only under it.
     is_used: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -107,16 +108,16 @@ struct Tables {
 struct State {
     taking_bytes: usize,
     ends: Option<End>,
-    /// Nothing will be fed any more: nobody waits for room.
+    /// Whether feeding has ended for good. Then nobody waits for room.
     is_broken: bool,
 }
 
 /// How the feeder ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum End {
-    /// When sled has all of it.
+    /// After sled has everything.
     Fed,
-    /// At once.
+    /// Immediately.
     Now,
 }
 
@@ -132,7 +133,7 @@ impl Recent {
         }
     }
 
-    /// The last write of a key, if sled may not have it.
+    /// The last write of a key, if sled may not have it yet.
     pub(super) fn get(&self, key: &[u8]) -> Option<Written> {
         if !self.is_used() {
             return None;
@@ -142,9 +143,9 @@ impl Recent {
         tables.taking.get(key).or_else(fed).cloned()
     }
 
-    /// What the tables hold of the first keys within the bounds, in order.
+    /// The first keys in the tables within the bounds, in order.
     ///
-    /// Taken before sled is read: what sled is fed with meanwhile is in both then, and never in none.
+    /// Call this before reading sled. Then writes that sled is fed with meanwhile are in both, and never in neither.
     pub(super) fn part(
         &self,
         lower: &Bound<Vec<u8>>,
@@ -170,7 +171,7 @@ impl Recent {
         }
     }
 
-    /// Takes writes, which can be read from now on.
+    /// Adds writes, which can be read from now on.
     pub(super) fn put(&self, writes: &[Placed<'_>], end: Position) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         self.is_used.store(true, Ordering::Release);
@@ -185,7 +186,7 @@ impl Recent {
             tables.taking.insert(write.key.clone(), written);
         }
         tables.end = end;
-        // Counted before anybody can take it, or it would be counted after it is gone.
+        // Count them before anybody can take them. Otherwise they could be counted after they are gone.
         self.lock().taking_bytes += bytes;
         drop(tables);
         self.changed.notify_all();
@@ -201,7 +202,7 @@ impl Recent {
         );
     }
 
-    /// Waits until it is time to feed sled. Says how to end, if that is what it is time for.
+    /// Waits until it is time to feed sled. Returns how to end, if it is time to end.
     pub(super) fn wait_for_work(&self) -> Option<End> {
         let nothing = |state: &mut State| state.taking_bytes == 0 && state.ends.is_none();
         let state = self
@@ -216,7 +217,7 @@ impl Recent {
         state.ends
     }
 
-    /// What sled is to be fed with next, if there is anything.
+    /// The next feed for sled, if there is anything.
     pub(super) fn next_feed(&self) -> Option<Arc<Feed>> {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if tables.fed.is_none() && !tables.taking.is_empty() {
@@ -230,7 +231,7 @@ impl Recent {
         tables.fed.clone()
     }
 
-    /// Sled has what it was fed with.
+    /// Notes that sled has its feed.
     pub(super) fn is_fed(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let fed = tables.fed.take();
@@ -238,7 +239,7 @@ impl Recent {
             self.is_used.store(false, Ordering::Release);
         }
         drop(tables);
-        // Thousands of keys and values: nobody waits for their memory to be given back.
+        // These are thousands of keys and values. They are dropped without the lock, so that nobody waits for that.
         drop(fed);
     }
 
@@ -248,7 +249,7 @@ impl Recent {
         self.changed.notify_all();
     }
 
-    /// Says that sled will not be fed any more.
+    /// Notes that sled will not be fed any more.
     pub(super) fn break_off(&self) {
         self.lock().is_broken = true;
         self.changed.notify_all();
@@ -264,17 +265,17 @@ impl Recent {
     }
 }
 
-/// The part of the tables that a scan has come to.
+/// The part of the tables that a scan has reached.
 #[derive(Debug, Default)]
 pub(super) struct Part {
     taken: Vec<(Bytes, Written)>,
     fed: Option<Arc<Feed>>,
-    /// The last key that it tells of. `None` if it tells of all within the bounds.
+    /// The last key that it covers. `None` if it covers all keys within the bounds.
     pub(super) until: Option<Bytes>,
 }
 
 impl Part {
-    /// Its writes within the bounds, in order, each key once.
+    /// Its writes within the bounds in order, each key once.
     pub(super) fn writes<'a>(
         &'a self,
         lower: &'a Bound<Vec<u8>>,
@@ -311,7 +312,7 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
 }
 
-/// Whether no key is within the bounds, which a map does not like to be asked for.
+/// Whether the bounds allow no key. A map panics for such bounds.
 fn is_empty(lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> bool {
     match (lower, upper) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,

@@ -1,7 +1,7 @@
-//! Runs: neighbouring keys with what they hold, side by side in one piece of memory and framed as they go onto the wire.
+//! Runs: neighbouring keys and their values, together in one piece of memory and in the form in which they go onto the wire.
 //!
-//! sled hands out one key at a time, each with a value of its own. A list that is read again finds runs instead: one search for
-//! some thirty records, which lie next to each other and were checked when they were copied.
+//! sled returns one key at a time, each with its own value. A list that is read again finds runs instead. That takes one search for
+//! about thirty records, which lie side by side and were checked when they were copied.
 
 use std::{
     collections::BTreeMap,
@@ -17,23 +17,23 @@ use bytes::Bytes;
 use super::Feed;
 use crate::store::batch::{Found, Framed};
 
-/// What of the cache runs may take: a third. sled holds in the rest where the values are that runs are made of.
+/// The share of the cache that runs may take: a third. In the rest sled holds where the values stand.
 const SHARE_OF_CACHE: u64 = 3;
-/// A run takes no further entry once it has so many bytes.
+/// A run that has this many bytes takes no further entry.
 const RUN_BYTES: usize = 32 << 10;
-/// Nor once it has so many entries.
+/// The most entries in a run.
 const RUN_ENTRIES_MAX: usize = 256;
-/// What a run takes beside its keys and values, and each entry of it.
+/// The memory that a run takes beside its entries, and each entry beside its key and value.
 const RUN_OVERHEAD_BYTES: usize = 256;
 const ENTRY_OVERHEAD_BYTES: usize = size_of::<Span>();
-/// Keys whose runs are removed in one go: readers wait no longer than that.
+/// How many keys' runs are removed under one lock. Readers wait no longer than that.
 const FORGET_STEP: usize = 64;
 
-/// Appends a value with its revision, as a reader wants to have it, and says where in `to` the value itself begins. A range of
-/// keys is always read with the same one.
+/// Appends a value with its revision to `to` in the form that a reader wants. Returns where the value itself begins. A range of
+/// keys is always read with the same function.
 pub(crate) type Framing = fn(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize;
 
-/// Keys from `from` on and before `to`: all that there are, with what they hold.
+/// All existing keys from `from` up to, but not including, `to`, with what they hold.
 #[derive(Debug)]
 pub(super) struct Run {
     from: Vec<u8>,
@@ -41,11 +41,11 @@ pub(super) struct Run {
     spans: Vec<Span>,
     keys: Vec<u8>,
     framed: Bytes,
-    /// Since it was last looked at by what makes room.
+    /// Whether it was read since the last search for room.
     was_read: AtomicBool,
 }
 
-/// Where the parts of an entry are. What begins where the one before it ends is told by its end.
+/// Where the parts of an entry are. Each part begins where the one before it ends.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     revision: u64,
@@ -55,7 +55,7 @@ struct Span {
     framed_end: u32,
 }
 
-/// A run in the making.
+/// A run that is being made.
 pub(super) struct Draft {
     from: Vec<u8>,
     spans: Vec<Span>,
@@ -66,7 +66,7 @@ pub(super) struct Draft {
     feeds_ended: u64,
 }
 
-/// The runs of one sled, bounded in bytes.
+/// The runs of one sled. Their size is limited.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     inner: RwLock<Inner>,
@@ -75,26 +75,26 @@ pub(super) struct Runs {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By the key that each begins at. None reaches into the next.
+    /// The runs by their first keys. They do not overlap.
     runs: BTreeMap<Vec<u8>, Arc<Run>>,
     bytes: usize,
-    /// What sled is being fed with.
+    /// The feed that is being written to sled.
     feeding: Option<Arc<Feed>>,
     feeds_ended: u64,
-    /// Where the search for runs that nobody reads goes on.
+    /// Where the search for runs that nobody reads continues.
     hand: Vec<u8>,
 }
 
-/// What there is at a key.
+/// What the runs have at a key.
 pub(super) enum At {
-    /// A run that tells of it.
+    /// The run that covers it.
     Run(Arc<Run>),
-    /// None: one can be made from there up to the next one, if there is a next one.
+    /// No run: one can be made from the key up to the next run, if there is one.
     Gap(Draft, Option<Vec<u8>>),
 }
 
 impl Runs {
-    /// What part of a cache runs take.
+    /// The share of a cache for runs.
     pub(super) fn share_of(cache_bytes: u64) -> u64 {
         cache_bytes / SHARE_OF_CACHE
     }
@@ -106,11 +106,11 @@ impl Runs {
         }
     }
 
-    /// The run that tells of a key, or the beginning of one.
+    /// The run that covers a key, or a draft that begins there.
     pub(super) fn at(&self, key: &[u8], framing: Framing) -> At {
         let inner = self.read();
         if let Some(run) = inner.covering(key) {
-            // Written only where it changes: readers on other threads share the line.
+            // Written only if it changes, because readers on other threads share the cache line.
             if !run.was_read.load(Ordering::Relaxed) {
                 run.was_read.store(true, Ordering::Relaxed);
             }
@@ -135,7 +135,7 @@ impl Runs {
         )
     }
 
-    /// Takes a run that tells of every key before `to`, and keeps it, unless sled has been fed with a key of it meanwhile.
+    /// Finishes a run that covers every key before `to`. Keeps it, unless sled has been fed with one of its keys meanwhile.
     pub(super) fn keep(&self, draft: Draft, to: Vec<u8>) -> Arc<Run> {
         let Draft {
             from,
@@ -167,7 +167,7 @@ impl Runs {
         run
     }
 
-    /// Removes what will be out of date when sled has been fed. To be called before it is fed.
+    /// Removes the runs that a feed makes outdated. Call this before sled is fed.
     pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
         self.write().feeding = Some(feed.clone());
         let mut keys = feed.writes.keys().peekable();
@@ -182,7 +182,7 @@ impl Runs {
         }
     }
 
-    /// To be called when sled has been fed, or fails to be.
+    /// Call this after sled was fed, or feeding has failed.
     pub(super) fn end_feed(&self) {
         let mut inner = self.write();
         inner.feeds_ended += 1;
@@ -191,7 +191,7 @@ impl Runs {
         drop(fed);
     }
 
-    /// Removes all of them.
+    /// Removes all runs.
     #[cfg(test)]
     pub(super) fn clear(&self) {
         let mut inner = self.write();
@@ -216,7 +216,7 @@ impl Inner {
         (key < &run.to[..]).then_some(run)
     }
 
-    /// Whether one of them tells of a key that this one tells of: another reader was faster.
+    /// Whether another run covers a part of this one: another reader was faster.
     fn reaches_into(&self, run: &Run) -> bool {
         self.covering(&run.from).is_some()
             || self.runs.range::<[u8], _>(run.range()).next().is_some()
@@ -234,7 +234,7 @@ impl Inner {
         }
     }
 
-    /// Removes runs that were not read since it last came by, until the others fit: the hand goes round them as on a clock.
+    /// Removes runs that were not read since the last time, until the others fit. The search goes around like the hand of a clock.
     fn make_room(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max {
             let behind = (Bound::Excluded(&self.hand[..]), Bound::Unbounded);
@@ -253,12 +253,12 @@ impl Inner {
 }
 
 impl Draft {
-    /// The key that it begins at.
+    /// The key at which it begins.
     pub(super) fn from(&self) -> &[u8] {
         &self.from
     }
 
-    /// Adds the next entry. Says whether there is room for another.
+    /// Adds the next entry. Returns whether there is room for another.
     pub(super) fn push(&mut self, found: &Found<'_>) -> bool {
         let value_start = (self.framing)(found.value, found.revision, &mut self.framed);
         self.keys.extend_from_slice(found.key);
@@ -273,18 +273,18 @@ impl Draft {
     }
 }
 
-/// A place in a run, which is far smaller than 4 GiB: it ends with the entry that reaches [`RUN_BYTES`], and messages are bounded.
+/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that reaches [`RUN_BYTES`], and messages are limited.
 fn offset(place: usize) -> u32 {
     u32::try_from(place).expect("a run is far smaller than 4 GiB")
 }
 
 impl Run {
-    /// The first key that it does not tell of.
+    /// The first key that it does not cover.
     pub(super) fn to(&self) -> &[u8] {
         &self.to
     }
 
-    /// Hands its entries from `from` on and before `to` to `visit`, until that breaks off.
+    /// Calls `visit` with its entries from `from` up to, but not including, `to`, until `visit` breaks off.
     pub(super) fn visit(
         &self,
         from: &[u8],
@@ -329,7 +329,7 @@ impl Run {
     }
 
     fn bytes(&self) -> usize {
-        // `from` stands in the map too.
+        // `from` is also a key of the map.
         RUN_OVERHEAD_BYTES
             + 2 * self.from.len()
             + self.to.len()
@@ -339,7 +339,7 @@ impl Run {
     }
 }
 
-/// The first key that may be within a lower bound.
+/// The first key that a lower bound may allow.
 pub(super) fn first_within(lower: &Bound<Vec<u8>>) -> Vec<u8> {
     match lower {
         Bound::Included(key) => key.clone(),
@@ -348,7 +348,7 @@ pub(super) fn first_within(lower: &Bound<Vec<u8>>) -> Vec<u8> {
     }
 }
 
-/// The first key that is not within an upper bound, if there is one.
+/// The first key that an upper bound does not allow, if there is one.
 pub(super) fn first_behind(upper: &Bound<Vec<u8>>) -> Option<Vec<u8>> {
     match upper {
         Bound::Included(key) => Some(behind(key)),
@@ -357,7 +357,7 @@ pub(super) fn first_behind(upper: &Bound<Vec<u8>>) -> Option<Vec<u8>> {
     }
 }
 
-/// The first key behind this one.
+/// The first key after this one.
 pub(super) fn behind(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
@@ -473,13 +473,13 @@ mod tests {
         for (from, to) in [("a", "d"), ("d", "g"), ("g", "j")] {
             runs.keep(fill(gap(&runs, from).0, &[from]), to.into());
         }
-        // The key of one that there is not is new there.
+        // A feed with a key that did not exist adds it there.
         runs.begin_feed(&feed(&["e"]));
         assert_eq!(
             ["a", "d", "g"].map(|key| is_kept(&runs, key)),
             [true, false, true]
         );
-        // What two readers made of the same place is there once.
+        // If two readers make a run for the same place, only one is kept.
         runs.end_feed();
         let (first, second) = (gap(&runs, "d").0, gap(&runs, "e").0);
         runs.keep(fill(second, &["e"]), b"g".to_vec());

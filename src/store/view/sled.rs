@@ -1,7 +1,7 @@
-//! sled, holding every key as of some time, with what `entry.rs` tells. Only this file knows it.
+//! sled, which holds every key as of some revision, in the form that `entry.rs` describes. Only this file knows sled.
 //!
-//! One key, [`SHOWN_KEY`], names the revision that the view shows and the state hash there; it is written after what brings the
-//! view there, so that what it says is there, and maybe more.
+//! One key, [`SHOWN_KEY`], holds the revision that the view shows and its state hash. It is written after the writes that bring the
+//! view there. So everything up to that revision is there, and perhaps more.
 
 use std::{
     io,
@@ -35,20 +35,20 @@ use crate::store::{
     tally::Tally,
 };
 
-/// Sorts before every key of the catalog, which start with a letter.
+/// Sorts before every key of the catalog, because those start with a letter.
 const SHOWN_KEY: &[u8] = b"\0shown";
-/// How often memory is collected behind a batch: it takes a few epochs until what was replaced can go.
+/// How often memory is collected after a batch: it takes a few epochs until replaced memory can be freed.
 const COLLECT_ROUNDS: usize = 4;
-/// Entries that are read at once while the whole view is.
+/// How many entries are read at a time while the whole view is read.
 const STATE_STEP: usize = 1000;
-/// How often a lock that is held is tried again, and how long after: two seconds in all.
+/// How often, and after which time, to try again while sled's lock is held: two seconds in all.
 const LOCK_TRIES_MAX: usize = 200;
 const LOCK_RETRY: Duration = Duration::from_millis(10);
-/// What sled takes for each byte of its cache's capacity, measured with a million records: pages grow in memory, buffers stand
-/// beside them, and a page counts only after 64 accesses in its shard, of which there are 256.
+/// How many bytes sled takes for each byte of its cache's capacity, measured with a million records. Pages grow in memory, buffers
+/// come on top, and a page counts only after 64 accesses in its shard, of which there are 256.
 const CACHE_OVERHEAD: f64 = 3.5;
 
-/// Which way a range is read.
+/// The direction in which a range is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Direction {
     /// From the smallest key up.
@@ -57,7 +57,7 @@ pub(in crate::store) enum Direction {
     Backward,
 }
 
-/// sled, opened.
+/// An open sled.
 pub(in crate::store) struct Sled {
     db: sled::Db,
     filter: Filter,
@@ -73,17 +73,17 @@ impl std::fmt::Debug for Sled {
 }
 
 impl Sled {
-    /// The last of the keys that the view has for itself: those of the store sort behind it.
+    /// The last key that the view uses for itself. The store's keys sort after it.
     pub(in crate::store) const LAST_OWN_KEY: &[u8] = SHOWN_KEY;
 
-    /// Opens the view in `dir`, or makes an empty one there.
+    /// Opens the view in `dir`. Makes an empty one if it is missing.
     ///
     /// # Errors
-    /// If sled fails or panics; the view must then be made anew from the journal.
+    /// If sled fails or panics. Then the view must be made anew from the journal.
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
         let filter = Filter::new(cache_bytes);
         let runs_bytes = Runs::share_of(cache_bytes);
-        // Not among the keys that are read when it learns what is there.
+        // This key is not among those that are added to the filter when the view is read.
         filter.insert(SHOWN_KEY);
         #[expect(
             clippy::cast_precision_loss,
@@ -99,7 +99,7 @@ impl Sled {
                 .flush_every_ms(Some(1000))
                 .open()
         };
-        // sled meets some damage with a panic. Nothing of it outlives the closure.
+        // sled panics on some damage. Nothing that the closure touches is used afterwards.
         let db = catch_unwind(AssertUnwindSafe(|| unlocked(open)))
             .map_err(|_| Error::Corrupt {
                 what: "sled panicked while opening the view".into(),
@@ -117,7 +117,7 @@ impl Sled {
         })
     }
 
-    /// The same, with the truth that its values stand in: without, only those are read that stand in sled itself.
+    /// The same view with the truth that has its values. Without it, only values in sled itself can be read.
     pub(in crate::store) fn reading(self, values: Arc<dyn Values>) -> Sled {
         Sled {
             values: Some(values),
@@ -129,15 +129,15 @@ impl Sled {
         self.values.as_ref().map(|values| values.reader(waits))
     }
 
-    /// The entries that it keeps in memory, in bytes.
+    /// How many bytes of entries it keeps in memory.
     pub(in crate::store) fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// The revision that the view shows, and the state hash there.
+    /// The revision that the view shows, and its state hash.
     ///
     /// # Errors
-    /// If sled fails, or the view does not say: it was being made when the process ended.
+    /// If sled fails, or the view has no such key: then it was being made when the process ended.
     pub(in crate::store) fn shown(&self) -> Result<(u64, StateHash), Error> {
         match self.stored(SHOWN_KEY)? {
             None if self.db.is_empty() => Ok((0, StateHash::default())),
@@ -155,7 +155,7 @@ impl Sled {
         }
     }
 
-    /// What the view really holds, key by key, and how many keys there are.
+    /// The state hash of what the view really holds, and the count of its keys.
     ///
     /// # Errors
     /// If sled fails or panics, or a value is damaged; [`Error::Closed`] once `closing` is set.
@@ -180,8 +180,8 @@ impl Sled {
         Ok((state.plus(other_state), tally))
     }
 
-    /// The sum over what is read from one end, until it meets what another thread reads from the other end. `unread` lies
-    /// between a key that was read and one that was, if there is one yet.
+    /// Sums up the entries from one end until it meets the other thread, which reads from the other end. `unread` is between a key
+    /// that was read and one that was read by the other, once there are such keys.
     fn sum_towards_the_other(
         &self,
         direction: Direction,
@@ -232,7 +232,7 @@ impl Sled {
     /// What a key holds.
     ///
     /// # Errors
-    /// If sled fails, or the value is damaged; [`Error::Busy`] if it would have to wait for the disk and must not.
+    /// If sled fails, or the value is damaged; [`Error::Busy`] if it may not wait for the disk but would have to.
     pub(in crate::store) fn get(
         &self,
         key: &[u8],
@@ -245,10 +245,10 @@ impl Sled {
             .transpose()
     }
 
-    /// What is known of what a key holds without a look at the value, if that stands elsewhere.
+    /// What is known about a key's value without reading it.
     ///
     /// # Errors
-    /// If sled fails, or what it holds is damaged.
+    /// If sled fails, or its entry is damaged.
     pub(super) fn known(&self, key: &[u8]) -> Result<Option<Known>, Error> {
         let stored = self.stored(key)?;
         stored
@@ -264,7 +264,7 @@ impl Sled {
         stored.map_err(|error| sled_failed("read the view", &error))
     }
 
-    /// The keys within the bounds with their values, in order.
+    /// The keys within the bounds with their entries, in order.
     pub(in crate::store) fn range(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
@@ -292,7 +292,7 @@ impl Sled {
         })
     }
 
-    /// Hands what the keys within the bounds hold to `visit`, in order, until that breaks off, and says whether it did.
+    /// Calls `visit` in order with what the keys within the bounds hold, until `visit` breaks off. Returns whether it did.
     ///
     /// # Errors
     /// If sled fails, or a value is damaged.
@@ -320,10 +320,10 @@ impl Sled {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// As [`Sled::scan`], but of runs, which are made on the way: they end before `limit`.
+    /// Like [`Sled::scan`], but from runs. Missing runs are made; they end before `limit`.
     ///
     /// # Errors
-    /// As of [`Sled::scan`].
+    /// The same as for [`Sled::scan`].
     pub(super) fn scan_runs(
         &self,
         (lower, upper): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
@@ -368,10 +368,10 @@ impl Sled {
         Ok(self.runs.keep(draft, to))
     }
 
-    /// Takes writes in order, and shows what they come to.
+    /// Applies writes in order, and shows the position after them.
     ///
     /// # Errors
-    /// If sled fails: some of it may be there then, and what it shows is as before.
+    /// If sled fails. Then some of the writes may be there, but the revision that it shows is the old one.
     pub(in crate::store) fn apply(
         &self,
         writes: &[Placed<'_>],
@@ -382,10 +382,10 @@ impl Sled {
         self.shows(revision, state)
     }
 
-    /// Takes what was written behind what it shows.
+    /// Applies a feed to what it shows.
     ///
     /// # Errors
-    /// As of [`Sled::apply`].
+    /// The same as for [`Sled::apply`].
     pub(in crate::store) fn feed(&self, feed: &Arc<Feed>) -> Result<(), Error> {
         self.runs.begin_feed(feed);
         let writes = feed.writes.iter();
@@ -395,7 +395,7 @@ impl Sled {
         self.shows(feed.end.revision, feed.end.state)
     }
 
-    /// Puts what a file's records hold into one that is being made. It shows nothing before [`Sled::shows`].
+    /// Puts the records of a file into a new view. It shows nothing until [`Sled::shows`] is called.
     ///
     /// # Errors
     /// If sled fails.
@@ -408,7 +408,7 @@ impl Sled {
         }))
     }
 
-    /// Says that it holds what the store held at a revision.
+    /// Writes which revision the view shows, and its state hash.
     ///
     /// # Errors
     /// If sled fails.
@@ -423,7 +423,7 @@ impl Sled {
         }))
     }
 
-    /// Sets and removes keys, one by one: a batch of sled's would hold up every reader until all of it is done.
+    /// Puts and deletes keys one by one. One of sled's own batches would delay every reader until it is done.
     fn put<'a>(&self, writes: impl Iterator<Item = Placed<'a>>) -> Result<(), Error> {
         let put_all = || {
             for write in writes {
@@ -438,7 +438,7 @@ impl Sled {
             Ok(())
         };
         let written = catch_unwind(AssertUnwindSafe(put_all));
-        // sled collects what was replaced only now and then: without this it piles up.
+        // sled itself frees replaced memory too rarely: without this it piles up.
         for _ in 0..COLLECT_ROUNDS {
             sled::pin().flush();
         }
@@ -449,8 +449,8 @@ impl Sled {
             .map_err(|error| sled_failed("write the view", &error))
     }
 
-    /// Writes all of it to its files. Whether it reached the disk, the next open finds out by itself: sled's flush never calls
-    /// fsync on Linux.
+    /// Writes everything to sled's files. The next open checks by itself whether it reached the disk: on Linux, sled's flush never
+    /// calls fsync.
     ///
     /// # Errors
     /// If sled fails.
@@ -464,14 +464,14 @@ impl Sled {
 
 #[cfg(test)]
 impl Sled {
-    /// Forgets a key without knowing.
+    /// Loses a key without noticing.
     pub(in crate::store) fn lose(&self, key: &[u8]) -> Result<(), Error> {
         let lost = self.db.remove(key);
         lost.map(drop)
             .map_err(|error| sled_failed("lose a key", &error))
     }
 
-    /// Flips a bit of what sled holds under a key.
+    /// Flips a bit of the entry of a key.
     pub(in crate::store) fn damage(&self, key: &[u8]) {
         let stored = self.db.get(key).expect("sled reads").expect("it is there");
         let mut damaged = stored.to_vec();
@@ -481,8 +481,8 @@ impl Sled {
     }
 }
 
-/// Tries again while sled's own lock is held, which is not the store's: a sled that this process closed a moment ago still has
-/// it where one of its writes is under way.
+/// Tries again while sled's own lock is held. It is not the store's lock: if this process has just closed a sled while one of its
+/// writes was running, that write still holds the lock.
 fn unlocked(open: impl Fn() -> sled::Result<sled::Db>) -> sled::Result<sled::Db> {
     for _ in 0..LOCK_TRIES_MAX {
         match open() {

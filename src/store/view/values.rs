@@ -1,4 +1,4 @@
-//! The values that sled only knows the place of: they stand in the truth, and nowhere else.
+//! Values that sled holds only the place of. They are in the truth and nowhere else.
 
 use std::cell::Cell;
 
@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use crate::store::{Error, change::Stands};
 
-/// The truth, as far as values are read there.
+/// The truth, as a place to read values from.
 pub(in crate::store) trait Values: Send + Sync {
-    /// To be called before sled is read: whatever sled says from then on of a value is good for this reader.
+    /// Call this before reading sled. Then every place that sled returns is good for this reader.
     fn reader<'a>(&self, waits: Waits<'a>) -> Box<dyn ValueReader + 'a>;
 }
 
@@ -17,24 +17,24 @@ pub(in crate::store) trait Values: Send + Sync {
 pub(in crate::store) enum Waits<'a> {
     /// It may.
     Yes,
-    /// It must not. Where it would have to, it says so here and fails with [`Error::Busy`].
+    /// It may not. If it would have to, it sets this flag and fails with [`Error::Busy`].
     No(&'a Cell<bool>),
 }
 
-/// Reads values, some of them ahead where they stand side by side.
+/// Reads values, and some ahead if they stand side by side.
 pub(in crate::store) trait ValueReader {
-    /// The value of a key that stands in the truth; `None` if there is no such thing.
+    /// The bytes of a key's value in the truth; `None` if there are none.
     ///
-    /// It may be any bytes: whoever asks knows their checksum.
+    /// They may be any bytes. The caller has their checksum.
     ///
     /// # Errors
-    /// What the disk says; [`Error::Busy`] if it would have to be waited for.
+    /// Errors of the disk; [`Error::Busy`] if it may not wait for the disk but would have to.
     fn read(&mut self, key: &[u8], stands: Stands, len: usize) -> Result<Option<Bytes>, Error>;
 }
 
 #[cfg(test)]
 pub(in crate::store::view) mod in_memory {
-    //! A journal in memory, of values alone.
+    //! A journal in memory that has only values.
 
     use std::sync::{Arc, Mutex};
 
@@ -44,7 +44,7 @@ pub(in crate::store::view) mod in_memory {
     pub(in crate::store::view) struct InMemory(pub(in crate::store::view) Arc<Mutex<Vec<u8>>>);
 
     impl InMemory {
-        /// Appends a value, and says where it stands.
+        /// Appends a value, and returns its place.
         pub(in crate::store::view) fn append(&self, value: &[u8]) -> u64 {
             let mut bytes = self.0.lock().unwrap();
             let at = bytes.len() as u64;

@@ -1,4 +1,4 @@
-//! Where in a file's records a key is: the places of some of them, so that none is far behind one that is known.
+//! Finds a key among a file's records. The places of some records are kept, so that each key is near one of them.
 
 use std::{cmp::Ordering, ops::Range, sync::Arc};
 
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::{RECORD_HEADER_BYTES, Stored};
 use crate::store::{Error, local::disk, reader::Reader, view::Waits};
 
-/// How far apart the places are at least that are kept in memory: what is read to find a record. A million records of 1.2 KiB
-/// have 70,000.
+/// The least distance between two places in memory. This much is read to find a record. A million records of 1.2 KiB have 70,000
+/// places.
 const BLOCK_BYTES: u64 = 16 << 10;
-/// What is read at once where one block is read after another.
+/// How many blocks are read at a time while blocks are read one after another.
 const BLOCKS_AHEAD: usize = 4;
 
-/// The places of some records, in order of their keys. A block reaches from one of them to the next.
+/// The places of some records in the order of their keys. A block reaches from one of them to the next.
 #[derive(Clone, Debug, Default)]
 pub(in crate::store::local) struct Blocks {
     keys: Vec<u8>,
@@ -24,14 +24,14 @@ pub(in crate::store::local) struct Blocks {
 
 #[derive(Clone, Copy, Debug)]
 struct Start {
-    /// Where the key of its first record ends among the keys.
+    /// Where the key of its first record ends among `keys`.
     key_end: usize,
     /// Where that record begins in the file.
     at: u64,
 }
 
 impl Blocks {
-    /// Adds the next record.
+    /// Adds the next record. Its key is kept if it begins a block.
     pub(super) fn add(&mut self, key: &[u8], at: u64) {
         let last = self.starts.last();
         if last.is_none_or(|last| at >= last.at + BLOCK_BYTES) {
@@ -43,7 +43,7 @@ impl Blocks {
         }
     }
 
-    /// The same, when all of them were added.
+    /// The finished blocks, after all records were added.
     pub(super) fn ending_at(mut self, end: u64) -> Self {
         self.keys.shrink_to_fit();
         self.starts.shrink_to_fit();
@@ -51,7 +51,7 @@ impl Blocks {
         self
     }
 
-    /// The block that has a key, if one has.
+    /// The block that may have a key.
     fn find(&self, key: &[u8]) -> Option<usize> {
         let (mut first, mut end) = (0, self.starts.len());
         while first < end {
@@ -71,20 +71,20 @@ impl Blocks {
         &self.keys[start..self.starts[block].key_end]
     }
 
-    /// Where a block begins; behind the last one, where that ends.
+    /// Where a block begins. For the number behind the last block, where that one ends.
     fn start(&self, block: usize) -> u64 {
         self.starts.get(block).map_or(self.end, |start| start.at)
     }
 }
 
-/// Looks up values among a file's records: the next one where the last one was, if it is near.
+/// Looks up values among a file's records. It continues where the last one was, if the next one is near.
 pub(in crate::store::local) struct Lookup<'a> {
     stored: Arc<Stored>,
-    /// Some blocks, one behind the other.
+    /// Some blocks that follow each other.
     chunk: Bytes,
     first_block: usize,
     end_block: usize,
-    /// The place in the chunk behind the record that was looked at last.
+    /// The place in the chunk behind the last record that was looked at.
     place: usize,
     last_key: Bytes,
     waits: Waits<'a>,
@@ -106,7 +106,8 @@ impl<'a> Lookup<'a> {
     /// The value of a key, if it is among the records.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the records are damaged; what the disk says; [`Error::Busy`] if it would have to be waited for.
+    /// [`Error::Corrupt`] if the records are damaged; errors of the disk; [`Error::Busy`] if it may not wait for the disk but would
+    /// have to.
     pub(in crate::store::local) fn value(&mut self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         if !self.chunk.is_empty() && *self.last_key < *key {
             match self.walk_to(key) {
@@ -144,7 +145,7 @@ impl<'a> Lookup<'a> {
         Ok(())
     }
 
-    /// Goes on to a key.
+    /// Walks forward to a key.
     fn walk_to(&mut self, key: &[u8]) -> Walked {
         loop {
             let Some((next_key, value)) = self.next() else {
@@ -165,7 +166,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// The key of the next record in the chunk, and where in there its value is, if all of it is there.
+    /// The key of the next record in the chunk, and where in the chunk its value is, if the chunk has all of it.
     fn next(&self) -> Option<(Bytes, Range<usize>)> {
         let mut reader = Reader(self.chunk.get(self.place..)?);
         let (key_len, value_len) = (reader.u32()?, reader.u32()?);
@@ -176,13 +177,13 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// How a walk to a key ended.
+/// The result of a walk to a key.
 enum Walked {
-    /// There, with its value.
+    /// Found, with its value.
     To(Bytes),
-    /// Where it would be.
+    /// The key is missing.
     Past,
-    /// At the chunk's end.
+    /// The chunk ended before the key.
     Out,
 }
 
@@ -211,7 +212,7 @@ mod tests {
         vec![n.to_le_bytes()[0]; n * 7919 % 4000].into()
     }
 
-    /// A file with every second of these keys.
+    /// A file with every second one of these keys.
     fn stored(dir: &Path, keys: usize) -> Arc<Stored> {
         let disk = RealDisk::new(dir.to_owned());
         let header = Header {

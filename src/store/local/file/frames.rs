@@ -1,4 +1,4 @@
-//! Reading a file's frames: one after the other, all of them to check them, or what of them is left.
+//! Reads a file's frames: one after the other, all of them to check them, or those that are still whole.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use crate::store::{
 
 /// The largest frame.
 const FRAME_BYTES_MAX: usize = FRAME_HEADER_BYTES + PAYLOAD_BYTES_MAX;
-/// What is searched at once for a frame.
+/// How many bytes are searched for a frame at a time.
 const WINDOW_BYTES: usize = 2 * FRAME_BYTES_MAX;
 
 /// A place between two frames of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::local) struct Place {
     pub(in crate::store::local) position: Position,
-    /// Where in the file that is.
+    /// Its offset in the file.
     pub(in crate::store::local) offset: u64,
 }
 
@@ -35,7 +35,7 @@ pub(in crate::store::local) struct Frames {
 }
 
 impl Frames {
-    /// Those of the store with that id behind `place`. Reads so many bytes at once that it is worth its while.
+    /// Reads the frames of the store with that id behind `place`. `chunk_bytes` tells how many bytes to read at a time.
     pub(in crate::store::local) fn new(
         file: Arc<dyn DiskFile>,
         store: Uuid,
@@ -49,15 +49,15 @@ impl Frames {
         }
     }
 
-    /// The place behind the last one that was read.
+    /// The place behind the last frame that was read.
     pub(in crate::store::local) fn place(&self) -> Place {
         self.place
     }
 
-    /// The next frame, if there is a whole one that continues the last.
+    /// The next frame, if it is whole and continues the last one.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(in crate::store::local) fn next(&mut self) -> Result<Option<Found>, Error> {
         let found = decode_next(&mut self.input, self.store)?;
         let Position {
@@ -88,19 +88,19 @@ fn decode_next(input: &mut Input, store: Uuid) -> Result<Option<Found>, Error> {
     Ok(bytes.and_then(|bytes| Group::decode(&bytes, store)))
 }
 
-/// The frames of a file that were found whole.
+/// The result of checking a file's frames.
 pub(in crate::store::local) struct Checked {
     /// The place behind the last frame.
     pub(in crate::store::local) end: Place,
-    /// The size of the last frame; 0 where there is none.
+    /// The size of the last frame; 0 if there is none.
     pub(in crate::store::local) last_bytes: usize,
-    /// The latest time that it tells of, milliseconds since the Unix epoch.
+    /// The latest commit time in the frames, in milliseconds since the Unix epoch.
     pub(in crate::store::local) last_time_ms: u64,
-    /// What a write that did not come to its end has left behind the last frame.
+    /// The bytes of an unfinished write behind the last frame.
     pub(in crate::store::local) torn_bytes: u64,
 }
 
-/// Checks all frames of a file, and shows `visit` each place behind one. Changes nothing.
+/// Checks all frames of a file, and calls `visit` with the place behind each. Changes nothing.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if a frame that was once synced is damaged or missing.
@@ -113,7 +113,7 @@ pub(in crate::store::local) fn check(
     let mut frames = stored.frames()?;
     let mut last_bytes = 0;
     let mut last_time_ms = stored.header.time_ms;
-    // The records were read back when they were written: what they come to was proved, whatever a frame says.
+    // The records were read back when they were written. So their state was proved, whatever a frame says.
     let proved = |mut place: Place| {
         if place.position.revision == exact_at {
             place.position.state = state;
@@ -158,11 +158,11 @@ pub(in crate::store::local) fn check(
     })
 }
 
-/// Hands every whole frame behind byte `from` to `visit`, whatever is damaged around them, and says what is missing between them,
-/// and behind revision `after`, if it is known what they continue.
+/// Calls `visit` with every whole frame behind the byte `from`, even if bytes around it are damaged. Returns what is missing
+/// between them, and behind the revision `after`, if the revision that they continue is known.
 ///
 /// # Errors
-/// What the disk says; what `visit` refuses with.
+/// Errors of the disk; any error that `visit` returns.
 pub(in crate::store::local) fn salvage(
     stored: &Stored,
     from: u64,
@@ -187,13 +187,13 @@ pub(in crate::store::local) fn salvage(
             }
             input.take(found.len)?;
         }
-        // What cannot be decoded though its checksum is right is of another format.
+        // A frame whose checksum is right but which does not decode has another format.
         at = input.offset.max(found_at + 1);
     }
     Ok(missing)
 }
 
-/// The place and the first revision of the first whole frame between two bytes that is not before `revision`.
+/// The place and the first revision of the first whole frame between two bytes whose revision is at least `revision`.
 fn find(
     stored: &Stored,
     (mut at, end): (u64, u64),
@@ -209,13 +209,13 @@ fn find(
         if size <= WINDOW_BYTES {
             break;
         }
-        // One that begins before its middle lies in it as a whole.
+        // A frame that begins in the window's first half lies in the window as a whole.
         at += (WINDOW_BYTES - FRAME_BYTES_MAX) as u64;
     }
     Ok(None)
 }
 
-/// How much there is behind a place, up to the last byte that is not zero.
+/// How many bytes there are behind a place, up to the last one that is not zero.
 fn torn_bytes(stored: &Stored, from: u64) -> Result<u64, Error> {
     let (mut at, mut torn) = (from, 0);
     let mut chunk = vec![0; CHUNK_BYTES];

@@ -1,10 +1,10 @@
-//! The one file of a store, which is also what a snapshot is.
+//! The one file of a store. A snapshot is such a file, too.
 //!
-//! It is written from its beginning to its end, and from then on it only grows. Its **records** are all that the store held at
-//! some time; they are read while writes go on, so that of what is written meanwhile they may have some and miss some. The
-//! **frames** behind them are the journal: every change since the records were begun, which put on top makes them exact, and what
-//! was committed later. A file that was written anew begins its frames further back, with what followers and the audit may
-//! still ask for. Each part says what it is, how long it is, and has its own checksum: a reader needs no other file.
+//! A file is written from its beginning to its end, and after that it only grows. Its **records** are everything that the store
+//! held at some time. They are read while writes go on, so that they may have or miss what was written meanwhile. The **frames**
+//! behind them are the journal: every change since the reading began. Applied to the records they make them exact, and later
+//! commits follow. When a file is written anew, its frames begin further back, with what followers and the audit may still ask for.
+//! Each part says what it is and how long it is, and has its own checksum: a reader needs no other file.
 //!
 //! | part | bytes | what |
 //! |---|---|---|
@@ -33,8 +33,8 @@
 //! | frames | … | the journal: see `frame.rs` |
 //! | room | … | zeros, reserved for what is appended next |
 //!
-//! All numbers are little-endian. The status is the only thing that is ever written over, and nothing depends on it: where it is
-//! missing, as in a snapshot, or torn, the trailer is found behind the records.
+//! All numbers are little-endian. Only the status is ever overwritten, and nothing depends on it: if it is missing, as in a
+//! snapshot, or torn, the trailer is found behind the records.
 
 mod blocks;
 mod frames;
@@ -62,37 +62,37 @@ use crate::store::{
 
 /// The format that this program writes, and the newest that it reads.
 const FORMAT: u32 = 4;
-/// The oldest that it reads. Its trailer does not say how much journal was before the frames, and is shorter by that.
+/// The oldest format that it reads. Its trailer is shorter, because it does not say how much journal came before the frames.
 const FORMAT_MIN: u32 = 3;
 const TRAILER_BYTES_3: usize = 92;
 const MAGIC: [u8; 8] = *b"ICEBOXDB";
 const TRAILER_MAGIC: [u8; 8] = *b"\xff\xff\xff\xffIBXE";
-/// What stands where a record's length would: the trailer's first bytes.
+/// Stands in place of a record's length: the first bytes of the trailer.
 const END_OF_RECORDS: u32 = u32::MAX;
 const HEADER_BYTES: usize = 40;
-/// Of its own, so that a torn one takes nothing else with it.
+/// The status has a sector of its own, so that a torn write of it damages nothing else.
 const STATUS_AT: usize = 512;
 const STATUS_BYTES: usize = 24;
 const RECORDS_AT: usize = 1024;
 const RECORD_HEADER_BYTES: usize = 20;
 const TRAILER_BYTES: usize = 100;
-/// What is written or read at once.
+/// How many bytes are written or read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Nobody has ever appended so much: what says so is damage, and there is always room for more.
+/// Nobody has ever appended this much: a larger number is damage, and adding to a smaller one cannot overflow.
 const JOURNAL_BYTES_MAX: u64 = u64::MAX / 2;
-/// A key or value that claims more is damage, not a reason to allocate: the largest are far smaller.
+/// A longer key or value is damage, and no reason to allocate memory: real ones are far shorter.
 const FIELD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
-/// Takes a file's bytes, in order.
+/// Takes the bytes of a file in order.
 pub(super) trait Sink {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// Whatever ends the file.
+    /// Any error that should end the file.
     fn put(&mut self, bytes: Bytes) -> Result<(), Error>;
 }
 
-/// What a file is of.
+/// Which store a file belongs to, and when it was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// The store's id.
@@ -102,7 +102,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// All that stands before the records. The status is not said yet.
+    /// The header, padded up to the first record. The status is still empty.
     fn encode(&self) -> Vec<u8> {
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&FORMAT.to_le_bytes());
@@ -113,7 +113,7 @@ impl Header {
         header
     }
 
-    /// The header of a file; `None` where nothing was written to it yet.
+    /// The header of a file; `None` if nothing has been written to it yet.
     ///
     /// # Errors
     /// [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`].
@@ -155,22 +155,22 @@ impl Header {
     }
 }
 
-/// What an open store says in its file, and a closed one.
+/// The status, which an open store and a closing one write into their file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
     /// The process that has the store open; 0 once it was closed.
     pub(super) owner: u32,
-    /// A revision that the store has reached for sure.
+    /// A revision that the store has reached for certain.
     pub(super) reached: u64,
     /// Where the trailer is.
     pub(super) trailer_at: u64,
 }
 
 impl Status {
-    /// The status of a file. What is torn or was never said is as good as none.
+    /// The status of a file. If it is torn, or was never written, it is empty.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn read(file: &dyn DiskFile) -> Result<Status, Error> {
         let mut bytes = [0; STATUS_BYTES];
         let read = file.read_at(STATUS_AT as u64, &mut bytes)?;
@@ -185,10 +185,10 @@ impl Status {
         Ok(parse().unwrap_or_default())
     }
 
-    /// Says it in a file. It is durable once that is synced.
+    /// Writes the status into a file. It is durable once that is synced.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(super) fn write(&self, file: &mut dyn DiskFile) -> Result<(), Error> {
         let mut bytes = self.owner.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.reached.to_le_bytes());
@@ -198,33 +198,34 @@ impl Status {
     }
 }
 
-/// What stands between records and frames, and says how they belong together.
+/// The trailer, which stands between records and frames and says how they belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trailer {
-    /// Where it is.
+    /// Its offset.
     pub(super) at: u64,
     len: usize,
-    /// How many records there are.
+    /// The number of records.
     pub(super) records: u64,
-    /// Where the frames start.
+    /// The position where the frames start.
     pub(super) start: Position,
-    /// How much journal was before them. Places in the journal count from the first frame that the store ever had, so that they
-    /// are the same in every file that has them.
+    /// How many bytes of journal came before the frames. Places in the journal count from the first frame that the store ever had,
+    /// so that they stay the same in every file.
     pub(super) before_bytes: u64,
     /// Frames behind this revision belong on top of the records.
     pub(super) fed: u64,
-    /// Where records and frames are exact first: frames up to there must be present. Frames have the chain.
+    /// The revision and state at which records and frames are exact for the first time: frames up to there must be present. The
+    /// frames have the chain.
     pub(super) exact: (u64, StateHash),
     records_crc: u32,
 }
 
 impl Trailer {
-    /// Where the frames start.
+    /// The offset where the frames start.
     pub(super) fn frames_at(&self) -> u64 {
         self.at + self.len as u64
     }
 
-    /// Where the frames start, as a place.
+    /// The place where the frames start.
     pub(super) fn start_place(&self) -> Place {
         Place {
             position: self.start,
@@ -232,12 +233,12 @@ impl Trailer {
         }
     }
 
-    /// The place in the journal of what stands behind the trailer.
+    /// The place in the journal of an offset behind the trailer.
     pub(super) fn in_journal(&self, offset: u64) -> u64 {
         self.before_bytes + (offset - self.frames_at())
     }
 
-    /// Where in the file a place of the journal is; `None` if that is before the frames.
+    /// The offset in the file of a place in the journal; `None` if it is before the frames.
     pub(super) fn in_file(&self, at: u64) -> Option<u64> {
         Some(at.checked_sub(self.before_bytes)? + self.frames_at())
     }
@@ -268,7 +269,7 @@ impl Trailer {
         bytes
     }
 
-    /// The trailer that these bytes begin with.
+    /// The trailer at the start of these bytes.
     fn decode(bytes: &[u8]) -> Option<Trailer> {
         let decode = |len| Trailer::decode_of(bytes.get(..len)?);
         decode(TRAILER_BYTES).or_else(|| decode(TRAILER_BYTES_3))
@@ -301,7 +302,7 @@ impl Trailer {
     }
 }
 
-/// What stands before a checksum, if that is right.
+/// The bytes before a checksum, if the checksum is right.
 fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (content, crc) = bytes.split_last_chunk::<4>()?;
     let is_right = crc32c::crc32c(content).to_le_bytes() == *crc || cfg!(fuzzing);

@@ -35,13 +35,13 @@ pub(in crate::store::local) struct Record {
 /// A file that is only read.
 pub(in crate::store::local) struct Stored {
     pub(in crate::store::local) file: Arc<dyn DiskFile>,
-    /// What to call it.
+    /// Its name in messages.
     pub(in crate::store::local) name: String,
     pub(in crate::store::local) header: Header,
     pub(in crate::store::local) status: Status,
-    /// The error says what is damaged.
+    /// The error tells what is damaged.
     pub(in crate::store::local) trailer: Result<Trailer, Error>,
-    /// Where the records are, once all of them were looked at.
+    /// Where the records are. Known once all of them have been read.
     pub(super) blocks: OnceLock<Blocks>,
 }
 
@@ -49,7 +49,7 @@ impl Stored {
     /// Opens a file, and finds its parts.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`], [`OpenError::NewerFormat`], [`Error::Corrupt`] if its header is damaged; what the disk says.
+    /// [`OpenError::Foreign`], [`OpenError::NewerFormat`]; [`Error::Corrupt`] if its header is damaged; errors of the disk.
     pub(in crate::store::local) fn open(disk: &dyn Disk, path: &Path) -> Result<Stored, OpenError> {
         let file: Arc<dyn DiskFile> = disk.open_to_read(path)?.into();
         let name = path.display().to_string();
@@ -72,7 +72,7 @@ impl Stored {
         self.header.store
     }
 
-    /// The same, when its name is another.
+    /// The same file under another name.
     pub(in crate::store::local) fn named(&self, name: &str) -> Stored {
         Stored {
             file: self.file.clone(),
@@ -119,10 +119,10 @@ impl Stored {
         }
     }
 
-    /// Hands every record to `visit`, in order, and checks each, and that none is missing.
+    /// Calls `visit` with every record in order. Checks each one, and that none is missing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
+    /// [`Error::Corrupt`] with the place; any error that `visit` returns.
     pub(in crate::store::local) fn records(
         &self,
         visit: &mut dyn FnMut(Entry) -> Result<(), Error>,
@@ -142,17 +142,17 @@ impl Stored {
         } else if crc != trailer.records_crc && !cfg!(fuzzing) {
             format!("{name} is damaged: its checksum is another")
         } else {
-            // The same each time.
+            // A second reading finds the same blocks.
             let _ = self.blocks.set(blocks.ending_at(trailer.at));
             return Ok(());
         };
         Err(Error::Corrupt { what })
     }
 
-    /// Where its records are, which takes a look at all of them at first, and checks them.
+    /// Where the records are. The first call reads and checks all of them.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming what is damaged.
+    /// [`Error::Corrupt`] with what is damaged.
     pub(in crate::store::local) fn blocks(&self) -> Result<&Blocks, Error> {
         if self.blocks.get().is_none() {
             self.records(&mut |_| Ok(()))?;
@@ -160,10 +160,10 @@ impl Stored {
         Ok(self.blocks.get().expect("it was just found"))
     }
 
-    /// Hands every record before `end` to `visit`, until the trailer or damage.
+    /// Calls `visit` with every record before `end`, until the trailer or damage.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming the place; what `visit` refuses with.
+    /// [`Error::Corrupt`] with the place; any error that `visit` returns.
     pub(in crate::store::local) fn for_each_record(
         &self,
         end: u64,
@@ -210,10 +210,10 @@ impl Stored {
         Ok(())
     }
 
-    /// The frames, from their start on.
+    /// The frames from their start on.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is not known where they start.
+    /// [`Error::Corrupt`] if their start is not known.
     pub(in crate::store::local) fn frames(&self) -> Result<Frames, Error> {
         Ok(self.frames_from(self.trailer.clone()?.start_place()))
     }
@@ -223,11 +223,11 @@ impl Stored {
         Frames::new(self.file.clone(), self.store(), place, CHUNK_BYTES)
     }
 
-    /// Checks everything up to where records and frames are exact: every byte, the order, and that it comes to the state that
-    /// was written. What is behind that is for [`check`](super::check).
+    /// Checks everything up to where records and frames are exact: every byte, the order, and that the result is the state that was
+    /// written. [`check`](super::check) covers what follows.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming the place.
+    /// [`Error::Corrupt`] with the place.
     pub(in crate::store::local) fn verify(&self) -> Result<(), Error> {
         let wrong = |what: String| Error::Corrupt {
             what: format!("{} {what}", self.name),
@@ -243,8 +243,8 @@ impl Stored {
         {
             return Err(wrong("is damaged behind its header".into()));
         }
-        // What every frame leaves its keys at; the records' values of those are outdated. There may be very many: of the keys
-        // only a hash is kept, and one that nobody can choose keys for.
+        // The revision at which the frames leave each key; older values among the records do not count. There may be very many
+        // keys, so that only a hash of each is kept. Its seed is random, so that nobody can choose keys that collide.
         let hasher = RandomState::new();
         let mut written: HashMap<u64, [u8; StateHash::BYTES]> = HashMap::new();
         let mut frames = self.frames()?;
@@ -286,16 +286,16 @@ impl Stored {
     }
 }
 
-/// The checksum of a record, without its own.
+/// The checksum of a record, without the checksum's own bytes.
 pub(super) fn record_crc(record: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&record[..8]), &record[12..])
 }
 
-/// Reads a stretch of a file, some of it ahead.
+/// Reads a part of a file, some of it ahead.
 pub(super) struct Input {
     file: Arc<dyn DiskFile>,
     ahead: Bytes,
-    /// The place of what is taken next.
+    /// The offset of what is taken next.
     pub(super) offset: u64,
     end: u64,
     chunk_bytes: usize,
@@ -312,7 +312,7 @@ impl Input {
         }
     }
 
-    /// The next `len` bytes, which are taken by that, or `None` if the stretch has fewer.
+    /// Takes the next `len` bytes, or `None` if fewer are left.
     pub(super) fn take(&mut self, len: usize) -> Result<Option<Bytes>, Error> {
         let taken = self.peek(len)?;
         if taken.is_some() {
@@ -322,7 +322,7 @@ impl Input {
         Ok(taken)
     }
 
-    /// The next `len` bytes, or `None` if the stretch has fewer.
+    /// Looks at the next `len` bytes, or `None` if fewer are left.
     pub(super) fn peek(&mut self, len: usize) -> Result<Option<Bytes>, Error> {
         if self.ahead.len() < len {
             let end = self.end.min(self.file.size()?);

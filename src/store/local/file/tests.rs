@@ -1,4 +1,4 @@
-//! What a file says of itself: damage anywhere is found, and nothing that is no file makes trouble.
+//! Files: damage is found wherever it is, and reading something that is not a file of ours is harmless.
 
 use std::{
     future::Future,
@@ -31,7 +31,7 @@ fn commit(local: &Local, workers: &mut Workers, batch: Batch) {
     outcome.unwrap();
 }
 
-/// A snapshot with records, of which some are outdated by the frames behind them.
+/// A snapshot with records, some of which the frames replace.
 fn snapshot() -> Vec<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -65,7 +65,7 @@ fn snapshot() -> Vec<u8> {
     bytes
 }
 
-/// A place for files.
+/// A directory for files.
 struct Files(tempfile::TempDir);
 
 impl Files {
@@ -206,7 +206,7 @@ async fn a_tail_torn_at_any_byte_is_cut_and_written_over() {
     for cut in frame..whole.len() {
         let mut torn = whole.clone();
         torn[cut..].fill(0);
-        // The power went before anything else was said.
+        // The power went before anything else was written.
         torn[512..536].fill(0);
         std::fs::write(&path, torn).unwrap();
         assert_eq!(reopened(&path), 2, "cut {cut}");

@@ -16,10 +16,10 @@ use crate::store::{
     state_hash::StateHash,
 };
 
-/// How much is written between two syncs: a single one of a gigabyte would hold up the journal's.
+/// The most bytes between two syncs: one sync of a gigabyte would delay the journal's.
 const SYNC_BYTES: u64 = 16 << 20;
 
-/// Writes a file, part by part. What follows the trailer goes to the sink as it is.
+/// Writes a file part by part. What follows the trailer goes to the sink directly.
 pub(in crate::store::local) struct Writer<'a> {
     sink: &'a mut dyn Sink,
     chunk: Vec<u8>,
@@ -32,7 +32,7 @@ impl<'a> Writer<'a> {
     /// Begins a file.
     ///
     /// # Errors
-    /// What `sink` refuses with.
+    /// Any error of `sink`.
     pub(in crate::store::local) fn begin(
         sink: &'a mut dyn Sink,
         header: Header,
@@ -47,10 +47,10 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Writes a record. They come in the order of their keys.
+    /// Writes a record. Records must come in the order of their keys.
     ///
     /// # Errors
-    /// What the sink refuses with.
+    /// Any error of the sink.
     pub(in crate::store::local) fn record(&mut self, entry: &Entry) -> Result<(), Error> {
         let Entry {
             key,
@@ -80,11 +80,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Ends the records. The frames that follow start at `start`, with `before_bytes` of journal before them; those behind revision
-    /// `fed` belong on top of the records, and up to the revision `exact` they must be there.
+    /// Ends the records. The frames that follow start at `start`, with `before_bytes` of journal before them. Those behind the
+    /// revision `fed` belong on top of the records, and those up to the revision `exact` must be present.
     ///
     /// # Errors
-    /// What the sink refuses with.
+    /// Any error of the sink.
     pub(in crate::store::local) fn end_of_records(
         mut self,
         (start, before_bytes): (Position, u64),
@@ -112,7 +112,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// A file in the making, claimed by this process.
+/// A file that is being written, claimed by this process.
 pub(in crate::store::local) struct FileSink {
     pub(in crate::store::local) file: Box<dyn DiskFile>,
     pub(in crate::store::local) written: u64,
@@ -120,10 +120,10 @@ pub(in crate::store::local) struct FileSink {
 }
 
 impl FileSink {
-    /// An empty file, in the place of what an earlier try may have left.
+    /// An empty file. It replaces what an earlier try may have left.
     ///
     /// # Errors
-    /// What the disk says.
+    /// Errors of the disk.
     pub(in crate::store::local) fn begin(disk: &dyn Disk, path: &Path) -> Result<FileSink, Error> {
         let claim = || {
             disk.claim(path)?.ok_or_else(|| Error::Io {

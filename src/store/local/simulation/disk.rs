@@ -1,4 +1,4 @@
-//! A disk in memory that forgets, at any operation, what was not synced.
+//! A disk in memory that can lose power at any operation, and then forgets what was not synced.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use crate::store::{
     local::disk::{Disk, DiskFile},
 };
 
-/// What a disk writes as a whole.
+/// A disk writes this much at once or not at all.
 const SECTOR_BYTES: usize = 512;
 
-/// What was done to a file since it was last synced.
+/// A change to a file since its last sync.
 #[derive(Clone)]
 enum Unsynced {
     Write(u64, Vec<u8>),
@@ -34,7 +34,7 @@ struct FileState {
 
 type FileId = usize;
 
-/// A change of names that no sync has made durable.
+/// A change of names that is not durable yet.
 #[derive(Clone)]
 enum Naming {
     Create(PathBuf, FileId),
@@ -58,13 +58,13 @@ impl Naming {
     }
 }
 
-/// Syncs that a broken store leaves out.
+/// Which syncs a broken store leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeftOut {
     Nothing,
-    /// Those of a file, while it has that name.
+    /// The syncs of the file with this name.
     File(&'static str),
-    /// Those of names.
+    /// The syncs of names.
     Names,
 }
 
@@ -76,13 +76,13 @@ pub(super) struct Platter {
     unsynced_names: Vec<Naming>,
 }
 
-/// A disk in memory. It holds the store's file; the view is on a real one, since sled is real.
+/// A disk in memory. It holds the store's file. The view is on a real disk, because sled is real.
 pub(super) struct FakeDisk {
     pub(super) platter: Arc<Mutex<Platter>>,
-    /// Operations until the power goes.
+    /// The number of operations until the power goes.
     pub(super) left: Arc<AtomicU64>,
     pub(super) off: Arc<AtomicBool>,
-    /// Operations until one fails, once.
+    /// The number of operations until one fails, once.
     pub(super) fault: Arc<Fault>,
     pub(super) left_out: LeftOut,
     pub(super) trace: Trace,
@@ -101,7 +101,7 @@ impl Trace {
 
 /// What fails while the power is on.
 pub(super) struct Fault {
-    /// Operations until it does.
+    /// The number of operations until it fails.
     pub(super) left: AtomicI64,
     pub(super) kind: FaultKind,
     pub(super) met: AtomicBool,
@@ -111,7 +111,7 @@ pub(super) struct Fault {
 pub(super) enum FaultKind {
     /// One operation fails.
     Once,
-    /// The disk is full for so many operations; then somebody makes room.
+    /// The disk is full for this many operations; then somebody makes room.
     FullFor(i64),
 }
 
@@ -146,7 +146,7 @@ impl FakeDisk {
         self.platter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an operation that changes something. The last one before the cut is begun and does not return.
+    /// Counts an operation that changes something. The last one before the cut begins and does not return.
     fn spend(&self, what: &str, path: &Path, needs_room: bool) -> Result<(), Error> {
         self.trace.tell(format!("{what} {}", path.display()));
         spend(&self.left, &self.off)?;
@@ -277,7 +277,7 @@ impl FakeFile {
             Unsynced::Size(size) => format!("size {size} of"),
         };
         self.trace.tell(format!("{what} {}", self.path.display()));
-        // The operation that the cut meets has begun: part of it may be found.
+        // The operation that meets the cut has begun: a part of it may be found.
         let spent = spend(&self.left, &self.off);
         let file = &mut self.lock().files[self.id];
         change.apply(&mut file.now);
@@ -300,7 +300,7 @@ impl Unsynced {
         }
     }
 
-    /// Leaves of a write the sectors that reached the disk.
+    /// Keeps the sectors of a write that reached the disk.
     fn survive(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
         let Unsynced::Write(offset, written) = self else {
             if dice.one_in(2) {
@@ -362,7 +362,7 @@ impl DiskFile for FakeFile {
             matches!(self.left_out, LeftOut::File(name) if platter.is_named(self.id, name));
         let file = &mut platter.files[self.id];
         if failed.is_err() {
-            // As Linux has it: they count as written from then on, and no later sync looks for them.
+            // As in Linux: after a failed sync these count as written, and no later sync looks for them.
             file.unsynced.clear();
         } else if !left_out {
             for change in file.unsynced.drain(..) {
@@ -385,8 +385,8 @@ impl Platter {
         self.names.get(Path::new(name)) == Some(&id)
     }
 
-    /// What is found when the power is back: all that was synced, and some of what was not. Names are journaled, so they survive
-    /// in order up to some point.
+    /// What is found when the power is back: everything that was synced, and some of the rest. Names are journaled, so that they
+    /// survive in order up to some point.
     pub(super) fn after_cut(&self, dice: &mut Dice) -> Platter {
         let mut names = self.synced_names.clone();
         for naming in &self.unsynced_names {

@@ -1,9 +1,9 @@
-//! Power cuts, simulated: a disk in memory that forgets, at any operation, what was not synced.
+//! Simulated power cuts, on a disk in memory that forgets what was not synced.
 //!
-//! A seed decides everything: what is written, which of committer, feeder and rewriter takes the next step, where the power
-//! goes, what of the unsynced is there afterwards, which operation fails while it is on or how long the disk is full, and what
-//! has become of the view. The same seed does the same to the disk. Each surviving state must open, hold every acknowledged write
-//! and no half one, and come to its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, `ICEBOX_SEED=n` one.
+//! A seed decides everything: what is written, whether committer, feeder or rewriter takes the next step, where the power goes, how
+//! much of what was not synced is left, which operation fails or how long the disk is full, and what becomes of the view. The same
+//! seed always does the same to the disk. Each surviving state must open, hold every acknowledged write and no half of one, and
+//! have its state hash. `ICEBOX_LONG=1` tries 50,000 seeds, and `ICEBOX_SEED=n` one.
 
 mod disk;
 
@@ -26,27 +26,27 @@ use crate::store::{Store, state_hash::StateHash, view::Sled};
 
 const SEEDS: u64 = 2_000;
 const SEEDS_LONG: u64 = 50_000;
-/// Seeds within which a sync that is left out must show.
+/// A left-out sync must break a promise within this many seeds.
 const SEEDS_CONTROL: u64 = 200;
-/// Seeds that are tried twice.
+/// The number of seeds that are run twice.
 const SEEDS_REPLAYED: u64 = 100;
-/// Cuts that a restored store is tried with.
+/// The number of cuts for a restored store.
 const SEEDS_RESTORED: u64 = 20;
-/// Lives of one store: each ends with a cut, or with the process killed.
+/// The number of lives of one store. Each ends with a cut, or with the process killed.
 const LIVES: usize = 4;
 const STEPS_MAX: u64 = 60;
-/// Of what the records cover already, so much is carried along.
+/// How much journal is kept that the records already cover.
 const JOURNAL_KEEP_BYTES: u64 = 2 << 10;
-/// The file is written anew of itself once its journal has grown by so much.
+/// The file is written anew after its journal has grown by this much.
 const REWRITE_FLOOR_BYTES: u64 = 6 << 10;
 /// The store's file.
 const FILE: &str = "icebox.db";
-/// What is to take its place.
+/// The file that will replace it.
 const NEW_FILE: &str = "icebox.db.new";
-/// More operations than a life has, so that some end by themselves.
+/// More operations than a life has, so that some lives end by themselves.
 const OPERATIONS_MAX: u64 = 120;
 
-/// Random numbers that a seed repeats (splitmix64).
+/// Random numbers that a seed determines (splitmix64).
 #[derive(Clone)]
 struct Dice(u64);
 
@@ -105,13 +105,13 @@ struct Simulation {
     platter: Platter,
     /// What was acknowledged.
     model: Model,
-    /// What was being written when the power went, in the order in which it was queued.
+    /// What was being written when the power went, in the order of the queue.
     in_doubt: Vec<Writes>,
     left_out: LeftOut,
     trace: Trace,
 }
 
-/// An open store with its workers, which are stepped.
+/// An open store with its workers, which the simulation steps.
 struct Stepped {
     store: Store,
     workers: Workers,
@@ -141,7 +141,7 @@ impl Simulation {
         for _ in 0..LIVES {
             self.live()?;
         }
-        // The last life is not cut: what it finds is what is left.
+        // The last life is not cut. It checks what is left.
         let disk = Arc::new(self.disk(u64::MAX, None));
         let Stepped { store, workers } = self
             .open(&disk)
@@ -190,7 +190,7 @@ impl Simulation {
         Paths::of(&self.root.path().join(FILE)).expect("a directory")
     }
 
-    /// Opens the store, checks it, works with it, and cuts the power somewhere on the way.
+    /// Opens the store, checks it, works with it, and cuts the power at some point.
     fn live(&mut self) -> Result<(), String> {
         let operations = self.dice.below(OPERATIONS_MAX);
         let kind = match self.dice.below(6) {
@@ -212,7 +212,7 @@ impl Simulation {
         disk.off.store(true, Ordering::SeqCst);
         let before = disk.lock().clone();
         if self.dice.one_in(3) {
-            // Only the process ended: the machine still has all that it wrote.
+            // Only the process has ended: the machine still has everything that it wrote.
             self.platter = before;
             return Ok(());
         }
@@ -220,7 +220,7 @@ impl Simulation {
         self.damage_view(older_view)
     }
 
-    /// That the store holds what was acknowledged, and of the rest all or nothing of each batch.
+    /// Checks that the store holds what was acknowledged. Of the rest it may hold whole batches only.
     fn check(&mut self, store: &Store) -> Result<(), String> {
         let entries = store
             .content()
@@ -232,7 +232,7 @@ impl Simulation {
             .into_iter()
             .map(|entry| (entry.key.to_vec(), entry.value.to_vec()))
             .collect();
-        // They were queued in order, so that some first ones of them may be there.
+        // They were queued in order. So the store may hold the first ones of them.
         let mut allowed = self.model.clone();
         let mut matches = content == allowed;
         for batch in std::mem::take(&mut self.in_doubt) {
@@ -253,10 +253,10 @@ impl Simulation {
         }
     }
 
-    /// Works until the power goes, or somebody ends it. Gives a copy of the view from some time before.
+    /// Works until the power goes, or the life ends. Returns a copy of the view from an earlier moment.
     fn work(&mut self, stepped: Stepped, disk: &FakeDisk) -> Result<Option<PathBuf>, String> {
         let Stepped { store, mut workers } = stepped;
-        // Commits set timers, which never run out.
+        // Commits set timers, which never run out here.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -266,7 +266,7 @@ impl Simulation {
         let mut older_view = None;
         for step in 0..self.dice.below(STEPS_MAX) {
             match self.dice.below(12) {
-                // It has something to do already if it takes no more.
+                // If its queue is full it has work already.
                 0 => drop(
                     store
                         .local()
@@ -310,7 +310,7 @@ impl Simulation {
         Ok(older_view)
     }
 
-    /// Hears the answers that are there, in the order in which the commits were asked for.
+    /// Takes the answers that have come, in the order in which the commits were asked for.
     fn hear(&mut self, asked: &mut Vec<Asked<'_>>, disk: &FakeDisk) -> Result<(), String> {
         let mut waiting = Vec::new();
         for (writes, mut commit) in asked.drain(..) {
@@ -338,7 +338,7 @@ impl Simulation {
         self.paths().view
     }
 
-    /// Does to the view what a crash of the machine may do to what sled never synced.
+    /// Damages the view as a crash of the machine may damage what sled never synced.
     fn damage_view(&mut self, older: Option<PathBuf>) -> Result<(), String> {
         let view = self.views();
         let fate = if view.is_dir() { self.dice.below(5) } else { 0 };
@@ -349,7 +349,7 @@ impl Simulation {
                 fs::rename(older, &view).map_err(|error| error.to_string())?;
             }
             (3, _) => {
-                // The same whatever files there are: when sled makes them is its own affair.
+                // The bytes do not depend on the files: when sled makes those is not determined by the seed.
                 let garbage: Vec<u8> = (0..512)
                     .flat_map(|_| self.dice.next().to_le_bytes())
                     .collect();
@@ -372,14 +372,14 @@ impl Simulation {
         Ok(())
     }
 
-    /// Leaves the view at its revision, without some of what it held there.
+    /// Removes a part of the view's content, but leaves the revision that it claims.
     fn apply_half(&mut self, path: &Path) {
         let half = || {
             let view = Sled::open(path, 1 << 20)?;
             let mut lost = self.model.keys().filter(|_| self.dice.one_in(3));
             lost.try_for_each(|key| view.lose(key))
         };
-        // A view that never came to be cannot be damaged.
+        // A view that was never finished cannot be damaged.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(half));
     }
 }
@@ -406,7 +406,7 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// The first seed of these that finds a broken promise, with what it found.
+/// The first of these seeds that finds a broken promise, and what it found.
 fn first_failure(seeds: std::ops::Range<u64>, left_out: LeftOut) -> Option<(u64, String)> {
     let next = AtomicU64::new(seeds.start);
     let failed = Mutex::new(None);

@@ -1,9 +1,9 @@
-//! Damage anywhere in the file is told, heals or is harmless.
+//! Damage anywhere in the file is reported, repaired or harmless.
 
 use super::*;
 
-/// The file of a closed store, whose records are of revision 3 and whose journal starts before that and ends at 6, up to the end
-/// of its last frame.
+/// The file of a closed store, up to the end of its last frame. Its records are of revision 3; its journal starts before that and
+/// ends at 6.
 async fn small_file(path: &Path) -> Vec<u8> {
     let store = opened(path);
     for value in ["one", "two", "three"] {
@@ -23,7 +23,7 @@ async fn small_file(path: &Path) -> Vec<u8> {
     whole
 }
 
-/// That a file is refused, or holds all that it held.
+/// Checks that a file is refused, or holds everything that it held.
 fn is_told_or_harmless(path: &Path, bytes: &[u8], what: impl std::fmt::Display) {
     let _ = std::fs::remove_dir_all(view_dir(path));
     std::fs::write(path, bytes).unwrap();
@@ -37,10 +37,10 @@ fn is_told_or_harmless(path: &Path, bytes: &[u8], what: impl std::fmt::Display) 
 async fn a_bit_flipped_anywhere_in_the_file_of_a_closed_store_is_told_or_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    // Without the view, which would tell by itself how far the store had come.
+    // The view is removed, because it would tell how far the store had come.
     let whole = small_file(&path).await;
     for bit in 0..whole.len() * 8 {
-        // The rest of a header is of no use to anybody.
+        // Nobody reads the rest of the header's sectors.
         if (64 * 8..500 * 8).contains(&bit) || (540 * 8..1024 * 8).contains(&bit) {
             continue;
         }
@@ -55,7 +55,7 @@ async fn a_file_cut_anywhere_is_told_or_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let whole = small_file(&path).await;
-    // One that is empty is a new one.
+    // An empty file is a new store.
     for len in 1..whole.len() {
         is_told_or_harmless(&path, &whole[..len], format_args!("length {len}"));
     }
@@ -96,7 +96,7 @@ async fn damaged_records_are_told_with_the_view_and_without() {
         bytes[at] ^= 1;
         std::fs::write(&path, bytes).unwrap();
     };
-    // The second record, in its value and before it.
+    // In the second record, once in its value and once before it.
     for at in [100_000, 66_585 + 9] {
         flip(at);
         for aside in [false, true] {
@@ -123,7 +123,7 @@ async fn a_value_that_is_damaged_while_the_store_is_open_is_told_and_others_are_
     fill(&store, 3).await;
     store.fed_sled();
     let mut bytes = std::fs::read(&path).unwrap();
-    // Ids and checksums may have a byte like that, too.
+    // Ids and checksums may have such a byte, too.
     let at = bytes
         .windows(32)
         .position(|bytes| bytes == [7; 32])
@@ -151,7 +151,7 @@ async fn a_value_that_is_damaged_while_the_store_is_open_is_told_and_others_are_
             .len(),
         64 << 10
     );
-    // Nothing can heal it, so that nothing more is written to this disk.
+    // Nothing can repair it, so that nothing more is written to this disk.
     for _ in 0..200 {
         if store.condition().borrow().stopped.is_some() {
             return;

@@ -20,7 +20,7 @@ async fn a_file_that_cannot_be_written_anew_stays_as_it_was() {
     assert_eq!(content(&opened(&path)).len(), 21);
 }
 
-/// The store on a disk that can be full.
+/// Opens a store on a disk that can be full.
 fn open_on(disk: &Arc<disk::full::FullDisk>, path: &Path, options: &Options) -> Store {
     let paths = Paths::of(path).unwrap();
     Store::of(Local::open_on(Arc::default(), disk.clone(), paths, options).unwrap())
@@ -38,7 +38,7 @@ async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
     let store = open_on(&disk, &path, &options);
     put(&store, "k", "v").await;
     disk.set_full(true);
-    // Too large for what is left of the room, small enough that others join the group.
+    // Too large for the room that is left, and small enough that others join the group.
     let deletes = (0..200).map(|_| {
         let value = vec![7; 70 << 10];
         store.commit(
@@ -54,7 +54,7 @@ async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
     assert!(store.condition().borrow().full.is_some());
     assert_eq!(content(&store), pairs(&[("k", "v")]));
     disk.set_full(false);
-    // Nothing of them is left for those that come behind.
+    // Nothing of them may be left for those that follow.
     let batch = Batch::default()
         .expect("k", Some(1))
         .expect("big", None)
@@ -90,7 +90,7 @@ async fn a_full_disk_refuses_what_is_new_and_takes_deletes_until_there_is_room_a
     let store = open_on(&disk, &path, &Options::default());
     assert_eq!(content(&store), pairs(&[("l", "w")]));
     disk.set_room(1 << 30);
-    // Nobody writes, and health shows it all the same.
+    // Nobody writes; health must show it nevertheless.
     let mut condition = store.condition();
     let well = condition.wait_for(Condition::is_well);
     tokio::time::timeout(Duration::from_secs(20), well)

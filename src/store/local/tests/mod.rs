@@ -1,4 +1,4 @@
-//! The local truth from end to end: what survives, what is told, and what heals.
+//! The local truth as a whole: what survives, what is reported, and what is repaired.
 
 mod damage;
 mod full;
@@ -18,7 +18,7 @@ fn opened(path: &Path) -> Store {
     open(path).unwrap()
 }
 
-/// Where the view of the store in a file is.
+/// The directory of the view of the store in a file.
 fn view_dir(path: &Path) -> PathBuf {
     Paths::of(path).unwrap().view
 }
@@ -32,7 +32,7 @@ fn views(path: &Path) -> Vec<PathBuf> {
     views
 }
 
-/// The only one of them.
+/// The only view of the store.
 fn only_view(path: &Path) -> PathBuf {
     let [view] = &views(path)[..] else {
         panic!("{:?}", views(path))
@@ -87,7 +87,7 @@ async fn what_was_committed_is_there_after_a_reopen_however_it_ended() {
     );
     store.close().unwrap();
 
-    // Garbage in the view's place: sled refuses it, or panics.
+    // Garbage in place of the view: sled refuses it, or panics.
     for entry in std::fs::read_dir(only_view(&path)).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
@@ -143,7 +143,7 @@ async fn of_many_that_expect_the_same_one_is_committed() {
     assert_eq!((committed.count(), store.revision()), (1, 1));
 }
 
-/// Puts `n` keys of 64 KiB.
+/// Writes `n` keys of 64 KiB.
 async fn fill(store: &Store, n: u32) {
     for key in 0..n {
         let key = format!("k{key:04}");
@@ -155,7 +155,7 @@ async fn fill(store: &Store, n: u32) {
     }
 }
 
-/// Of which revision the records are, and what the frames take.
+/// The revision of the records, and the bytes of the frames.
 fn records_and_journal(store: &Store) -> (u64, u64) {
     let log = store.local().core.log();
     (log.trailer.exact.0, log.bytes())
@@ -214,7 +214,7 @@ async fn a_file_that_is_written_anew_is_exact_though_writes_go_on() {
             }
         }
     });
-    // Each is read back and compared with the state hash before it counts.
+    // Each file is read back and compared with the state hash before it is used.
     for _ in 0..5 {
         store.local().rewrite().await.unwrap();
     }
@@ -252,7 +252,7 @@ async fn commit_times_never_go_back_though_the_clock_does() {
     store.local().clock.is_at_least(future);
     put(&store, "k", "v").await;
     store.close().unwrap();
-    // Another process, whose clock is right.
+    // Another process, with the right clock.
     let store = opened(&path);
     assert!(store.now_ms() >= future);
     store.local().rewrite().await.unwrap();
@@ -296,7 +296,7 @@ async fn a_snapshot_is_whole_though_the_file_is_written_anew_meanwhile() {
     let mut snapshot = Vec::new();
     let made = tokio::task::block_in_place(|| {
         store.local().snapshot(|chunk| {
-            // After the first chunk of several, all is written anew, and the file as well, twice.
+            // After the first of several chunks, everything is written again, and the file is written anew twice.
             if snapshot.is_empty() {
                 tokio::runtime::Handle::current().block_on(async {
                     for n in 0..600 {

@@ -1,4 +1,4 @@
-//! Who may open a store, under which names, and what is taken for one.
+//! Who may open a store, under which names, and what counts as a store.
 
 use super::*;
 
@@ -18,7 +18,7 @@ async fn a_store_that_was_closed_opens_again_whoever_was_forked_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let store = opened(&path);
-    // As a process has it between its fork and its exec.
+    // Like a process between its fork and its exec.
     let forked = store.local().core.clone();
     store.close().unwrap();
     opened(&path).close().unwrap();
@@ -52,7 +52,7 @@ async fn a_second_open_is_refused_through_every_name_and_while_the_file_is_writt
     }
     rewriting.await.unwrap();
     Arc::into_inner(store).unwrap().close().unwrap();
-    // One that would be left behind when the file is written anew.
+    // This name would keep the old file when the store is written anew.
     std::fs::hard_link(&path, dir.path().join("hard")).unwrap();
     let named_twice = open(&path);
     assert!(
@@ -120,7 +120,7 @@ async fn the_view_may_be_elsewhere_and_takes_nobody_elses_directory() {
     let taken = Store::open(&path, &elsewhere("home"));
     assert!(matches!(taken, Err(OpenError::Foreign { .. })), "{taken:?}");
     assert!(thesis.exists());
-    // Another store's view is made anew.
+    // A view of another store is made again.
     opened(&dir.path().join("another")).close().unwrap();
     let other = Store::open(&dir.path().join("another"), &elsewhere("view")).unwrap();
     assert_eq!(content(&other), []);

@@ -1,4 +1,4 @@
-//! A view that is wrong, damaged or half made heals, and what is trusted is kept.
+//! A wrong, damaged or unfinished view is repaired, and a good one is kept.
 
 use super::*;
 
@@ -82,7 +82,7 @@ async fn a_view_that_was_replaced_is_let_go_and_with_it_its_room() {
     store.fed_sled().lose(b"k1").unwrap();
     store.local().rewrite().await.unwrap_err();
     assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
-    // Nobody writes: the committer must not be what keeps it.
+    // Nobody writes, so that the committer is not the one that repairs it.
     for _ in 0..200 {
         if replaced.upgrade().is_none() {
             return;
@@ -113,7 +113,7 @@ async fn a_journal_whose_sums_were_made_from_a_wrong_view_is_healed_from_its_cha
     let store = opened(&path);
     put(&store, "k1", "one").await;
     put(&store, "k2", "two").await;
-    // Each open makes it wrong again, until the file was written anew from what it really holds.
+    // Each opening finds it wrong again, until the file was written anew from what it really holds.
     store.fed_sled().lose(b"k1").unwrap();
     put(&store, "k1", "uno").await;
     store.abandon();
