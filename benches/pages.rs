@@ -1,8 +1,8 @@
-//! What a page costs: at the start and at the end of lists of 1,000 to 100,000 jobs, and a walk through all of them with a filter
-//! that lets one in 1,000 through, by their client and by a label.
+//! What a page costs: at the start and at the end of lists of 1,000 to 100,000 jobs. Also a walk through all of them with a filter
+//! that lets one in 1,000 through, by client and by label.
 //!
-//! `cargo bench --bench pages`. A page by marker is a range scan: its cost must not depend on how many items
-//! stand before it. The machine's noise is in every figure, so the ratios are what to look at.
+//! `cargo bench --bench pages`. A page by marker is a range scan: its cost must not depend on how many items stand before it. The
+//! machine's noise is in every figure, so that only the ratios count.
 
 mod shared;
 
@@ -17,7 +17,7 @@ use serde_json::json;
 const PROJECT: &str = "bench";
 const PAGE_ITEMS: usize = 100;
 const PAGES: usize = 500;
-/// One job of so many is what a filter looks for.
+/// The filter lets one job in this many through.
 const RARE: usize = 1000;
 const WALKS: usize = 5;
 
@@ -35,7 +35,7 @@ fn main() {
             let icebox = Icebox::open(path, Options::default()).await;
             let icebox = icebox.expect("a store");
             fill(&icebox, jobs).await;
-            // What was written last is read from memory until sled has it.
+            // Recent writes are read from memory until sled has them.
             tokio::time::sleep(Duration::from_secs(1)).await;
             let first = median_us(&icebox, "").await;
             let last = median_us(&icebox, &id(jobs - PAGE_ITEMS - 1)).await;
@@ -58,7 +58,7 @@ fn main() {
     });
 }
 
-/// Creates jobs whose names are in the order of their ids, 256 at a time.
+/// Creates jobs whose names have the order of their ids, 256 at a time.
 async fn fill(icebox: &Icebox, jobs: usize) {
     for start in (0..jobs).step_by(256) {
         let creates = (start..jobs.min(start + 256)).map(async |n| {
@@ -99,7 +99,7 @@ fn job(n: usize) -> Job {
     }
 }
 
-/// What a walk takes through the whole list, of which a filter lets few through.
+/// How long a walk takes through the whole list, with a filter that lets few jobs through.
 async fn filtered_ms(icebox: &Icebox, filter: JobFilter, expected: usize) -> f64 {
     let mut times = Vec::with_capacity(WALKS);
     for _ in 0..WALKS {

@@ -1,7 +1,7 @@
-//! What a large store takes: of the disk, of memory, and of time when it is opened after it was closed, after the process was
-//! killed, and with its view to be made anew.
+//! What a large store needs: room on the disk, memory, and time to open after a close, after a kill, and when its view has to be
+//! made again.
 //!
-//! `cargo bench --bench reopen`. `ICEBOX_RECORDS` says how many backups of about 1.2 KB there are (100,000).
+//! `cargo bench --bench reopen`. `ICEBOX_RECORDS` is the number of backups of about 1.2 KB (100,000).
 
 mod shared;
 
@@ -11,14 +11,14 @@ use icebox::{Icebox, Options};
 use prost::Message;
 use serde_json::json;
 
-/// As the command has it.
+/// The command uses the same allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Creates that the rate at the beginning and at the end is taken of.
+/// How many creates the rates at the beginning and at the end are measured with.
 const RATED: u64 = 50_000;
 
-/// Set in a process that only opens the store there.
+/// Set in a process that only opens the store in this file.
 const OPENS: &str = "ICEBOX_BENCH_OPENS";
 
 fn main() {
@@ -100,7 +100,7 @@ fn peak_mib() -> u64 {
     kib >> 10
 }
 
-/// Opens the store in a process of its own, and says how many seconds that took and how many MiB.
+/// Opens the store in a process of its own. Returns how many seconds and how many MiB that took.
 fn opened_elsewhere(path: &Path) -> (f64, u64) {
     let this = std::env::current_exe().expect("this");
     let output = Command::new(this)
@@ -115,7 +115,7 @@ fn opened_elsewhere(path: &Path) -> (f64, u64) {
     )
 }
 
-/// Opens the store and drops it as a process does that is killed.
+/// Opens the store, and drops it as a killed process does.
 async fn seconds_to_open(path: &Path) -> f64 {
     let start = Instant::now();
     let icebox = Icebox::open(path, Options::default()).await;

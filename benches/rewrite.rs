@@ -1,7 +1,7 @@
-//! What it costs to write the store's file anew while backups are created: their rate, how long the slowest waits, and the room
+//! What it costs to write the store's file anew while backups are created: their rate, how long the slowest one waits, and the room
 //! on the disk.
 //!
-//! `cargo bench --bench rewrite`. `ICEBOX_RECORDS` says how many backups of about 1.2 KB there are (100,000).
+//! `cargo bench --bench rewrite`. `ICEBOX_RECORDS` is the number of backups of about 1.2 KB (100,000).
 
 mod shared;
 
@@ -15,16 +15,16 @@ use icebox::{Icebox, Options};
 use prost::Message;
 use serde_json::json;
 
-/// As the command has it.
+/// The command uses the same allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Backups that are created between two looks.
+/// How many backups are created between two checks.
 const STEP: u64 = 5_000;
-/// Creates that the rate without rewriting is taken of.
+/// How many creates the rate without rewriting is measured with.
 const RATED: u64 = 50_000;
 
-/// What creating some backups was like.
+/// The measurements of some creates.
 #[derive(Default)]
 struct Stretch {
     waits: Vec<Duration>,
@@ -80,7 +80,7 @@ fn main() {
     create_while(&icebox, &mut |next| next < records);
     let mut before = create_while(&icebox, &mut |next| next < records + RATED);
     runtime.block_on(icebox.close()).expect("it closes");
-    // None of what is stored is among the records yet: the file is due.
+    // The records have nothing of what is stored yet, so that the file is written anew.
     let icebox = open(1);
     let is_rewritten = || {
         let usage = runtime.block_on(icebox.status()).expect("it is open").usage;
@@ -130,13 +130,13 @@ fn main() {
     );
 }
 
-/// What the files below a directory take on the disk.
+/// The room that the files below a directory take on the disk.
 fn bytes_in(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let bytes = entries.map(|entry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
         Ok(metadata) => metadata.blocks() * 512,
-        // It was removed meanwhile.
+        // The file was removed meanwhile.
         Err(_) => 0,
     });
     bytes.sum()

@@ -1,13 +1,14 @@
-//! Calls a second over real sockets, each beside its limit and its peer in the same run.
+//! Calls a second over real sockets, each compared with its limit and its peer in the same run.
 //!
-//! `cargo bench --bench rpc`. The limit is a server that answers constants at once; the peer is etcd, if it is on `PATH`: its
-//! `Range` of one key for a get, its `Put` of the same bytes for a create. Closed loop: each caller sends its next call when
-//! the last was answered. The client is this process, the servers are others, on the same cores; lists are not decoded. The
-//! figures are medians of several rounds, in each of which all servers take their turn. Before the table it says what the disk
-//! can do: an append of so many creates with its fdatasync, one after the other.
+//! `cargo bench --bench rpc`. The limit is a server that returns constants at once. The peer is etcd, if it is on `PATH`: its
+//! `Range` of one key for a get, and its `Put` of the same bytes for a create. The loop is closed: each caller sends its next call
+//! when the last one was answered. The client is this process, and the servers are other processes on the same cores; lists are not
+//! decoded. The figures are medians of several rounds, in which all servers take turns. Before the table it shows what the disk can
+//! do: appends of that many creates, each with its fdatasync, one after the other.
 //!
-//! `ICEBOX_SECONDS` is how long one turn takes (1), `ICEBOX_ROUNDS` how many rounds there are (3), `ICEBOX_CALL` the only call to
-//! measure, `ICEBOX_RECORDS` how many backups there are before (0); `ICEBOX_LOG=info` shows what the line that each change gets costs.
+//! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (3), `ICEBOX_CALL` the only call to
+//! measure, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
+//! change costs.
 
 #[path = "rpc/constants.rs"]
 mod constants;
@@ -45,15 +46,15 @@ use shared::{backup, write_figures};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Backups that the lists and gets are of.
+/// The backups for the lists and gets.
 const STORED: u64 = 20_000;
-/// Calls of one measurement under way, and the connections that they share.
+/// The calls under way in one measurement, and the connections that they share.
 const LOADS: [(usize, usize); 4] = [(1, 1), (16, 1), (64, 8), (256, 8)];
-/// Set in the process that answers constants.
+/// Set in the process that returns constants.
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
-/// The number of the first backup that is there before.
+/// The number of the first backup that exists before.
 const STORED_BEFORE: u64 = 1 << 40;
-/// Creates in one append that the disk is measured with.
+/// The creates in one append, for measuring the disk.
 const APPENDED: [usize; 3] = [1, 16, 64];
 
 fn main() {
@@ -70,7 +71,7 @@ fn main() {
 enum Call {
     /// A page of 100 from the start.
     List,
-    /// A page of 100 behind any item.
+    /// A page of 100 after any item.
     Page,
     Get,
     Create,
@@ -90,7 +91,7 @@ struct EtcdRange {
     key: Vec<u8>,
 }
 
-/// Any answer, not looked at.
+/// Any answer; it is not decoded.
 #[derive(Clone, PartialEq, Message)]
 struct Anything {}
 
@@ -188,7 +189,7 @@ async fn measure() {
     );
 }
 
-/// What the disk can do: appends of some creates, each followed by its fdatasync, within room that was reserved.
+/// What the disk can do: appends of some creates, each followed by its fdatasync, in room that was reserved.
 fn appends_a_second(dir: &Path, duration: Duration) -> Vec<f64> {
     let one = backup(0).encoded_len() + 128;
     let path = dir.join("appended");
@@ -223,7 +224,7 @@ async fn store_before(dir: &Path) {
     }
 }
 
-/// A server in a process of its own, ended with this.
+/// A server in a process of its own. It ends when this is dropped.
 struct Server {
     process: Child,
     address: String,
@@ -232,7 +233,7 @@ struct Server {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Speaks Icebox's services.
+    /// A server with Icebox's services.
     Freezer,
     Etcd,
 }
@@ -249,7 +250,7 @@ fn start_icebox(dir: &Path) -> Server {
     Server::start(serve)
 }
 
-/// Starts a server that answers what the real one answers.
+/// Starts a server that returns the real server's answers.
 async fn start_constants(icebox: &Server, dir: &Path) -> Server {
     let mut client = BackupServiceClient::new(icebox.channel().await);
     let page = client.list_backups(list("")).await.expect("a page");
@@ -269,7 +270,7 @@ async fn start_constants(icebox: &Server, dir: &Path) -> Server {
     Server::start(constant)
 }
 
-/// Starts etcd with one member, if there is one, and gives it as many keys as Icebox has backups.
+/// Starts etcd with one member, if it is installed, and gives it as many keys as Icebox has backups.
 async fn start_etcd(dir: &Path) -> Option<Server> {
     let port = |n| 20_000 + std::process::id() % 10_000 * 2 + n;
     let (client, peer) = (
@@ -318,7 +319,7 @@ async fn start_etcd(dir: &Path) -> Option<Server> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // It elects itself before it takes writes.
+    // It elects itself before it accepts writes.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let channel = server.channel().await;
     for_all(STORED, move |n| {
@@ -359,11 +360,11 @@ impl Server {
         endpoint.connect().await.expect("it listens")
     }
 
-    /// The time that it has spent on the CPU.
+    /// The processor time that it has used.
     fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
         let stat = stat.expect("it runs");
-        // Behind the name, which may hold anything.
+        // The fields start after the name, which may contain anything.
         let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
         let ticks: u64 = fields
             .skip(11)
@@ -427,7 +428,7 @@ async fn etcd<M: Message + 'static>(channel: Channel, path: &'static str, messag
     answer.await.expect("an answer");
 }
 
-/// Runs something for every number below `count`, 64 at a time.
+/// Runs `work` for every number below `count`, 64 at a time.
 async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
     let next = AtomicU64::new(0);
     let callers = (0..64).map(|_| async {
@@ -442,7 +443,7 @@ async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
     futures_util::future::join_all(callers).await;
 }
 
-/// Fills the server, and gives the ids of some backups, spread over the list.
+/// Fills the server. Returns the ids of some backups, spread over the list.
 async fn fill(server: &Server) -> Vec<String> {
     let client = BackupServiceClient::new(server.channel().await);
     for_all(STORED, |n| create(client.clone(), n)).await;
@@ -487,7 +488,7 @@ impl Figures {
     }
 }
 
-/// Each figure's own median.
+/// The median of each figure.
 fn median(turns: &[Figures]) -> Option<Figures> {
     fn middle<T: Copy>(
         turns: &[Figures],
@@ -506,7 +507,7 @@ fn median(turns: &[Figures]) -> Option<Figures> {
     })
 }
 
-/// Numbers of backups that no earlier measurement has created.
+/// The numbers of backups that no earlier measurement has created.
 static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
 
 async fn load(
@@ -523,7 +524,7 @@ async fn load(
     }
     let kind = server.kind;
     let start = Instant::now();
-    // The first fifth warms up.
+    // The first fifth is the warm-up.
     let counted_from = start + duration / 5;
     let end = counted_from + duration;
     let markers: Arc<[String]> = markers.into();

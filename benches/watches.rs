@@ -1,7 +1,7 @@
-//! What watches cost: the memory of idle ones, how soon a change reaches those of its client, and the rate of changes that concern
-//! none of them.
+//! What watches cost: the memory of idle ones, how soon a change reaches those of its client, and how they slow down changes that
+//! concern none of them.
 //!
-//! `cargo bench --bench watches`. `ICEBOX_WATCHERS` says how many are idle (10,000), each of a client of its own.
+//! `cargo bench --bench watches`. `ICEBOX_WATCHERS` is the number of idle ones (10,000), each of a client of its own.
 
 mod shared;
 
@@ -19,17 +19,17 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tonic::{Streaming, transport::Channel};
 
-/// As the command has it.
+/// The command uses the same allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PROJECT: &str = "demo";
-/// Streams of one connection: what a server allows.
+/// The streams of one connection: as many as a server allows.
 const STREAMS: usize = 100;
-/// Watchers of one client, and how often a change is sent to them.
+/// The watchers of one client, and how often they are sent a change.
 const REACHED: usize = 1_000;
 const ROUNDS: usize = 30;
-/// Callers that create at once, and for how long.
+/// How many callers create at a time, and for how long.
 const CALLERS: usize = 16;
 const STRETCH: Duration = Duration::from_secs(3);
 
@@ -127,7 +127,7 @@ async fn watch(channel: &Channel, client_id: &str) -> Streaming<WatchJobsRespons
     }
 }
 
-/// So many watches, over as few connections as may be.
+/// Begins this many watches, over as few connections as possible.
 async fn watches(
     server: &Server,
     count: usize,
@@ -168,7 +168,7 @@ async fn creates_per_s(server: &Server) -> f64 {
     created as f64 / start.elapsed().as_secs_f64()
 }
 
-/// How long it takes until a change has reached all watchers of its client, in milliseconds, each time.
+/// How long it takes, in milliseconds, until a change has reached all watchers of its client, each time.
 async fn reach_ms(server: &Server, watches: Vec<Streaming<WatchJobsResponse>>) -> Vec<f64> {
     let channel = server.channel().await;
     let stored = create(&channel, job("watched".into(), "watched")).await;
@@ -184,7 +184,7 @@ async fn reach_ms(server: &Server, watches: Vec<Streaming<WatchJobsResponse>>) -
             }
         });
     }
-    // The create itself.
+    // The create itself is not part of it.
     for _ in 0..count {
         all.recv().await;
     }
@@ -219,7 +219,7 @@ fn main() {
     let watchers: usize = watchers.map_or(10_000, |watchers| watchers.parse().expect("a number"));
     let dir = tempfile::tempdir().expect("a directory");
     let server = Server::start(&dir.path().join("icebox.db"));
-    // What is stored is scanned once when a watch begins, which is not what is measured here.
+    // When a watch begins it scans once what is stored. That is not measured here.
     let other = Server::start(&dir.path().join("other.db"));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
@@ -228,7 +228,7 @@ fn main() {
         let idle_mib = server.resident_mib() - before_mib;
         creates_per_s(&server).await;
         let watched_per_s = creates_per_s(&server).await;
-        // With those that follow they would be more streams than a server allows.
+        // With the ones that follow there would be more streams than a server allows.
         drop(idle);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let alone_per_s = creates_per_s(&server).await;

@@ -1,4 +1,4 @@
-//! A program that holds a catalog itself: it opens one, stores a backup, lists what there is, and closes it.
+//! A program that holds a catalog itself: it opens one, stores a backup, lists what is there, and closes it.
 //!
 //! `cargo run --example embedded [STORE]`
 

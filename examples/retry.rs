@@ -1,7 +1,7 @@
 //! A client that creates a job and tries again when the server cannot be reached, or does not answer.
 //!
-//! `cargo run --example retry [SERVER [PROJECT]]`, with a server such as `icebox serve`. The id is chosen here, so that a create
-//! that is repeated finds what an earlier try has stored.
+//! `cargo run --example retry [SERVER [PROJECT]]`, with a server such as `icebox serve`. The client chooses the id, so that a
+//! repeated create finds what an earlier try has stored.
 
 use std::{env, error::Error, time::Duration};
 
@@ -11,10 +11,10 @@ use icebox::proto::{
 use tonic::{Code, transport::Endpoint};
 use tonic_types::StatusExt;
 
-/// What one try may take.
+/// How long one try may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const TRIES_MAX: u32 = 6;
-/// How long after the first try the second one comes; each further one waits twice as long.
+/// How long to wait after the first try. Each further wait is twice as long.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 
 #[tokio::main]
@@ -55,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
             Err(status) => status,
         };
-        // Whatever else it is, it would come to the same again.
+        // Any other error would be the same again.
         let is_passing = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
         if !is_passing || tries == TRIES_MAX {
             return Err(status.into());

@@ -1,4 +1,4 @@
-//! A sidecar: a process of its own that serves a catalog on a Unix socket, and the program beside it that is its client.
+//! A sidecar: a process of its own that serves a catalog on a Unix socket, with the program beside it as its client.
 //!
 //! `cargo run --example sidecar [DIRECTORY]` starts itself again as the sidecar, and ends it when it is done.
 
@@ -20,7 +20,7 @@ use icebox::{
 use tokio::{io::AsyncReadExt, net::UnixListener};
 use tonic::transport::{Channel, Endpoint};
 
-/// How often the sidecar's socket is tried, and how long after.
+/// How often, and after which time, the program tries to reach the sidecar's socket.
 const TRIES_MAX: u32 = 200;
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -34,10 +34,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// The sidecar: serves until its standard input ends, as it does when the program that started it ends.
+/// The sidecar. It serves until its standard input ends, which happens when the program that started it ends.
 async fn serve(directory: &Path) -> Result<(), Box<dyn Error>> {
     let socket = directory.join("sidecar.sock");
-    // One that was killed has left its socket.
+    // A sidecar that was killed has left its socket.
     let _ = std::fs::remove_file(&socket);
     let icebox = Icebox::open(directory.join("sidecar.db"), Options::default()).await?;
     let serving = icebox.serve(UnixListener::bind(&socket)?);

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let metadata = backup.backup_metadata.unwrap_or_default();
             println!("{}  {}", backup.backup_id, metadata.backup_name);
         }
-        // A token goes on where an item was deleted meanwhile, which a marker cannot. A page may be empty and not the last.
+        // Unlike a marker, a token continues even if the item was deleted. A page may be empty without being the last one.
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
             return Ok(());

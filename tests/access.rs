@@ -1,5 +1,5 @@
-//! Promise: a server that asks for tokens serves those who have one, says no more than that to others, and takes another file of
-//! tokens without letting go of anybody.
+//! Promise: a server with tokens serves those who have one, tells others no more than that they need one, and accepts a new file of
+//! tokens without disconnecting anybody.
 
 mod child;
 
@@ -12,7 +12,7 @@ use std::{
 
 use child::ChildServer;
 
-/// What nobody may find in a log.
+/// The text that no log may contain.
 const SECRET: &str = "a-planted-secret-of-whoever";
 
 fn icebox(arguments: &[&str], token: Option<&str>) -> Output {
@@ -24,7 +24,7 @@ fn icebox(arguments: &[&str], token: Option<&str>) -> Output {
     command.output().expect("the binary runs")
 }
 
-/// A new token, whose entry is added to a file.
+/// Makes a token, and adds its entry to a file.
 fn new_token(file: &Path, who: &[&str]) -> String {
     let made = icebox(&[&["token", "new"], who].concat(), None);
     let said = String::from_utf8(made.stderr).expect("text");
@@ -84,13 +84,13 @@ fn those_who_have_a_token_are_served_and_others_are_told() {
         said(&unknown)
     );
 
-    // A file that is wrong changes nothing.
+    // A wrong file changes nothing.
     let good = fs::read_to_string(&tokens).unwrap();
     fs::write(&tokens, good.replace("sha256", "sha512")).unwrap();
     server.hang_up();
     std::thread::sleep(Duration::from_millis(300));
     assert!(list("demo", Some(&reader)).status.success());
-    // One that is right does, though the server goes on.
+    // A right file does, while the server goes on.
     fs::write(&tokens, "").unwrap();
     let member = new_token(
         &tokens,

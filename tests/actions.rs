@@ -1,4 +1,5 @@
-//! Promise: stored actions are in the jobs that name them as they are now, changed in the same commit, and leave none with nothing.
+//! Promise: stored actions are in the jobs that name them as they are now. They change in the same commit, and leave no job without
+//! an action.
 
 mod harness;
 
@@ -67,7 +68,7 @@ async fn a_stored_action_is_in_the_jobs_that_name_it_as_it_is_now() {
         .create_job(job_of("only", &[&etc.action_id]))
         .await
         .unwrap();
-    // A changed action is changed in all of them, in one commit.
+    // A changed action changes in all of these jobs, in one commit.
     let mut changed = action("etc2");
     changed.action_id.clone_from(&etc.action_id);
     changed.max_retries = Some(7);
@@ -86,7 +87,7 @@ async fn a_stored_action_is_in_the_jobs_that_name_it_as_it_is_now() {
         assert_eq!(job.job_actions[0].max_retries, Some(7));
         assert_eq!(job.revision, changed.revision);
     }
-    // What agents report leaves it alone, and so does naming it again.
+    // Reports of agents do not touch it, and naming it again changes nothing.
     server.start_job(PROJECT, &both.job_id).await.unwrap();
     let list = ListActionsRequest {
         project_id: PROJECT.into(),
@@ -95,7 +96,7 @@ async fn a_stored_action_is_in_the_jobs_that_name_it_as_it_is_now() {
     let listed = actions(&server).list_actions(list).await.unwrap();
     let listed = listed.into_inner().decoded().unwrap();
     assert_eq!(listed, [changed.clone(), var.clone()]);
-    // One that says something else than the stored action is refused, and leaves nothing.
+    // A job whose action differs from the stored one is refused, and nothing is stored.
     let before = server.icebox.revision();
     let mut other = job_of("other", &[&etc.action_id]);
     other.job_actions[0].freezer_action = action("elsewhere").freezer_action;
@@ -141,7 +142,7 @@ async fn an_action_that_is_used_stays_unless_it_is_taken_out() {
     delete(&var.action_id, true).await.unwrap();
     let both = server.get_job(PROJECT, &both.job_id).await.unwrap();
     assert_eq!(names(&both), ["etc"]);
-    // Once nobody uses it, it can go.
+    // Once nobody uses it, it can be deleted.
     for job in [&both, &only] {
         server.delete_job(PROJECT, &job.job_id).await.unwrap();
     }
@@ -191,7 +192,7 @@ async fn a_job_that_names_an_action_while_it_changes_has_it_as_it_is_in_the_end(
             action: Some(changed),
             ..UpdateActionRequest::default()
         };
-        // One that loses every race against so many says so, and may be sent again.
+        // A call that loses every race against so many others says so, and may be repeated.
         while let Err(status) = actions(&server).update_action(request.clone()).await {
             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         }

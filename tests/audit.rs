@@ -1,5 +1,5 @@
-//! Promise: every change is kept with who made it, from where, when, and what it did, in the order of revisions, across restarts
-//! and whatever the store's file goes through; it is read in pages that miss nothing, by who may see the project.
+//! Promise: every change is kept with its author, origin, time and effect, in the order of revisions, across restarts and rewrites
+//! of the store's file. Its pages miss nothing, and are for those who may see the project.
 
 mod child;
 mod harness;
@@ -45,7 +45,7 @@ async fn all(channel: &Channel, mut request: ListChangesRequest) -> Vec<ChangeRe
     }
 }
 
-/// What was done to what, by name.
+/// What was done to which resource, by name.
 fn short(changes: &[ChangeRecord]) -> Vec<(u64, ChangeOperation, &str, &str, &str)> {
     changes
         .iter()
@@ -77,7 +77,7 @@ async fn each_change_is_told_with_its_author() {
         .delete_backup(PROJECT, &created.backup_id)
         .await
         .unwrap();
-    // What is refused, or changes nothing, is no change.
+    // Calls that are refused or change nothing are no changes.
     server
         .delete_backup(PROJECT, &created.backup_id)
         .await
@@ -168,7 +168,7 @@ async fn a_bad_request_is_refused_by_its_fields() {
     );
 }
 
-// The clients must hear that a server ends while this thread waits for it.
+// The clients have to notice that a server ends while this thread waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_outlives_restarts() {
     let dir = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ async fn it_outlives_restarts() {
     }
 }
 
-/// What `icebox` prints.
+/// The output of `icebox`.
 fn icebox(arguments: &[&str]) -> String {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_icebox"))
         .args(arguments)
@@ -240,7 +240,7 @@ async fn the_command_prints_it_and_a_snapshot_begins_anew() {
     );
     let table = icebox(&["audit", "--server", server.address(), "--project", PROJECT]);
     assert!(table.starts_with("REVISION"), "{table}");
-    // Once all is in the view, a snapshot needs no journal.
+    // Once the view has everything, a snapshot needs no journal.
     server.terminate();
     let server = child::ChildServer::start(&store);
     let out = snapshot.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! What clients are promised of backups.
+//! What clients are promised about backups.
 
 mod harness;
 
@@ -54,7 +54,7 @@ async fn updates_merge_into_the_metadata() {
             .unwrap();
         assert_eq!(updated.backup_metadata, merged.backup_metadata, "{mask:?}");
     }
-    // By single paths: what is sent and not named is left alone, a named field that is unset is cleared.
+    // With single paths: fields that are sent but not named stay as they are, and a named field that is not set is cleared.
     let sent = BackupMetadata {
         storage: "swift".into(),
         compression: "not named".into(),
@@ -76,7 +76,7 @@ async fn updates_merge_into_the_metadata() {
         metadata.extra = extra(&[("kept", "3"), ("changed", "2")]);
     });
     assert_eq!(updated.backup_metadata, expected.backup_metadata);
-    // `extra` by its name is a field like others: taken as a whole.
+    // `extra` is a field like others: it is replaced as a whole.
     let sent = BackupMetadata {
         extra: extra(&[("only", "1")]),
         ..BackupMetadata::default()
@@ -136,7 +136,7 @@ async fn the_name_of_a_backup_cannot_be_changed() {
         server.get_backup(PROJECT, &stored.backup_id).await.unwrap(),
         stored
     );
-    // Sent as it is, it is no change.
+    // Sent unchanged, it is no change.
     let same = BackupMetadata {
         backup_name: "a".into(),
         mode: "fs".into(),

@@ -1,4 +1,4 @@
-//! Whatever a request brings, it is answered with what is wrong with it, and nothing changes.
+//! Promise: whatever a request contains, the answer says what is wrong with it, and nothing changes.
 
 mod harness;
 
@@ -21,7 +21,7 @@ fn extra_of(value: Value) -> Option<Struct> {
     })
 }
 
-/// An `extra` of that many levels, of lists or of structs below the first.
+/// An `extra` with this many levels, of lists or of structs below the first.
 fn nested(levels: usize, lists: bool) -> Option<Struct> {
     let inner = (1..levels).fold(value(Kind::NullValue(0)), |inner, _| {
         value(if lists {
@@ -56,7 +56,7 @@ fn schedule(change: impl FnOnce(&mut JobSchedule)) -> Option<JobSchedule> {
     Some(schedule)
 }
 
-/// What makes a good backup bad.
+/// Changes that make a good backup bad.
 type Change = fn(&mut Backup, &mut BackupMetadata);
 
 #[tokio::test]
@@ -493,7 +493,7 @@ async fn an_answer_with_many_violations_still_arrives() {
         job_actions: vec![bad_action; 64],
         ..job("a")
     };
-    // Keys are shown, escaped: the longest that there are.
+    // Keys are shown escaped. These are the longest.
     let fields = (0..40).map(|n| {
         (
             format!("{}{n}", "\u{10ffff}".repeat(60)),
@@ -518,7 +518,7 @@ async fn an_answer_with_many_violations_still_arrives() {
         let last = told.last().unwrap();
         assert_eq!(last.field, "job");
         assert!(last.description.ends_with(" more"), "{}", last.description);
-        // gRPC clients in other languages take 8 KiB of trailers; the details go in base64.
+        // gRPC clients in other languages accept 8 KiB of trailers, in which the details are base64.
         let bytes = status.details().len() * 4 / 3 + 3 * status.message().len();
         assert!(bytes < 8 << 10, "{bytes} bytes");
     }
@@ -529,7 +529,7 @@ async fn an_answer_with_many_violations_still_arrives() {
 async fn what_cannot_be_decoded_is_the_callers_mistake() {
     let server = Server::start().await;
     let before = server.revision().await;
-    // Beyond prost's limit of 100 nested messages, three a level.
+    // This is beyond prost's limit of 100 nested messages, of which each level takes three.
     for levels in [40, 100, 150, 1000] {
         let deep = backup_with("a", |_, metadata| metadata.extra = nested(levels, false));
         let status = server.create_backup(deep).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Whatever a request asks for that cannot be, it is answered with what is wrong, and nothing changes.
+//! Promise: whatever impossible thing a request asks for, the answer says what is wrong, and nothing changes.
 
 mod harness;
 
@@ -359,7 +359,7 @@ async fn a_bad_mask_is_refused_path_by_path() {
         server.get_backup(PROJECT, &stored.backup_id).await.unwrap(),
         stored
     );
-    // Everything wrong with an update is told at once, too.
+    // For an update, too, everything that is wrong is reported at once.
     let request = UpdateBackupRequest {
         project_id: "a b".into(),
         backup: Some(Backup {

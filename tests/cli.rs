@@ -1,4 +1,4 @@
-//! What a person sees who runs the command.
+//! Promise: what a person sees who runs the command.
 
 #![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
 
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 
-/// Runs `icebox` on the server, with that on standard input.
+/// Runs `icebox` against the server, with this text as standard input.
 fn icebox(server: &ChildServer, arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_icebox"))
         .args(arguments)
@@ -28,13 +28,13 @@ fn icebox(server: &ChildServer, arguments: &[&str], input: &str) -> Output {
         .spawn()
         .expect("the binary runs");
     let mut stdin = command.stdin.take().expect("it is piped");
-    // A command that refuses its arguments does not read.
+    // A command that refuses its arguments reads no input.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     command.wait_with_output().expect("it ends")
 }
 
-/// What it prints, if it succeeds.
+/// Its output, if it succeeds.
 fn printed(server: &ChildServer, arguments: &[&str], input: &str) -> String {
     let output = icebox(server, arguments, input);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -42,7 +42,7 @@ fn printed(server: &ChildServer, arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What it says on standard error, if it ends with that status.
+/// Its standard error, if it ends with this status.
 fn refused(server: &ChildServer, status: i32, arguments: &[&str], input: &str) -> String {
     let output = icebox(server, arguments, input);
     let said = String::from_utf8(output.stderr).expect("UTF-8");

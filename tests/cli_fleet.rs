@@ -1,4 +1,4 @@
-//! What a person sees who keeps clients, stored actions and sessions from the command line.
+//! Promise: what a person sees who manages clients, stored actions and sessions with the command.
 
 mod child;
 
@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 use child::ChildServer;
 use serde_json::Value;
 
-/// Runs a command to its end: its status, and what it has printed, or said.
+/// Runs a command to its end. Returns its status, its output and its errors.
 fn run(server: &ChildServer, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_icebox"));
     command
@@ -191,7 +191,7 @@ fn all_five_kinds_go_out_and_come_back_the_same() {
         let all = "imported 1 backup, 1 job, 1 client, 1 action and 1 session; 0 updated, 0 unchanged, 0 refused";
         assert_eq!(said, all);
         assert_eq!(export(&other), exported);
-        // What a job is made of changes with it there, too.
+        // The action changes in the jobs that use it, too.
         let changed = [
             "actions",
             "update",

@@ -1,5 +1,5 @@
-//! Promise: `icebox jobs watch` and `list --watch` print what is stored and then each change as it comes, and go on after the server
-//! was started again as if nothing had been.
+//! Promise: `icebox jobs watch` and `list --watch` print what is stored and then each change as it comes. After a restart of the
+//! server they go on as if nothing had happened.
 
 mod child;
 
@@ -24,7 +24,7 @@ fn icebox(address: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end, and says what it has printed.
+/// Runs a command to its end, and returns its output.
 fn printed(address: &str, arguments: &[&str]) -> String {
     let output = icebox(address, arguments).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -33,7 +33,7 @@ fn printed(address: &str, arguments: &[&str]) -> String {
     text.trim().to_owned()
 }
 
-/// A watch that goes on until it is dropped.
+/// A watch that runs until it is dropped.
 struct Watch {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -59,7 +59,7 @@ impl Watch {
         line.expect("it can be read")
     }
 
-    /// The next document that says more than where it is.
+    /// The next document that is not just a bookmark.
     fn document(&mut self) -> Value {
         loop {
             let document: Value = serde_json::from_str(&self.line()).expect("JSON");

@@ -1,4 +1,5 @@
-//! Promise: clients are kept as jobs and backups are; one registers as often as it likes, and is asked only for what it supports.
+//! Promise: clients are stored like jobs and backups. A client may register as often as it likes, and is asked only for what it
+//! supports.
 
 mod harness;
 
@@ -45,7 +46,7 @@ async fn a_client_registers_as_often_as_it_likes() {
         (again.is_new, again.client.unwrap()),
         (false, stored.clone())
     );
-    // What it says of itself is taken; what people have said of it stays.
+    // What it says about itself is updated; what people have said about it stays.
     let described = Client {
         description: "the first".into(),
         ..client("node1")
@@ -84,7 +85,7 @@ async fn clients_are_listed_and_watched_by_their_ids() {
     let server = Server::start().await;
     register(&server, client("node1")).await.unwrap();
     register(&server, client("demo_node2")).await.unwrap();
-    // Sorted by id, and paged by it.
+    // Sorted and paged by id.
     let list = async |marker: &str, filter| {
         let request = ListClientsRequest {
             project_id: PROJECT.into(),
@@ -106,7 +107,7 @@ async fn clients_are_listed_and_watched_by_their_ids() {
         ..ClientFilter::default()
     };
     assert_eq!(list("", Some(filter)).await.as_deref(), Some("node1"));
-    // One that is deleted is told by its id.
+    // A deleted client is reported by its id.
     let request = WatchClientsRequest {
         project_id: PROJECT.into(),
         after_revision: server.icebox.revision(),
@@ -176,7 +177,7 @@ async fn a_job_asks_a_client_only_for_what_it_supports() {
         ]
     );
     assert!(status.message().contains("supports fs, nova"), "{status:?}");
-    // Its defaults count, and a client that is not registered takes anything.
+    // The job's defaults count, too. A client that is not registered accepts anything.
     let mut defaults = asks("", "");
     defaults.action_defaults = Some(FreezerAction {
         mode: "mysql".into(),
@@ -190,7 +191,7 @@ async fn a_job_asks_a_client_only_for_what_it_supports() {
     given.client_id = "node1".into();
     let status = server.update_job(given, &["client_id"]).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    // What is asked for already goes on, whatever the client says now.
+    // What was asked for before goes on, whatever the client says now.
     let less = Client {
         supported_modes: vec!["nova".into()],
         ..client("node1")

@@ -1,9 +1,9 @@
-//! Promise: a setting of the server counts as said on the command line, or else in the environment, or else in a file, and
-//! `icebox config print` says which it is; what is wrong in a file is told, all of it, and nothing starts.
+//! Promise: the command line counts first for a setting of the server, then the environment, then a file. `icebox config print`
+//! shows the value and its origin. Everything that is wrong in a file is reported, and nothing starts.
 
 use std::{fs, path::Path, process::Command};
 
-/// What `icebox` says with these arguments and that file, on standard output and error, and its exit status.
+/// The standard output, the standard error and the exit status of `icebox` with these arguments and this file.
 fn icebox(arguments: &[&str], file: &Path, environment: &[(&str, &str)]) -> (String, String, i32) {
     let output = Command::new(env!("CARGO_BIN_EXE_icebox"))
         .args(arguments)
@@ -49,7 +49,7 @@ fn the_command_line_counts_most_then_the_environment_then_the_file() {
     assert_eq!(line("streams_max"), is("streams_max = 10240", "default"));
     assert!(printed.contains("# tokens is not set"), "{printed}");
 
-    // What it prints is such a file, by which everything is the same.
+    // The output is such a file itself, and with it everything is the same.
     let again = dir.path().join("again.toml");
     fs::write(&again, &printed).unwrap();
     let (reprinted, _, _) = icebox(&["config", "print"], &again, &[]);

@@ -1,4 +1,4 @@
-//! What a client can find out from the server alone: that it is well, and what it serves.
+//! Promise: a client can find out from the server alone that it is well, and what it serves.
 
 mod harness;
 
@@ -45,7 +45,7 @@ async fn the_server_and_each_service_say_that_they_serve() {
     );
 }
 
-/// The two versions of the protocol are the same messages in two packages.
+/// The two versions of the protocol have the same messages in two packages.
 macro_rules! reflection_tests {
     ($version:ident) => {
         mod $version {

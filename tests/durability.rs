@@ -1,4 +1,4 @@
-//! Promise: what was acknowledged is there, however the server ended.
+//! Promise: everything that was acknowledged is there, however the server ended.
 
 mod child;
 
@@ -22,17 +22,17 @@ use tonic::{Code, transport::Channel};
 
 const PROJECT: &str = "demo";
 const CALLERS: u64 = 16;
-/// More pages than any walk here has: one that goes on is going round.
+/// More pages than any walk here has: a longer walk goes around in circles.
 const PAGES_MAX: usize = 10_000;
 
-/// What a caller knows of a backup that it has written.
+/// What a caller knows about a backup that it has written.
 #[derive(Clone, Debug)]
 enum Known {
-    /// The server has said that it is stored like this.
+    /// The server has said that this is stored.
     Stored(Box<Backup>),
     /// The server has said that it is deleted.
     Deleted,
-    /// The server ended before it answered: it is as one of these.
+    /// The server ended before it answered: one of these is true.
     Either(Box<Backup>, Option<Box<Backup>>),
 }
 
@@ -54,8 +54,8 @@ fn backup(n: u64) -> Backup {
     }
 }
 
-/// Creates backups, updates every second one and deletes every fourth, until the server is gone. What was
-/// answered is in the ledger before the next call.
+/// Creates backups, updates every second one and deletes every fourth one, until the server has gone. Each answer is in the ledger
+/// before the next call.
 async fn write(
     mut client: BackupServiceClient<Channel>,
     next: Arc<AtomicU64>,
@@ -147,7 +147,7 @@ async fn read_all(mut client: BackupServiceClient<Channel>) -> (BTreeMap<String,
     panic!("the walk does not end");
 }
 
-/// Without what the server says about the time of a change that was not acknowledged.
+/// A backup without the times that the server sets, since these are not known for a change that was not acknowledged.
 fn content(backup: &Backup) -> Backup {
     Backup {
         update_time: None,
@@ -174,7 +174,7 @@ fn compare(ledger: &Ledger, stored: &BTreeMap<String, Backup>) {
     }
 }
 
-/// The n-th of some delays that differ from round to round: 10 to 500 ms.
+/// The n-th of a series of delays that differ from round to round: 10 to 500 ms.
 fn delay(round: u64) -> Duration {
     Duration::from_millis(10 + round * 7919 % 490)
 }
@@ -304,7 +304,7 @@ async fn a_thousand_writes_in_flight_at_sigterm_are_each_kept_or_refused() {
                 tokio::spawn(async move { client.create_backup(request).await })
             })
             .collect();
-        // Some are done, most are on their way.
+        // Some writes are done, and most are under way.
         tokio::time::sleep(Duration::from_millis(5 * round)).await;
         let ended = tokio::task::spawn_blocking(|| server.terminate());
         let mut kept = BTreeMap::new();
@@ -314,7 +314,7 @@ async fn a_thousand_writes_in_flight_at_sigterm_are_each_kept_or_refused() {
                     let backup = created.into_inner().backup.unwrap();
                     kept.insert(backup.backup_id.clone(), backup);
                 }
-                // What the client says of a connection that has ended has its cause with it; what the server says has none.
+                // A status that the client makes for a broken connection has a source; a status from the server has none.
                 Err(refused) => assert!(
                     refused.code() == Code::Unavailable || refused.source().is_some(),
                     "{refused:?}"
@@ -339,7 +339,7 @@ async fn a_second_server_on_the_same_store_is_told_who_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     let server = ChildServer::start(&store);
-    // It answers, so it has the store.
+    // It answers, so that it has the store.
     read_all(server.backups().await).await;
     let second = Command::new(env!("CARGO_BIN_EXE_icebox"))
         .args(["serve", "--listen", "127.0.0.1:0", "--store"])

@@ -1,4 +1,4 @@
-//! Promise: a program can hold an Icebox without a server, serve it on listeners of its own, and let it go.
+//! Promise: a program can hold an Icebox without a server, serve it on its own listeners, and close it.
 
 #![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
 
@@ -100,12 +100,12 @@ async fn the_calls_are_those_of_the_services() {
 async fn a_store_that_is_let_go_opens_at_once_with_all_that_was_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    // The same options serve again, and whoever gives up opening harms no other.
+    // The same options can be used again. Giving up one opening does not harm another.
     for round in 0..6 {
         drop(tokio::time::timeout(Duration::ZERO, Icebox::open(&path, options())).await);
         let icebox = loop {
             match Icebox::open(&path, options()).await {
-                // The one that was given up is still on its way out.
+                // The opening that was given up may not have ended yet.
                 Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
                 opened => break opened.unwrap(),
             }
@@ -135,7 +135,7 @@ async fn what_is_committed_can_be_followed() {
         description: "weekly".into(),
         ..nightly.clone()
     };
-    // The description is what a job is listed by: its record moves.
+    // Jobs are listed by description, so that the record moves.
     let weekly = jobs.update("", weekly).await.unwrap();
     backups.delete(PROJECT, &created.backup_id).await.unwrap();
     jobs.delete(PROJECT, &nightly.job_id).await.unwrap();
@@ -169,7 +169,7 @@ async fn what_is_committed_can_be_followed() {
     assert!(matches!(next.await.unwrap(), Err(Error::Store(_))));
 }
 
-/// A channel over the one connection that there is.
+/// A channel over the only connection that there is.
 async fn over(stream: DuplexStream) -> Channel {
     let mut stream = Some(stream);
     let connector = tower::service_fn(move |_| {
@@ -238,7 +238,7 @@ async fn a_reader_that_takes_nothing_does_not_keep_it_from_closing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let icebox = open(&path).await;
-    // More than what waits for a reader.
+    // More than what may wait for a reader.
     for n in 0..4000 {
         let made = backup_with(&format!("b{n}"), |_, metadata| {
             metadata.path_to_backup = "/".repeat(4096);

@@ -1,4 +1,4 @@
-//! Promise: Freezer's HTTP API is reached by those alone who may reach gRPC, over TLS where there is TLS, and ends with the server.
+//! Promise: only those who may use gRPC can use Freezer's HTTP API. It uses TLS if gRPC does, and ends with the server.
 
 mod freezer;
 
@@ -21,7 +21,7 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
-/// How a server ends that is to serve HTTP there, and what it says. It makes no store.
+/// Runs a server that should serve HTTP there until it ends, and returns its status and output. It makes no store.
 fn refused(http: &str) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = dir.path().join("icebox.db");
@@ -85,7 +85,7 @@ fn a_unix_socket_serves_it_as_well_and_goes_with_the_server() {
     assert!(!socket.exists());
 }
 
-/// What is answered there, once somebody listens.
+/// The answer from there, once somebody listens.
 fn ask_unix(socket: &Path) -> String {
     use std::io::{Read, Write};
     let until = Instant::now() + Duration::from_secs(20);
@@ -140,7 +140,7 @@ async fn a_body_may_come_in_chunks_and_be_called_plain_text() {
     );
 }
 
-/// What a server over TLS answers a client that speaks these protocols.
+/// The answer of a server with TLS to a client that speaks these protocols.
 async fn over_tls(
     address: &str,
     trusted: &RootCertStore,
@@ -187,7 +187,7 @@ async fn over_tls_it_speaks_http_1_and_nothing_else() {
     assert!(over_tls(&address, &trusted, &[http2]).await.is_err());
 }
 
-/// Tokens that are called like their roles.
+/// Tokens whose names are their roles.
 fn tokens() -> Tokens {
     let entry = |role: &str, hash: &str, client: &str| {
         format!(
@@ -273,7 +273,7 @@ async fn a_token_may_here_what_it_may_over_grpc() {
     assert_eq!(patched.status, 200, "{patched:?}");
 }
 
-/// What Freezer's programs ask a Keystone.
+/// What Freezer's programs ask a Keystone for.
 fn login(password: &str, project: &str) -> String {
     let user = json!({"name": "freezer", "password": password, "domain": {"name": "Default"}});
     let scope = json!({"project": {"name": project, "domain": {"name": "Default"}}});

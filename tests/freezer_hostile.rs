@@ -1,4 +1,4 @@
-//! Promise: whatever is sent to Freezer's HTTP API is answered, and never with a fault of the server's.
+//! Promise: Freezer's HTTP API answers everything that is sent to it, and never with a failure of the server.
 
 mod freezer;
 
@@ -6,7 +6,7 @@ use freezer::Freezer;
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
 
-/// Keys that mean something somewhere.
+/// Keys that have a meaning somewhere.
 const KEYS: &[&str] = &[
     "backup_id",
     "job_id",
@@ -92,7 +92,7 @@ fn any_json() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// A document that is one, but for what it was given besides.
+/// A valid document, except for what was added to it.
 fn nearly_whole() -> BoxedStrategy<Value> {
     let whole = vec![
         freezer::job("nightly"),
@@ -111,7 +111,7 @@ fn nearly_whole() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// A document, or what is none.
+/// A document, or something that is none.
 fn any_body() -> BoxedStrategy<Vec<u8>> {
     let whole = any_json().prop_map(|json| json.to_string().into_bytes());
     let broken =
@@ -163,7 +163,7 @@ fn whatever_is_sent_is_answered_and_never_with_a_fault_of_the_servers() {
         prop_assume!(uri.is_ok());
         let answer = runtime.block_on(freezer.send_as("", method, &path, body));
         prop_assert!(answer.status < 500, "{answer:?}");
-        // An answer without a document is one to HEAD, or says that something is done.
+        // An answer without a document belongs to a HEAD request, or says that something is done.
         let is_told = answer.document["description"].is_string();
         prop_assert!(
             answer.status < 400 || is_told || method == "HEAD",
@@ -172,7 +172,7 @@ fn whatever_is_sent_is_answered_and_never_with_a_fault_of_the_servers() {
         Ok(())
     });
     tried.expect("no request is answered with a fault");
-    // It goes on as if nothing had been.
+    // The server goes on as if nothing had happened.
     runtime.block_on(async {
         for kind in ["backups", "jobs", "actions", "clients", "sessions"] {
             let list = freezer.get(&format!("/v2/demo/{kind}")).await;

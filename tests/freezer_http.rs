@@ -1,4 +1,4 @@
-//! Promise: Freezer's HTTP API as its clients use it, and better than the original where that hurts.
+//! Promise: Freezer's HTTP API works as its clients use it, and better than the original where that one causes trouble.
 
 mod freezer;
 
@@ -22,7 +22,7 @@ async fn the_published_documents_hold_as_they_are() {
     let at = |kind: &str| format!("/v2/{PUBLISHED}/{kind}/");
     let create = parse(include_str!("data/job-create.json"));
     freezer.create(&at("jobs"), create.clone()).await;
-    // A document that is sent to another project is that one's.
+    // A document that is sent to another project belongs to that project.
     freezer.create(JOBS, create).await;
     let jobs = parse(include_str!("data/jobs-list.json"));
     let sample = &jobs["jobs"][0];
@@ -39,7 +39,7 @@ async fn the_published_documents_hold_as_they_are() {
     for sample in backups["backups"].as_array().unwrap() {
         let is_it = |found: &&Value| found["backup_id"] == sample["backup_id"];
         let mut found = listed.iter().find(is_it).unwrap().clone();
-        // What the samples leave out: whose they are, and that they are there.
+        // What the samples leave out: whose they are, and that they exist.
         let members = found.as_object_mut().unwrap();
         assert_eq!(members.remove("project_id"), Some(json!(PUBLISHED)));
         assert_eq!(members.remove("status"), Some(json!("available")));
@@ -67,7 +67,7 @@ async fn both_doors_lead_to_the_same() {
         .get(&format!("{JOBS}{}", created.resource.job_id))
         .await;
     assert_eq!(read["description"], "nightly");
-    // A scheduler looks this up unasked.
+    // A scheduler always reads this key.
     let unbegun = json!({"event": "", "time_created": -1, "time_started": -1, "time_ended": -1});
     assert_eq!(read["job_schedule"], unbegun);
     let id = freezer.create(JOBS, job("weekly")).await;
@@ -91,7 +91,7 @@ async fn versions_are_told_to_everybody() {
     }
 }
 
-/// Holds each request to be refused with a status, in Freezer's shape.
+/// Checks that each request is refused with this status, in Freezer's form.
 async fn refused(freezer: &Freezer, requests: &[(&str, &str, &str, u16)]) {
     let revision = freezer.icebox.revision();
     for &(method, path, body, status) in requests {
@@ -275,7 +275,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
     expected["job_schedule"]["status"] = json!("running");
     expected["job_schedule"]["current_pid"] = json!(77);
     assert_eq!(freezer.get(&one).await, expected);
-    // What was read is written back whole: nothing has changed.
+    // A document that is written back as it was read changes nothing.
     let version = patched.document["version"].clone();
     let same = freezer.send("PATCH", &one, expected.clone()).await;
     assert_eq!(same.status, 200, "{same:?}");
@@ -310,7 +310,7 @@ async fn a_patch_of_a_backup_merges_its_metadata() {
         (&metadata["hostname"], &metadata["container"]),
         (&json!("node2"), &json!("c"))
     );
-    // A scheduler sends bare metadata of a backup that was recorded before it was made.
+    // A scheduler sends bare metadata for a backup that it has recorded before it was made.
     let creating = json!({"backup_name": "vol", "container": "c", "status": "creating", "mode": "cindernative"});
     let early = freezer.create(BACKUPS, creating).await;
     let mut made = self::backup("vol");
@@ -514,7 +514,7 @@ async fn an_action_that_is_deleted_is_taken_out_of_the_jobs_that_use_it() {
     has_no_other["job_actions"] = json!([{"action_id": id}]);
     let uses_it = format!("{JOBS}{}", freezer.create(JOBS, uses_it).await);
     let has_no_other = format!("{JOBS}{}", freezer.create(JOBS, has_no_other).await);
-    // A change to it is one to them.
+    // A change of the action changes the jobs, too.
     let changed = json!({"max_retries": 7});
     let changed = freezer.send("PATCH", &one, changed).await;
     assert_eq!(changed.status, 200, "{changed:?}");

@@ -1,4 +1,4 @@
-//! Promise: lists over Freezer's HTTP API are sorted, searched and walked as its clients do that, whatever is written meanwhile.
+//! Promise: over Freezer's HTTP API clients can sort, search and walk lists in their way, whatever is written meanwhile.
 
 mod freezer;
 
@@ -52,7 +52,7 @@ async fn a_walk_by_offset_sees_each_once_whatever_is_written_meanwhile() {
         if found.len() < 10 {
             break;
         }
-        // One that was seen goes, one comes before those that were seen, and one that was seen no longer matches.
+        // A seen item is deleted, a new one sorts before the seen ones, and a seen one no longer matches.
         let path = format!("{JOBS}{}", ids[page]);
         assert_eq!(freezer.send("DELETE", &path, Value::Null).await.status, 204);
         freezer.create(JOBS, job(&format!("a job {page}"))).await;

@@ -1,8 +1,8 @@
-//! Promise: whatever is sent, to any RPC, is answered: nothing panics, nothing is INTERNAL, nothing hangs, and the store holds
-//! what it should afterwards.
+//! Promise: every RPC answers everything that is sent to it. Nothing panics, nothing is INTERNAL, nothing hangs, and afterwards the
+//! store holds what it should.
 //!
-//! 100,000 messages, made of the descriptors with values that nobody means well with, most of them damaged on the way; with
-//! `ICEBOX_LONG=1` a million. `ICEBOX_SEED` repeats a run.
+//! 100,000 messages are made from the descriptors, with hostile values, and most of them are damaged on the way. With
+//! `ICEBOX_LONG=1` there are a million. `ICEBOX_SEED` repeats a run.
 
 mod resident;
 mod wire;
@@ -29,12 +29,12 @@ use tonic::{Code, transport::Channel};
 
 const MESSAGES: u64 = 100_000;
 const CALLERS: u64 = 32;
-/// What messages that store nothing more may add to what is in memory.
+/// How much memory messages may add that store nothing more.
 const GROWTH_MIB_MAX: u64 = 10;
-/// How deep a message is made; clients can send deeper ones, see below.
+/// How deep messages are nested. Clients can send deeper ones: see below.
 const DEPTH_MAX: u32 = 12;
 
-/// Numbers from a seed, the same each time.
+/// Random numbers that a seed determines.
 struct Dice(u64);
 
 impl Dice {
@@ -45,7 +45,7 @@ impl Dice {
         self.0
     }
 
-    /// Below `n`.
+    /// A number below `n`.
     fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.roll() % n as u64).expect("below n")
     }
@@ -64,7 +64,7 @@ impl Dice {
     }
 }
 
-/// What is known to be stored: hostile messages are about it, too.
+/// What is known to be stored. Hostile messages name it, too.
 type Known = Arc<Mutex<Vec<String>>>;
 
 fn text(dice: &mut Dice, field: &FieldDescriptor, known: &Known) -> String {
@@ -124,7 +124,7 @@ fn value(dice: &mut Dice, field: &FieldDescriptor, known: &Known, depth: u32) ->
     }
 }
 
-/// A message with some fields set.
+/// A message with some of its fields set.
 fn made(dice: &mut Dice, of: &MessageDescriptor, known: &Known, depth: u32) -> DynamicMessage {
     let mut message = DynamicMessage::new(of.clone());
     if depth > DEPTH_MAX {
@@ -132,7 +132,7 @@ fn made(dice: &mut Dice, of: &MessageDescriptor, known: &Known, depth: u32) -> D
     }
     let is_update = of.name().starts_with("Update");
     for field in of.fields() {
-        // What a request is about is mostly there; the rest thins out with the depth.
+        // The fields that say what a request is about are mostly set. The others become rarer with the depth.
         let share = if depth < 2 { 2 } else { 3 };
         let is_subject = depth == 0 && !is_update;
         if !is_subject && !dice.one_in(share) {
@@ -161,7 +161,7 @@ fn made(dice: &mut Dice, of: &MessageDescriptor, known: &Known, depth: u32) -> D
     message
 }
 
-/// What becomes of a message on its way.
+/// What happens to a message on its way.
 fn damage(dice: &mut Dice, mut bytes: Vec<u8>) -> Vec<u8> {
     match dice.below(10) {
         0..6 => {}
@@ -184,7 +184,7 @@ fn damage(dice: &mut Dice, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// An RPC, by its path, with what it takes.
+/// An RPC by its path, with its request type.
 type Called = (http::uri::PathAndQuery, MessageDescriptor);
 
 /// Every RPC that is served.
@@ -239,7 +239,7 @@ impl Server {
         endpoint.connect().await.expect("it listens")
     }
 
-    /// Ends it, and checks that records and ids agree.
+    /// Ends the server, and checks that records and ids agree.
     async fn end_and_verify(self) {
         self.icebox.close().await.expect("it closes");
         let verified = Command::new(env!("CARGO_BIN_EXE_icebox"))
@@ -252,7 +252,7 @@ impl Server {
     }
 }
 
-/// Counts what panics in this process from now on, the server's tasks among it.
+/// Counts the panics in this process from now on, including those of the server's tasks.
 fn count_panics() -> Arc<AtomicUsize> {
     let panics = Arc::<AtomicUsize>::default();
     let counted = panics.clone();
@@ -264,7 +264,7 @@ fn count_panics() -> Arc<AtomicUsize> {
     panics
 }
 
-/// Sends so many messages one after the other, and says how often each code was the answer.
+/// Sends this many messages one after the other. Returns how often each code was the answer.
 async fn send(
     server: Arc<Server>,
     seed: u64,
@@ -303,7 +303,7 @@ async fn send(
     codes
 }
 
-/// Keeps the id of what was created, which is field 1 of field 1 of each answer.
+/// Remembers the id of what was created, which is field 1 of field 1 of each answer.
 fn remember(known: &Known, answer: &[u8]) {
     #[derive(Clone, PartialEq, Message)]
     struct Resource {
@@ -356,14 +356,14 @@ async fn whatever_is_sent_is_answered_and_breaks_nothing() {
     };
     let all = rpcs();
     send_all(seed, messages, &all).await;
-    // What stores nothing more takes no more memory.
+    // Messages that store nothing more must take no more memory.
     let makes = |(path, _): &Called| {
         ["/Create", "/Register"]
             .iter()
             .any(|make| path.path().contains(make))
     };
     let others: Vec<_> = all.into_iter().filter(|rpc| !makes(rpc)).collect();
-    // Callers and all, where the system says so.
+    // With the callers' memory, if the system tells.
     let before = resident_mib(std::process::id());
     send_all(seed + CALLERS, messages / 4, &others).await;
     let after = resident_mib(std::process::id());
@@ -373,7 +373,7 @@ async fn whatever_is_sent_is_answered_and_breaks_nothing() {
     );
     println!("answers by code: {codes:?}");
     assert_eq!(panics.load(Ordering::Relaxed), 0);
-    // Had all been refused for one and the same reason, it would show little.
+    // If all had been refused for the same reason, the test would show little.
     for code in [
         Code::Ok,
         Code::InvalidArgument,
@@ -411,7 +411,7 @@ async fn bodies_that_are_no_messages_are_answered_or_cut_off() {
             requests = connect().await;
             continue;
         };
-        // It may be refused before all of it is there.
+        // The server may refuse it before everything has been sent.
         let _ = body.send_data(dice.bytes(2000).into(), true);
         let answered = tokio::time::timeout(Duration::from_secs(60), answer);
         if let Ok(answer) = answered.await.expect("it does not hang")
@@ -427,14 +427,14 @@ async fn bodies_that_are_no_messages_are_answered_or_cut_off() {
     server.end_and_verify().await;
 }
 
-/// The numbers of fields, from a request for a new job down to its action's `extra`, a `Struct`.
+/// The numbers of the fields from a request for a new job down to its action's `extra`, a `Struct`.
 const PROJECT_ID: u32 = 1;
 const JOB: u32 = 2;
 const JOB_ACTIONS: u32 = 7;
 const FREEZER_ACTION: u32 = 3;
 const EXTRA: u32 = 50;
 
-/// A field with bytes in it.
+/// A field that contains bytes.
 fn field(number: u32, bytes: &[u8]) -> Vec<u8> {
     let mut field = Vec::new();
     prost::encoding::encode_key(
@@ -447,7 +447,7 @@ fn field(number: u32, bytes: &[u8]) -> Vec<u8> {
     field
 }
 
-/// A `Struct` nested so deep: it has a field, whose value is a struct, and so on.
+/// A `Struct` with this nesting: it has a field whose value is a struct, and so on.
 fn nested(depth: usize) -> Vec<u8> {
     let (fields, key, value, struct_value) = (1, 1, 2, 5);
     let mut bytes = Vec::new();
@@ -463,7 +463,7 @@ async fn what_is_nested_too_deep_is_refused_however_deep_it_is() {
     let server = Server::start().await;
     let channel = server.channel().await;
     for depth in [7, 8, 9, 30, 100, 1000, 3000] {
-        // Each level wraps all that is inside, so that the work is the square of the depth: 100,000 would be for nothing.
+        // Each level copies everything inside it, so that the work is the square of the depth: 100,000 would take far too long.
         let mut bytes = nested(depth);
         for tag in [EXTRA, FREEZER_ACTION, JOB_ACTIONS, JOB] {
             bytes = field(tag, &bytes);

@@ -1,4 +1,4 @@
-//! What clients are promised of jobs.
+//! What clients are promised about jobs.
 
 mod harness;
 
@@ -89,7 +89,7 @@ async fn a_path_in_the_mask_changes_that_field_alone() {
     });
     let two_actions = vec![stored.job_actions[0].clone(); 2];
     let id = &stored.job_id;
-    // Each update starts from the stored job again.
+    // Each update starts from the stored job.
     let cases: Vec<(&[&str], Job, Job)> = vec![
         (
             &["job_schedule.status"],
@@ -99,7 +99,7 @@ async fn a_path_in_the_mask_changes_that_field_alone() {
                 ..stored.clone()
             },
         ),
-        // Without a mask, what is set is merged.
+        // Without a mask, the set fields are merged.
         (
             &[],
             running.clone(),
@@ -187,7 +187,7 @@ async fn a_path_in_the_mask_changes_that_field_alone() {
                 ..stored.clone()
             },
         ),
-        // All settable fields are replaced: those that are unset are cleared.
+        // All fields that may be set are replaced: those that are not set are cleared.
         (
             &["*"],
             Job {
@@ -321,7 +321,7 @@ async fn a_mask_that_names_what_cannot_change_is_refused_with_a_hint() {
     );
 }
 
-/// Every state that a job can be in.
+/// Every state of a job.
 const STATES: [&str; 7] = [
     "",
     "scheduled",

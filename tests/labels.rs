@@ -1,4 +1,4 @@
-//! Promise: jobs, backups and clients have labels, set when they are made or later, and every list and watch chooses by them.
+//! Promise: jobs, backups and clients have labels from their creation or later, and every list and watch can choose by them.
 
 mod harness;
 
@@ -48,13 +48,13 @@ async fn lists_choose_by_labels() {
         let names = server.job_names(selected(selector)).await;
         assert_eq!(names, expected, "{selector}");
     }
-    // Together with what else a filter asks for.
+    // Together with other fields of a filter.
     let filter = JobFilter {
         description_prefix: "b".into(),
         ..selected("env")
     };
     assert_eq!(server.job_names(filter).await, ["b"]);
-    // Changed afterwards: all of them, and taken away.
+    // Changed later: all of them replaced, and all removed.
     let mut update = job_update(&b.job_id);
     update.labels = labels(&[("env", "prod")]);
     server.update_job(update, &["labels"]).await.unwrap();

@@ -1,5 +1,5 @@
-//! Promise: a server takes on no more than its limits say, tells who is refused, and what callers do that are slow, silent or
-//! hostile harms nobody else.
+//! Promise: a server takes on no more than its limits allow and tells those whom it refuses. Slow, silent or hostile callers harm
+//! nobody else.
 
 mod frames;
 
@@ -56,13 +56,13 @@ impl Server {
         Raw::connect(&self.address).await
     }
 
-    /// That somebody who behaves is answered.
+    /// Checks that a caller who behaves is answered.
     async fn answers(&self) {
         let listed = soon(list(self.channel().await)).await;
         assert!(listed.is_ok(), "{listed:?}");
     }
 
-    /// As many backups as make a page of `kib`.
+    /// As many backups as a page of `kib` takes.
     async fn fill(&self, kib: usize) {
         for n in 0..kib / 16 {
             let backup = Backup {
@@ -86,7 +86,7 @@ impl Server {
     }
 }
 
-/// Nothing here may take for ever.
+/// Nothing here may take forever.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what)
         .await
@@ -123,7 +123,7 @@ async fn a_connection_that_does_not_begin_ends_and_holds_up_nobody() {
     ];
     silent[1].send(b"PRI * HT").await;
     silent[2].send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // These have all places; when their time is over, there is one.
+    // These take all places. When their time is over, there is one again.
     server.answers().await;
     assert!(before.elapsed() >= Duration::from_millis(250));
     for silent in &mut silent {
@@ -138,7 +138,7 @@ fn with(change: impl FnOnce(&mut Limits)) -> Limits {
     limits
 }
 
-/// A connection of a client that sends and reads just what the test says.
+/// A connection of a client that sends and reads exactly what the test says.
 async fn h2(server: &Server) -> h2::client::SendRequest<Bytes> {
     let tcp = TcpStream::connect(&server.address)
         .await
@@ -154,7 +154,7 @@ fn request(method: &str) -> http::request::Builder {
         .header("te", "trailers")
 }
 
-/// A message as it is on the wire.
+/// A message in the form that it has on the wire.
 fn message(message: &impl prost::Message) -> Bytes {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).expect("small").to_be_bytes();
@@ -177,7 +177,7 @@ async fn a_request_has_an_end_whether_its_caller_says_so_or_not() {
         }
         let request = request.body(()).unwrap();
         let (answer, mut body) = requests.send_request(request, false).unwrap();
-        // Its message never comes whole.
+        // The end of its message never comes.
         let part = Bytes::from_static(&[0, 0, 0, 0, 9, 1, 2]);
         body.send_data(part, false).unwrap();
         assert_eq!(code(&soon(answer).await.unwrap()), Code::DeadlineExceeded);
@@ -185,7 +185,7 @@ async fn a_request_has_an_end_whether_its_caller_says_so_or_not() {
     server.answers().await;
 }
 
-/// Two callers who may do anything, by the tokens `test` and `3`.
+/// Two callers who may do everything, with the tokens `test` and `3`.
 fn two_callers() -> Access {
     let token = |name: &str, hash: &str| {
         format!("[[token]]\nsha256 = \"{hash}\"\nuser_id = \"{name}\"\nrole = \"admin\"\n")
@@ -200,7 +200,7 @@ fn two_callers() -> Access {
     Access::with_tokens(Tokens::parse(&text).expect("tokens"))
 }
 
-/// What becomes of backups that so many callers create at once, by the token of each.
+/// The results of backups that many callers create at once, by the token of each.
 async fn create_at_once(channel: &Channel, tokens: &[&str], round: usize) -> Vec<Status> {
     let creates = tokens.iter().enumerate().map(|(caller, token)| {
         let backup = Backup {
@@ -244,12 +244,12 @@ async fn as_many_calls_as_may_be_under_way_are_taken_and_no_more() {
             assert!(refused.is_empty(), "{refused:?}");
         }
         if why == "CALLER_LIMIT" {
-            // Of another's calls none counts.
+            // The calls of one caller do not count for another.
             let both = ["test", "3", "test", "3", "test", "3"];
             let refused = create_at_once(&channel, &both, ROUNDS).await;
             assert!(refused.is_empty(), "{refused:?}");
         }
-        // They wait for the disk, so that some of these come while others are under way: if not at once, then again.
+        // They wait for the disk, so that some of them come while others are under way. If that did not happen, try again.
         let mut rounds = ROUNDS + 1..2 * ROUNDS;
         let refused = loop {
             let round = rounds.next().expect("some are refused");
@@ -270,7 +270,7 @@ async fn as_many_calls_as_may_be_under_way_are_taken_and_no_more() {
 
 #[tokio::test]
 async fn streams_that_there_is_no_room_for_are_refused_and_may_come_again() {
-    // One that is let in waits for a snapshot's reader: a stream keeps its place.
+    // An admitted one waits for the reader of a snapshot: a stream keeps its place.
     let access = two_callers();
     let limits = with(|limits| {
         limits.streams = 3;
@@ -303,12 +303,12 @@ async fn streams_that_there_is_no_room_for_are_refused_and_may_come_again() {
     assert_eq!(reason(&refused), "CALLER_LIMIT");
     let retry = refused.get_error_details().retry_info().cloned();
     assert!(retry.unwrap().retry_delay.unwrap() > Duration::ZERO);
-    // That is not the other's fault, who finds the last place; then all are taken.
+    // The other caller is not affected and gets the last place. Then all are taken.
     let _third = watch("3").await.unwrap();
     let refused = watch("3").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert_eq!(reason(&refused), "SERVER_LIMIT");
-    // A place is free again as soon as one ends.
+    // A place is free again as soon as a stream ends.
     drop(first);
     let again = async {
         while watch("3").await.is_err() {
@@ -322,7 +322,7 @@ async fn streams_that_there_is_no_room_for_are_refused_and_may_come_again() {
 async fn a_request_that_is_too_large_is_refused_before_it_is_read() {
     let limits = with(|limits| limits.request_bytes = 100_000);
     let server = Server::start(limits, Access::default()).await;
-    // It says 100 MiB, and brings nothing.
+    // It claims 100 MiB and sends nothing.
     let create = request("JobService/CreateJob").body(()).unwrap();
     let (answer, mut body) = h2(&server).await.send_request(create, false).unwrap();
     let prefix = Bytes::from_static(&[0, 6, 64, 0, 0]);
@@ -341,7 +341,7 @@ async fn a_request_that_is_too_large_is_refused_before_it_is_read() {
             .await
             .unwrap_err();
         assert_eq!(refused.code(), code);
-        // What is small on the wire counts as what it becomes.
+        // A message that is small on the wire counts with its size after decompression.
         let mut packed = backups
             .clone()
             .send_compressed(tonic::codec::CompressionEncoding::Gzip);
@@ -417,7 +417,7 @@ async fn who_does_not_read_loses_the_connection_and_others_are_answered() {
         body.send_data(message(&request), true)?;
         soon(answer).await
     };
-    // It reads the headers of all that it gets, and of what follows only what it has room for.
+    // It reads the headers of all answers, and of the rest only what it has room for.
     let mut stalled = h2(&server).await;
     let mut answers = Vec::new();
     let ended = async {
@@ -426,10 +426,10 @@ async fn who_does_not_read_loses_the_connection_and_others_are_answered() {
         }
     };
     tokio::join!(soon(ended), server.answers());
-    // Only 16 are made for one who does not read them, and what fits into the window.
+    // Only 16 are made for a client that does not read, besides what fits into the window.
     assert!((16..=24).contains(&answers.len()), "{}", answers.len());
     server.answers().await;
-    // Who reads on, slowly, is not cut off.
+    // A client that reads slowly is not cut off.
     let mut slow = h2(&server).await;
     let mut body = ask(&mut slow).await.unwrap().into_body();
     let mut bytes = 0;
@@ -464,7 +464,7 @@ async fn floods_end_their_connection_and_others_are_answered() {
     };
     tokio::join!(soon(flood), server.answers());
 
-    // Headers that do not end.
+    // Headers that never end.
     let mut headers = server.raw().await;
     headers.begin().await;
     headers.frame(kind::HEADERS, 0, 1, &[0x82]).await;
@@ -480,7 +480,7 @@ async fn floods_end_their_connection_and_others_are_answered() {
     };
     tokio::join!(soon(flood), server.answers());
 
-    // A body of empty parts.
+    // A body of empty frames.
     let mut empty = server.raw().await;
     empty.begin().await;
     assert!(empty.try_request(1, path).await);
@@ -493,7 +493,7 @@ async fn floods_end_their_connection_and_others_are_answered() {
     };
     tokio::join!(soon(flood), server.answers());
 
-    // Many streams, and what is no HTTP/2 behind the preface.
+    // Many streams, and bytes after the preface that are not HTTP/2.
     let mut many = server.raw().await;
     many.begin().await;
     for stream in 0..5000 {
@@ -506,7 +506,7 @@ async fn floods_end_their_connection_and_others_are_answered() {
     garbage.send(frames::PREFACE).await;
     garbage.send(&[0xff; 4096]).await;
     soon(garbage.end()).await;
-    // Settings and pings that want an answer each.
+    // Settings and pings that each ask for an answer.
     let mut pings = server.raw().await;
     pings.begin().await;
     let flood = async {

@@ -1,7 +1,7 @@
-//! Promise: each backup behaves as one register that everybody sees change at one moment, kills of the server included.
+//! Promise: each backup behaves like one register that changes at one moment for everybody, even if the server is killed.
 //!
-//! Callers create, update, get and delete a few backups at once while the server is killed and started again. What each call
-//! was told, and between which moments, is the history; a search looks for an order that explains it.
+//! Callers create, update, get and delete a few backups at the same time while the server is killed and started again. The history
+//! has the answer to each call, and between which moments it was made. A search looks for an order that explains the history.
 
 mod child;
 
@@ -28,7 +28,7 @@ const BACKUPS: u64 = 3;
 const CALLERS: u64 = 4;
 const LIVES: u64 = 8;
 
-/// What a call does to a backup, with the value that it writes.
+/// What a call does to a backup, and the value that it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Create(u64),
@@ -37,15 +37,15 @@ enum Act {
     Delete,
 }
 
-/// What the caller was told.
+/// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Done,
-    /// The value that the backup has.
+    /// The value of the backup.
     Has(u64),
     AlreadyExists,
     NotFound,
-    /// Nothing: it may have happened, at any time since, or not.
+    /// No answer: the call may have happened at any time since then, or not at all.
     Nothing,
 }
 
@@ -61,7 +61,7 @@ impl Call {
     /// The backup's value after the call.
     ///
     /// # Errors
-    /// If it cannot have happened while the value was `before`.
+    /// If the call cannot have happened while the value was `before`.
     fn apply(&self, before: Option<u64>) -> Result<Option<u64>, ()> {
         match (self.act, self.told, before) {
             (Act::Create(value), Told::Done | Told::Nothing, None)
@@ -77,7 +77,7 @@ impl Call {
 
 /// Whether the calls can have happened one after the other, each at a moment between its beginning and its end.
 fn is_linearizable(calls: &[Call]) -> bool {
-    // What is left of the calls, and the value then: the same need not be tried twice.
+    // The remaining calls and the value at that point. The same combination need not be tried twice.
     let mut tried: HashSet<(Vec<bool>, Option<u64>)> = HashSet::new();
     let mut next = vec![(vec![false; calls.len()], None)];
     while let Some((happened, value)) = next.pop() {
@@ -193,7 +193,7 @@ async fn ask(
 
 type Histories = Arc<Vec<Mutex<Vec<Call>>>>;
 
-/// Calls until the server is gone.
+/// Makes calls until the server has gone.
 async fn call(
     mut client: BackupServiceClient<Channel>,
     next: Arc<AtomicU64>,
@@ -215,7 +215,7 @@ async fn call(
             Ok(told) => told,
             Err(status) if status.code() == Code::NotFound => Told::NotFound,
             Err(status) if status.code() == Code::AlreadyExists => Told::AlreadyExists,
-            // What the client says of a connection that has ended has its cause with it.
+            // A status that the client makes for a broken connection has a source.
             Err(status) if status.code() == Code::Unavailable || status.source().is_some() => {
                 Told::Nothing
             }

@@ -1,4 +1,4 @@
-//! Promise: a server takes connections as long as it can, and takes nothing from the one that follows it.
+//! Promise: a server accepts connections as long as it can, and takes nothing from the server that follows it.
 
 mod child;
 
@@ -22,7 +22,7 @@ async fn a_server_that_drains_leaves_its_successors_socket_alone() {
     let endpoint = Endpoint::from_shared(listen.clone()).expect("an address");
     let first = ChildServer::start_on(&listen, &dir.path().join("a"));
     let channel = endpoint.connect().await.expect("the first one listens");
-    // A stream that has no end keeps it from ending.
+    // A stream without end keeps it from ending.
     let watching = HealthClient::new(channel)
         .watch(HealthCheckRequest::default())
         .await;
@@ -89,7 +89,7 @@ async fn idle_connections_leave_the_store_its_files_and_the_processor_idle() {
         spent < 20,
         "{spent} ticks of 100 a second went into waiting"
     );
-    // More than a segment of the journal.
+    // More than the journal keeps in memory.
     for n in 1..1200 {
         create(n).await.expect("the store has files of its own");
     }

@@ -1,4 +1,4 @@
-//! Promise: an operator learns how a server is, and takes a snapshot whatever became of the one before.
+//! Promise: an operator can see the state of a server, and can take a snapshot whatever happened to the one before.
 
 #![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
 
@@ -101,7 +101,7 @@ async fn a_snapshot_that_was_given_up_does_not_keep_out_the_next() {
         let mut chunks = started.expect("nobody else makes one").into_inner();
         chunks.message().await.unwrap();
         drop(chunks);
-        // The server is told on the connection that the next request comes on.
+        // The server notices it on the connection with the next request.
         server.revision().await;
     }
 }

@@ -1,5 +1,5 @@
-//! Promise: what a server does is counted as it happens, and told to Prometheus on a listener of its own, with nothing of what is
-//! stored in it; what watches over the server can tell that it lives from that it is ready.
+//! Promise: what a server does is counted as it happens and shown to Prometheus on a listener of its own, without stored data. A
+//! supervisor can tell whether the server is alive and whether it is ready.
 
 mod harness;
 
@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// The answer to a request, its head and its body.
+/// The head and the body of the answer to a request.
 async fn get(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     let request = format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -28,7 +28,7 @@ async fn get(address: &str, request: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// The value of a metric, by all that stands before it, without what is behind its point.
+/// The value of a metric, found by everything that stands before it. The digits after the point are cut.
 fn value(text: &str, metric: &str) -> u64 {
     let line = text.lines().find(|line| {
         line.strip_prefix(metric)
@@ -77,11 +77,11 @@ async fn prometheus_reads_what_was_done() {
     assert!(value(&text, "icebox_appended_bytes_total") > 100);
     assert!(value(&text, "icebox_store_bytes{part=\"journal\"}") > 100);
     assert!(text.ends_with("# EOF\n"), "{text}");
-    // It counts, and tells nothing of what is stored or who it belongs to.
+    // It counts, and shows nothing of what is stored or of its owners.
     for secret in ["secret", "hidden", PROJECT] {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
-    // What is counted is not for callers to choose.
+    // Callers cannot choose the names of what is counted.
     let mut other = tonic::client::Grpc::new(server.channel.clone());
     other.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/made.Up/Method");
@@ -115,7 +115,7 @@ async fn the_listener_answers_what_it_has_and_holds_nobody_up() {
             "{request}: {head}"
         );
     }
-    // Some that say nothing leave room for one that does, and do not keep the server from its end.
+    // Silent connections leave room for one that speaks, and do not keep the server from ending.
     let mut silent = Vec::new();
     for _ in 0..7 {
         silent.push(TcpStream::connect(&address).await.unwrap());

@@ -1,5 +1,5 @@
-//! Promise: lists are in (name, id) order, and a walk over their pages sees every item that exists throughout
-//! exactly once, whatever is written meanwhile.
+//! Promise: lists are in the order of (name, id). A walk over their pages sees every item that exists all the time exactly once,
+//! whatever is written meanwhile.
 
 #![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
 
@@ -14,7 +14,7 @@ use icebox::proto::{
 };
 use tonic::{Code, Status};
 
-/// Turns for a walk's loop, more than any walk here takes: a server that leads one around in circles fails.
+/// More turns than any walk here takes: a server that leads a walk around in circles fails the test.
 fn turns() -> impl Iterator<Item = usize> {
     (0..).inspect(|turn| assert!(*turn < 20_000, "the walk does not end"))
 }
@@ -39,7 +39,7 @@ fn keys(page: &ListJobsResponse) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Jobs with these descriptions; their ids, in the same order.
+/// Creates jobs with these descriptions. Returns their ids in the same order.
 async fn created(server: &Server, names: &[&str]) -> Vec<String> {
     let mut ids = Vec::new();
     for name in names {

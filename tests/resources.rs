@@ -1,4 +1,4 @@
-//! Promise: backups, jobs, stored actions and sessions are created, shown, changed and deleted alike.
+//! Promise: backups, jobs, stored actions and sessions are created, shown, changed and deleted in the same way.
 
 mod harness;
 
@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
-/// What may only be set by the server, and never is this.
+/// A value for fields that only the server sets. It never sets this one.
 const LONG_AGO: Timestamp = Timestamp {
     seconds: 1,
     nanos: 0,
@@ -33,10 +33,10 @@ const IMPOSSIBLE_REVISION: u64 = 77_777;
 trait Kind: Clone + Debug + PartialEq {
     /// Its noun, which is also the field that holds it.
     const FIELD: &'static str;
-    /// A field that may change, and is not part of the name.
+    /// A field that may change and is not part of the name.
     const OPEN_FIELD: &'static str;
 
-    /// One that keeps every rule, of no project.
+    /// One that breaks no rule, without a project.
     fn valid() -> Self;
     fn id(&self) -> &str;
     fn revision(&self) -> u64;
@@ -44,10 +44,10 @@ trait Kind: Clone + Debug + PartialEq {
     fn project(&self) -> &str;
     fn with_id(self, id: &str) -> Self;
     fn with_project(self, project: &str) -> Self;
-    /// As if it had been stored long ago, by somebody.
+    /// With the fields of one that somebody stored long ago.
     fn stamped(self) -> Self;
     fn user(&self) -> &str;
-    /// With another value in the open field: the n-th.
+    /// With the n-th value in the open field.
     fn changed(self, n: usize) -> Self;
 
     async fn create(server: &Server, project: &str, one: Self) -> Result<Self, Status>;
@@ -238,7 +238,7 @@ kind!(
     changed: |one, n| one.hold_off = i32::try_from(n).ok()
 );
 
-/// Makes a test of a promise for each kind.
+/// Makes a test for each kind from a promise.
 macro_rules! promises {
     ($($promise:ident),* $(,)?) => {
         $(
@@ -341,7 +341,7 @@ async fn a_create_cannot_set_what_the_server_sets<K: Kind>() {
         assert!(time.expect("a time").seconds > LONG_AGO.seconds);
     }
     assert_ne!(stored.revision(), IMPOSSIBLE_REVISION);
-    // Whoever can connect is an administrator here, and stores what others have made.
+    // Everybody who can connect is an administrator here, and stores what others have made.
     assert_eq!(stored.user(), "somebody");
 }
 

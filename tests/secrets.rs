@@ -1,5 +1,5 @@
-//! Promise: no token, key, credential or value of what is stored gets into the log, whatever is logged, or into an error that tells of
-//! a token; and a token is in no file of the server's.
+//! Promise: no token, key, credential or stored value gets into the log, whatever is logged, or into an error about a token. No
+//! file of the server contains a token.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use icebox::proto::{
 use prost_types::FieldMask;
 use tonic::{Request, Status, transport::Channel};
 
-/// What every planted secret has in it.
+/// The text that every planted secret contains.
 const CANARY: &str = "canary";
 
-/// A server that logs all that it can, killed when it is dropped.
+/// A server that logs everything it can. It is killed when this is dropped.
 struct Server {
     process: Child,
     log: PathBuf,
@@ -44,7 +44,7 @@ impl Server {
         fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// Where it listens, as soon as it says so.
+    /// Its address, as soon as it tells it.
     fn address(&self) -> String {
         let asked = Instant::now();
         loop {
@@ -62,13 +62,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Already over, if all went well.
+        // It has ended already, if all went well.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// A request that brings a token.
+/// A request with a token.
 fn with_token<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let bearer = format!("Bearer {token}").parse().expect("plain text");
@@ -76,7 +76,7 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// A backup in which every text that may be anything is a secret.
+/// A backup in which every free text is a secret.
 fn backup() -> Backup {
     let secret = |what: &str| format!("{CANARY}-{what}");
     Backup {
@@ -115,7 +115,7 @@ fn job() -> Job {
     }
 }
 
-/// Calls of every kind, good and bad. Says what was refused.
+/// Makes calls of every kind, good and bad. Returns the refusals.
 async fn call(channel: &Channel, token: &str) -> Vec<Status> {
     let mut backups = BackupServiceClient::new(channel.clone());
     let mut jobs = JobServiceClient::new(channel.clone());
@@ -186,7 +186,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-// The connection must hear that the server ends while this thread waits for it.
+// The connection has to notice that the server ends while this thread waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_secret_is_logged_and_no_token_is_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -215,7 +215,7 @@ async fn nothing_that_is_secret_is_logged_and_no_token_is_kept() {
     assert!(server.process.wait().unwrap().success());
 
     let logged = server.logged();
-    // It did log all it can: what it has received among it.
+    // It did log everything it can, including what it has received.
     assert!(logged.contains("\"TRACE\"") && logged.lines().count() > 200);
     for line in logged.lines() {
         assert!(!line.contains(CANARY) && !line.contains(&token), "{line}");

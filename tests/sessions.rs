@@ -1,5 +1,5 @@
-//! Promise: members of a session share its schedule and its runs; however many start, end, join and leave at once, nothing of it
-//! is lost.
+//! Promise: the members of a session share its schedule and its runs. However many start, end, join and leave at the same time,
+//! nothing is lost.
 
 mod harness;
 
@@ -130,7 +130,7 @@ async fn members_take_the_sessions_schedule_and_give_it_back() {
         ),
         (&**id, "nightly", "1 days", "running")
     );
-    // Asked again, nothing changes.
+    // A repeated call changes nothing.
     let before = server.icebox.revision();
     assert_eq!(add(&server, id, &job.job_id).await.unwrap(), joined);
     assert_eq!(server.icebox.revision(), before);
@@ -140,7 +140,7 @@ async fn members_take_the_sessions_schedule_and_give_it_back() {
         .await
         .unwrap_err();
     assert_eq!(reason_of(&status), "JOB_IN_ANOTHER_SESSION");
-    // A new schedule is every member's, in one commit.
+    // Every member gets a new schedule, in one commit.
     let request = UpdateSessionRequest {
         project_id: PROJECT.into(),
         session: Some(Session {
@@ -168,7 +168,7 @@ async fn members_leave_one_by_one_or_with_their_session() {
     let id = &nightly.session_id;
     let job = server.create_job(job("db")).await.unwrap();
     add(&server, id, &job.job_id).await.unwrap();
-    // Who leaves is asked to end the schedule.
+    // A job that leaves is asked to end its schedule.
     let left = remove(&server, id, &job.job_id).await.unwrap();
     assert!(left.jobs.is_empty());
     let member = server.get_job(PROJECT, &job.job_id).await.unwrap();
@@ -178,7 +178,7 @@ async fn members_leave_one_by_one_or_with_their_session() {
     );
     let status = remove(&server, id, &job.job_id).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
-    // So are those of a session that is deleted; a job that is deleted leaves.
+    // The same happens to the members of a deleted session. A deleted job leaves its session.
     add(&server, id, &job.job_id).await.unwrap();
     let second = server.create_job(harness::job("second")).await.unwrap();
     add(&server, id, &second.job_id).await.unwrap();
@@ -228,7 +228,7 @@ async fn a_run_begins_once_and_ends_when_all_members_have() {
     assert_eq!(bad_fields(&status), ["current_tag"]);
     let status = start(&server, id, NOBODY, 0).await.unwrap_err();
     assert_eq!(bad_fields(&status), ["job_id"]);
-    // Within the same second the second one joins, and the first is held off.
+    // The second one joins within the same second, and the first one gets `hold-off`.
     let hold_off = UpdateSessionRequest {
         project_id: PROJECT.into(),
         session: Some(Session {
@@ -262,7 +262,7 @@ async fn a_run_begins_once_and_ends_when_all_members_have() {
     assert!(ended.time_end >= ended.time_start && ended.time_start > 0);
 }
 
-/// Agents that start, end, join and leave at once.
+/// Agents that start, end, join and leave at the same time.
 async fn crowd(agents: usize) {
     let server = Arc::new(Server::start().await);
     let stored = Session {
@@ -283,7 +283,7 @@ async fn crowd(agents: usize) {
                 .job_id,
         );
     }
-    // All join at once, a quarter leaves again.
+    // All join at the same time, and a quarter leave again.
     let mut tasks = Vec::new();
     for (n, job) in jobs.iter().cloned().enumerate() {
         let (server, id) = (server.clone(), id.clone());
@@ -296,7 +296,7 @@ async fn crowd(agents: usize) {
             let started = start(&server, &id, &job, 0).await.expect("it is done");
             assert_eq!((&*started.result, started.session_tag), ("success", 1));
             let result = if n == 1 { "fail" } else { "success" };
-            // The tag that it has been given is the run's.
+            // It was given the tag of the run.
             let ended = end(&server, &id, &job, started.session_tag, result).await;
             assert_eq!(ended.expect("it is done"), "success");
             Some((job, result.to_owned()))

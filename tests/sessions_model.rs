@@ -1,5 +1,5 @@
-//! Promise: whatever agents do to a session at once comes to the same as if they had done it one after another: each change that the
-//! session has gone through is what one of their calls does, and what each was answered is what it was then.
+//! Promise: whatever agents do to a session at the same time has the same result as if they had done it one after another. Each
+//! change of the session is what one of their calls does, and each answer is the right one for that moment.
 
 mod harness;
 
@@ -16,7 +16,7 @@ use tonic::{Code, Status, transport::Channel};
 const JOBS: usize = 6;
 const CALLS_EACH: usize = 25;
 
-/// What a session is, but for its times.
+/// A session without its times.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     tag: i64,
@@ -25,7 +25,7 @@ struct Model {
     members: BTreeMap<String, (String, String)>,
 }
 
-/// What an agent asks.
+/// A call of an agent.
 #[derive(Clone, Debug, PartialEq)]
 enum Call {
     Add(String),
@@ -34,7 +34,7 @@ enum Call {
     End(String, i64, &'static str),
 }
 
-/// What it is answered.
+/// The answer to a call.
 #[derive(Clone, Debug, PartialEq)]
 enum Answer {
     Done,
@@ -43,7 +43,7 @@ enum Answer {
 }
 
 impl Answer {
-    /// Whether a call that leaves a session like this may be answered so: what tells its tag tells the session's.
+    /// Whether a call that leaves a session like this may have this answer: a tag in an answer is the session's.
     fn may_come_with(&self, session: &Model) -> bool {
         match self {
             Answer::Said(_, tag) => *tag == session.tag,
@@ -65,7 +65,7 @@ impl Model {
         }
     }
 
-    /// What a call may make of it, with what it is answered: more than one thing where the time of day decides.
+    /// What a call may do to the session, with its answer. There are several possibilities if the time of day decides.
     fn after(&self, call: &Call) -> Vec<(Model, Answer)> {
         let mut next = self.clone();
         let said = |next: Model, word: &str| {
@@ -129,7 +129,7 @@ impl Model {
     }
 }
 
-/// Numbers that are the same each time.
+/// Random numbers that a seed determines.
 struct Numbers(u64);
 
 impl Numbers {
@@ -143,7 +143,7 @@ impl Numbers {
 
     fn call(&mut self, jobs: &[String], tag: i64) -> Call {
         let job = jobs[self.below(jobs.len())].clone();
-        // Mostly what an agent knows, sometimes what is long over, or has never been.
+        // Mostly the tag that the agent knows, sometimes an old one, or one that never existed.
         let tag = [tag, tag, tag, tag - 1, tag + 1][self.below(5)].max(0);
         match self.below(10) {
             0..=2 => Call::Add(job),
@@ -205,7 +205,7 @@ async fn make(mut client: SessionServiceClient<Channel>, session_id: &str, call:
     answered.unwrap_or_else(|status| Answer::Refused(status.code()))
 }
 
-/// Agents that do something at random, and the session's states, one after another.
+/// Lets agents make random calls. Returns the session's states one after another, and the calls with their answers.
 async fn soak(agents: usize, hold_off: i32, seed: u64) -> (Vec<Model>, Vec<(Call, Answer)>) {
     let server = Server::start().await;
     let client = SessionServiceClient::new(server.channel.clone());
@@ -275,11 +275,11 @@ async fn soak(agents: usize, hold_off: i32, seed: u64) -> (Vec<Model>, Vec<(Call
     }
 }
 
-/// Holds every change to be what one call did, and every other call to have changed nothing when it was answered.
+/// Checks that every change was made by one call, and that every other call changed nothing when it was answered.
 ///
-/// Which call did it is not always known: while two jobs run, either may have begun the next round. What has to exist is one way to give
-/// each change a call of its own that leaves no call over that must have changed something. There is such a way if each of its two halves
-/// is possible alone (the theorem of Mendelsohn and Dulmage).
+/// It is not always known which call made a change: while two jobs run, either of them may have begun the next round. There must be
+/// a way to give each change a call of its own so that no call is left over that must have changed something. Such a way exists if
+/// each of its two halves is possible alone (theorem of Mendelsohn and Dulmage).
 fn check(states: &[Model], calls: &[(Call, Answer)]) {
     let mut causes = vec![Vec::new(); states.len() - 1];
     let mut effects = vec![Vec::new(); calls.len()];
@@ -319,7 +319,7 @@ fn check(states: &[Model], calls: &[(Call, Answer)]) {
     }
 }
 
-/// One of those who want a partner that finds none, however the partners are given out.
+/// One of those who want a partner but cannot get one, in whatever way the partners are given out.
 fn without_partner(wanted: &[Vec<usize>]) -> Option<usize> {
     let mut given = BTreeMap::new();
     (0..wanted.len()).find(|&one| !finds_partner(one, wanted, &mut given, &mut BTreeSet::new()))
@@ -357,7 +357,7 @@ async fn sixteen_and_sixty_four_agents_come_to_what_one_after_another_would() {
     }
 }
 
-/// The states that calls lead to, one after another, each answered by the first of what it may be answered.
+/// The states that these calls lead to, one after another. Each call gets its first possible answer.
 fn carried_out(calls: &[Call]) -> (Vec<Model>, Vec<(Call, Answer)>) {
     let mut states = vec![Model::default()];
     let mut made = Vec::new();
@@ -384,7 +384,7 @@ fn a_change_that_is_lost_is_found() {
     assert!(lost.is_err(), "a call that has done nothing");
 }
 
-/// Both jobs run when `a` begins the second round, so that `b` could have begun it; but then nobody would have come late to it.
+/// Both jobs run when `a` begins the second round, so that `b` could have begun it. But then nobody would have come late to it.
 #[test]
 fn what_two_calls_may_have_done_is_left_to_the_one_that_the_other_change_leaves() {
     let (states, mut calls) = carried_out(&[

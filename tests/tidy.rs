@@ -1,4 +1,4 @@
-//! Promise: what a tool can see about the text of this repository is seen by one.
+//! Promise: the text of this repository keeps the rules that a tool can check.
 
 #![allow(clippy::unwrap_used, reason = "in a test, it asserts")]
 
@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What fits beside another file on a screen.
+/// A line of this length fits beside another file on a screen.
 const LINE_CHARS_MAX: usize = 140;
-/// What is still one idea.
+/// A file of this length still has one idea.
 const SOURCE_LINES_MAX: usize = 600;
 
 fn repository() -> &'static Path {
@@ -34,7 +34,7 @@ fn files(names: &[&str]) -> Vec<PathBuf> {
     files
 }
 
-/// Every line of the repository's own text, with where it stands.
+/// Every line of the repository's own text, with its place.
 fn lines() -> Vec<(String, String)> {
     let all = [
         "src",
@@ -58,7 +58,7 @@ fn lines() -> Vec<(String, String)> {
         let Ok(text) = fs::read_to_string(&file) else {
             continue;
         };
-        // Freezer's own documents, and this one, which must name what it looks for.
+        // Freezer's own documents are left out, and so is this file, which must name what it looks for.
         let name = file
             .strip_prefix(repository())
             .unwrap()
@@ -81,7 +81,7 @@ fn no_line_of_code_is_too_long() {
     let long: Vec<_> = lines()
         .into_iter()
         .filter(|(place, line)| {
-            // A table's row and a console's output are as long as they are; a string is not broken by rustfmt.
+            // Rows of tables and output of a console may have any length. rustfmt does not break strings.
             let is_text = place.contains(".md:") || line.trim_start().starts_with(['"', '|']);
             !is_text && !line.contains('"') && line.chars().count() > LINE_CHARS_MAX
         })
@@ -102,7 +102,7 @@ fn nothing_is_left_to_do_and_nothing_is_of_one_machine() {
     ];
     let found: Vec<_> = lines()
         .into_iter()
-        // Freezer's own samples name homes.
+        // Freezer's own samples contain paths of homes.
         .filter(|(_, line)| !line.contains("/home/saad/") && !line.contains("/root/.freezer/"))
         .filter(|(_, line)| told.iter().any(|told| line.contains(told)))
         .map(|(place, line)| format!("{place}: {}", line.trim()))

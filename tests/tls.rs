@@ -1,5 +1,5 @@
-//! Promise: a server speaks TLS with those who trust its certificate, `--server https://…` with no server that is not trusted, and
-//! one that others can reach does not start without TLS and tokens.
+//! Promise: a server uses TLS with clients that trust its certificate. `--server https://…` refuses servers that are not trusted. A
+//! server that others can reach does not start without TLS and tokens.
 
 mod child;
 
@@ -87,7 +87,7 @@ fn a_server_that_others_can_reach_serves_those_who_trust_it_and_have_a_token() {
         .env("ICEBOX_TOKENS", &tokens)
         .env("ICEBOX_TLS_CERT", &trusted)
         .env("ICEBOX_TLS_KEY", &key);
-    // No --insecure: it is safe.
+    // It needs no --insecure: it is safe.
     let server = ChildServer::spawn(command, "0.0.0.0:0", &dir.path().join("icebox.db"));
     let (_, port) = server.address().rsplit_once(':').unwrap();
     let https = format!("https://localhost:{port}");
@@ -109,7 +109,7 @@ fn a_server_that_others_can_reach_serves_those_who_trust_it_and_have_a_token() {
     );
     let plaintext = list(&format!("http://localhost:{port}"), &trusted, &token);
     assert_eq!(plaintext.status.code(), Some(1), "{}", said(&plaintext));
-    // What does not speak TLS at all harms nobody.
+    // A client that does not use TLS harms nobody.
     for _ in 0..20 {
         let mut stream =
             std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
@@ -162,7 +162,7 @@ fn what_is_not_safe_does_not_start_and_says_why() {
         status == Some(1) && why.contains("nowhere cannot be read"),
         "{why}"
     );
-    // No certificate, no key, and two that do not belong together.
+    // No certificate, no key, and a key of another certificate.
     let (_, another_key) = self::certificate(dir.path(), "another");
     for (certificate, key) in [
         (&key, &key),
@@ -185,7 +185,7 @@ fn what_is_not_safe_does_not_start_and_says_why() {
     assert!(!store.exists());
 }
 
-/// A file that its owner alone can read.
+/// A file that only its owner can read.
 fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     fs::write(&path, text).expect("room");
@@ -219,7 +219,7 @@ fn who_has_a_certificate_is_known_by_a_name_in_it() {
     let (server_certificate, server_key) = certificate(dir.path(), "server");
     let names = ["node1.example.org", "node2.example.org"];
     let (issuers, [known, unknown]) = issued(dir.path(), names);
-    // One that names itself as the known one does, without that issuer.
+    // A certificate with the known name, but not from that issuer.
     let own = rcgen::generate_simple_self_signed([names[0].to_owned()]).unwrap();
     let forged = (
         file(dir.path(), "forged.pem", &own.cert.pem()),
@@ -340,7 +340,7 @@ fn on_sighup_the_certificate_is_read_again_and_a_bad_one_is_not_taken() {
     let https = format!("https://localhost:{port}");
     let is_trusted_by = |trusted: &Path| list(&https, trusted, "").status.success();
     assert!(is_trusted_by(&first) && !is_trusted_by(&second));
-    // A certificate with another's key.
+    // A certificate with the key of another.
     fs::copy(&second, &used).unwrap();
     server.hang_up();
     for _ in 0..5 {

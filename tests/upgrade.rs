@@ -1,7 +1,7 @@
-//! Promise: a store that an earlier Icebox has written is opened by this one, with all that it held.
+//! Promise: this Icebox opens a store that an earlier one has written, with everything that it held.
 //!
-//! `tests/data/store-format-N/icebox.db` is a store as a killed server of that format left it, and `expected.json` what
-//! `icebox export --project -` said of it then.
+//! `tests/data/store-format-N/icebox.db` is a store as a killed server of that format left it. `expected.json` is what `icebox
+//! export --project -` printed for it then.
 
 mod child;
 
@@ -35,11 +35,11 @@ async fn a_store_of_each_format_opens_with_all_that_it_held() {
         fs::copy(Path::new(&fixture).join("icebox.db"), &store).unwrap();
         let expected = fs::read(Path::new(&fixture).join("expected.json")).unwrap();
         let mut expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
-        // What came later there is none of.
+        // What was added to Icebox later is not in it.
         for later in ["actions", "sessions", "clients"] {
             expected[later] = serde_json::json!([]);
         }
-        // Looked at first, which changes nothing.
+        // It is examined first, which changes nothing.
         assert_eq!(exported(&["--store", store.to_str().unwrap()]), expected);
         let server = ChildServer::start(&store);
         assert_eq!(exported(&["--server", server.address()]), expected);

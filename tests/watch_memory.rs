@@ -1,5 +1,5 @@
-//! Promise: a watcher that stops reading costs a bounded amount of memory, however much is written meanwhile, and catches up when it
-//! reads again.
+//! Promise: a watcher that stops reading costs a limited amount of memory, however much is written meanwhile, and catches up when
+//! it reads again.
 
 mod child;
 mod harness;
@@ -15,13 +15,13 @@ use prost_types::{Struct, Value, value::Kind};
 use resident::resident_mib;
 use tonic::{Streaming, transport::Channel};
 
-/// Watchers that do not read, on as many connections as they need.
+/// The watchers that do not read, on as many connections as they need.
 const WATCHERS: usize = 200;
 const STREAMS: usize = 100;
-/// What is written while they do not: 30 MB, so that an unbounded queue of each would be 6 GB.
+/// How much is written meanwhile: 30 MB. An unlimited queue for each watcher would be 6 GB.
 const BACKUPS: usize = 2000;
 const NOTE_BYTES: usize = 15_000;
-/// What they may cost: windows, a message each, and what the store takes for the writes themselves.
+/// How much they may take: windows, one message each, and the store's memory for the writes themselves.
 const GROWTH_MIB_MAX: u64 = 128;
 
 fn large(n: usize) -> Backup {
@@ -57,7 +57,7 @@ async fn who_stops_reading_costs_a_bounded_amount_of_memory_and_catches_up() {
     let dir = tempfile::tempdir().unwrap();
     let server = ChildServer::start(&dir.path().join("icebox.db"));
     let writer = server.backups().await;
-    // What writing takes by itself is taken before.
+    // The memory for writing alone is taken before.
     write(&writer, 0..BACKUPS / 2).await;
     let mut watches: Vec<Streaming<WatchBackupsResponse>> = Vec::new();
     let mut client = server.backups().await;

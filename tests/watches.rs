@@ -1,5 +1,5 @@
-//! Promise: a watch says what is stored, then every change to what it watches, in order and without a gap; it is resumed after any
-//! revision that it has said, whatever came between; and who reads slowly holds nobody up.
+//! Promise: a watch sends what is stored, then every change to what it watches, in order and without a gap. It can be resumed after
+//! any revision that it has sent, whatever was written in between. A slow reader delays nobody.
 
 #[path = "watches/coming_and_going.rs"]
 mod coming_and_going;
@@ -145,7 +145,7 @@ async fn a_watch_says_what_is_stored_and_then_each_change() {
     };
     let elsewhere = server.create(elsewhere).await;
     let mut watch = server.watch(of(PROJECT)).await;
-    // Until all of it has been said there is nothing to go on after.
+    // Until everything has been sent there is no revision to resume after.
     watch.is(0, put(&a)).await;
     watch.is(0, put(&b)).await;
     watch.is(3, WatchEvent::Synced).await;
@@ -201,7 +201,7 @@ async fn what_no_longer_matches_is_removed_and_what_never_did_is_not_mentioned()
     let mut watch = server.watch(request.clone()).await;
     watch.is(0, put(&mine)).await;
     watch.is(2, WatchEvent::Synced).await;
-    // It goes to another client, is changed there, and deleted; another one comes.
+    // The job goes to another client, is changed there, and is deleted. Another one comes.
     let given = Job {
         client_id: "node2".into(),
         ..job_update(&mine.job_id)
@@ -226,7 +226,7 @@ async fn what_no_longer_matches_is_removed_and_what_never_did_is_not_mentioned()
         watch.is(*revision, event.clone()).await;
     }
     watch.says_nothing().await;
-    // One that goes on after any of these says the rest.
+    // A watch that is resumed after any of these sends the rest.
     for after in 2..=7 {
         let mut resumed = server
             .watch(WatchJobsRequest {
@@ -240,7 +240,7 @@ async fn what_no_longer_matches_is_removed_and_what_never_did_is_not_mentioned()
         resumed.is(7, WatchEvent::Synced).await;
         resumed.says_nothing().await;
     }
-    // By names, which the range of a list is narrowed to.
+    // By names, to which the range of a list is narrowed.
     let backups = server.icebox.backups();
     let db = backups.create("", backup("db-1")).await.unwrap().resource;
     backups.create("", backup("etc")).await.unwrap();
@@ -344,7 +344,7 @@ async fn what_the_history_has_let_go_of_is_told() {
     };
     assert_eq!(status.code(), Code::OutOfRange);
     assert_eq!(reason_of(&status), "REVISION_COMPACTED");
-    // Read anew it is all there.
+    // After a new read everything is there.
     let mut watch = server.watch(of(PROJECT)).await;
     let (mut stored, revision) = (0, server.icebox.revision());
     loop {
@@ -384,7 +384,7 @@ async fn a_watch_ends_when_its_token_is_gone_or_has_expired() {
     };
     let mut gone = watch().await;
     gone.is(0, WatchEvent::Synced).await;
-    // What is as it was goes on.
+    // A watch whose token is unchanged goes on.
     access.replace_tokens(member());
     gone.says_nothing().await;
     access.replace_tokens(tokens("role = \"member\"\nprojects = [\"other\"]\n"));
@@ -408,7 +408,7 @@ async fn watches_end_with_the_server_and_say_so() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason_of(&status), "SHUTTING_DOWN");
     closing.await.unwrap().unwrap();
-    // Not after the time that is there for what is under way.
+    // It ends at once, and not after the time that calls under way have.
     assert!(began.elapsed() < Duration::from_secs(6), "{began:?}");
 }
 

@@ -1,8 +1,8 @@
-//! Freezer's HTTP API, of Icebox beside Freezer's own, with the same requests in the same run: lists of 100, creates, and a scheduler's
+//! Compares Icebox's HTTP API with Freezer's own, with the same requests in the same run: lists of 100, creates, and a scheduler's
 //! poll with 1,000 jobs.
 //!
-//! `python3 benches/freezer/compare.py` installs Freezer's, starts it, and runs this. By itself, `cargo bench --bench freezer` measures
-//! Icebox alone. `FREEZER_API` says where another one is, as `http://127.0.0.1:9090`.
+//! `python3 benches/freezer/compare.py` installs Freezer's API, starts it, and runs this. Alone, `cargo bench --bench freezer`
+//! measures only Icebox. `FREEZER_API` is the address of another API, such as `http://127.0.0.1:9090`.
 
 use std::{
     io::{BufRead, BufReader},
@@ -19,19 +19,19 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 
-/// As the command has it.
+/// The command uses the same allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Callers at once, and for how long each goes on asking.
+/// How many callers there are at a time, and how long each keeps calling.
 const CALLERS: usize = 16;
 const STRETCH: Duration = Duration::from_secs(5);
-/// What a list has.
+/// The items in each list.
 const LISTED: usize = 100;
-/// What a scheduler's poll looks through, and the clients that these are of.
+/// The jobs that a scheduler's poll looks through, and the number of their clients.
 const POLLED: usize = 1000;
 const CLIENTS: usize = 100;
-/// The projects of the lists, of the polls, and of what is created.
+/// The projects of the lists, of the polls, and of the creates.
 const LISTS: &str = "11111111111111111111111111111111";
 const POLLS: &str = "22222222222222222222222222222222";
 const CREATES: &str = "33333333333333333333333333333333";
@@ -39,13 +39,13 @@ const CREATES: &str = "33333333333333333333333333333333";
 const BACKUPS_LIST: &str = include_str!("../../tests/data/backups-list.json");
 const JOB_CREATE: &str = include_str!("../../tests/data/job-create.json");
 
-/// An API, and what asks it.
+/// An API and its client.
 struct Api {
     at: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// What became of many requests.
+/// The result of many requests.
 #[derive(Debug)]
 struct Measured {
     per_second: f64,
@@ -81,7 +81,7 @@ impl Api {
         is_success
     }
 
-    /// The same request again and again, from all callers.
+    /// Sends the same request again and again from all callers.
     async fn measure(&self, method: &str, path: &str, body: &str) -> Measured {
         let (done, failed) = (AtomicU64::new(0), AtomicU64::new(0));
         let start = Instant::now();
@@ -109,7 +109,7 @@ impl Api {
         assert!(self.ask("POST", path, &body).await, "{path}: {body}");
     }
 
-    /// What the figures are about.
+    /// Fills the API with what the figures are about.
     async fn figures(&self) -> Vec<(&'static str, Measured)> {
         let (backup, job) = (backup(), job());
         for project in [LISTS, POLLS, CREATES] {
@@ -171,7 +171,7 @@ fn backup() -> Value {
     list["backups"][0]["backup_metadata"].clone()
 }
 
-/// The published job, of whichever project.
+/// The published job, in another project.
 fn job() -> Value {
     let mut job: Value = serde_json::from_str(JOB_CREATE).expect("JSON");
     job["client_id"] = json!(client_of(0));
@@ -216,7 +216,7 @@ impl Server {
             .expect("the binary runs");
         let log = BufReader::new(process.stderr.take().expect("it is piped"));
         let mut lines = log.lines();
-        // The second line says where HTTP is spoken.
+        // The second line has the address of HTTP.
         let line = lines.nth(1).expect("a line").expect("text");
         let said: Value = serde_json::from_str(&line).expect("it is JSON");
         let address = said["fields"]["address"].as_str().expect("an address");

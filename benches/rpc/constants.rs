@@ -1,4 +1,4 @@
-//! A server that answers constants at once: the limit.
+//! A server that returns constants at once: the limit.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use tonic::{body::Body, server::NamedService, transport::server::TcpIncoming};
 use tower::Service;
 
-/// Reads each request and answers it with the same bytes: what the transport alone can do.
+/// Reads each request and answers with the same bytes. This is what the transport alone can do.
 #[derive(Clone, Copy)]
 struct Constants {
     page: &'static [u8],
@@ -53,7 +53,7 @@ impl Service<Request<Body>> for Constants {
     }
 }
 
-/// Serves what was written beside `file`.
+/// Serves the answers that were written beside `file`.
 pub(super) async fn serve(file: &str) {
     let read = |name: &str| -> &'static [u8] {
         std::fs::read(format!("{file}.{name}"))

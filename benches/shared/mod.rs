@@ -1,4 +1,4 @@
-//! What the benches have in common: the backups that they store, and where their figures go.
+//! What the benches share: the backups that they store, and where their figures go.
 #![allow(dead_code)]
 
 use std::{
@@ -13,7 +13,7 @@ use icebox::{
 };
 use serde_json::Value;
 
-/// Creates under way at one time, where as many as possible are to be made.
+/// How many creates are under way at a time, if as many as possible are to be made.
 const CALLERS: u64 = 512;
 
 /// A backup of about 1.2 KB. Names are spread over the whole list, as those of many hosts are.
@@ -67,7 +67,7 @@ pub(crate) fn write_figures(name: &str, figures: &Value) {
     std::fs::write(dir.join(name).with_extension("json"), text + "\n").expect("room");
 }
 
-/// Creates the backups of these numbers, and says how long each took.
+/// Creates the backups with these numbers. Returns how long each took.
 pub(crate) async fn fill(icebox: &Icebox, numbers: Range<u64>) -> Vec<Duration> {
     let next = AtomicU64::new(numbers.start);
     let callers = (0..CALLERS).map(|_| async {

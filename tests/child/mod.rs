@@ -1,6 +1,6 @@
-//! A server in a process of its own, as people run it, that can be killed.
+//! A server in a process of its own, as people run it. It can be killed.
 
-// Each file in `tests/` is a crate of its own that takes from here what it needs.
+// Each file in `tests/` is a crate of its own, which uses only a part of this.
 #![allow(dead_code)]
 
 use std::{
@@ -24,14 +24,14 @@ impl ChildServer {
         ChildServer::start_as(Command::new(env!("CARGO_BIN_EXE_icebox")), store)
     }
 
-    /// The same, which writes the store's file anew all the time.
+    /// The same, but the server writes the store's file anew all the time.
     pub(crate) fn start_rewriting(store: &Path) -> ChildServer {
         let mut icebox = Command::new(env!("CARGO_BIN_EXE_icebox"));
         icebox.env("ICEBOX_REWRITE_FLOOR_MIB", "0");
         ChildServer::start_as(icebox, store)
     }
 
-    /// As [`ChildServer::start`], in a process that may have only so many files open.
+    /// Like [`ChildServer::start`], in a process that may have only this many files open.
     pub(crate) fn start_with_files(store: &Path, files_max: u32) -> ChildServer {
         let mut shell = Command::new("sh");
         shell.args([
@@ -42,22 +42,22 @@ impl ChildServer {
         ChildServer::start_as(shell, store)
     }
 
-    /// Starts what `icebox` is, or becomes it.
+    /// Starts `icebox`, or a program that becomes it.
     pub(crate) fn start_as(icebox: Command, store: &Path) -> ChildServer {
         ChildServer::spawn(icebox, "127.0.0.1:0", store)
     }
 
-    /// Starts a server over `store` that listens there.
+    /// Starts a server over `store` that listens on this address.
     pub(crate) fn start_on(listen: &str, store: &Path) -> ChildServer {
         ChildServer::spawn(Command::new(env!("CARGO_BIN_EXE_icebox")), listen, store)
     }
 
-    /// Starts what `icebox` is, or becomes it, so that it listens there.
+    /// Starts `icebox`, or a program that becomes it, to listen on this address.
     pub(crate) fn spawn(mut icebox: Command, listen: &str, store: &Path) -> ChildServer {
         let mut process = icebox
             .args(["serve", "--listen", listen, "--cache-mib", "16", "--store"])
             .arg(store)
-            // A line a change would drown what a test says.
+            // A log line for each change would hide what a test prints.
             .env("ICEBOX_LOG", "warn")
             .stderr(Stdio::piped())
             .spawn()
@@ -71,7 +71,7 @@ impl ChildServer {
             .as_str()
             .expect("it says where it listens")
             .to_owned();
-        // What else it says must be read, or it would block on a full pipe.
+        // The rest of its output must be read, or it would block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
         ChildServer { process, address }
     }
@@ -89,11 +89,11 @@ impl ChildServer {
         self.process.id()
     }
 
-    /// What it has used of the processors so far, in clock ticks.
+    /// The processor time that it has used so far, in clock ticks.
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
         let stat = stat.expect("it runs");
-        // The name before them is in parentheses; user and system time are the 14th and 15th field.
+        // The name before the fields is in parentheses; user and system time are the 14th and 15th field.
         let fields = stat
             .rsplit(')')
             .next()
@@ -114,7 +114,7 @@ impl ChildServer {
         BackupServiceClient::new(self.channel().await)
     }
 
-    /// Ends it as a power switch would end the process: SIGKILL.
+    /// Ends the process at once: SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
@@ -134,7 +134,7 @@ impl ChildServer {
         self.signal(rustix::process::Signal::TERM);
     }
 
-    /// Asks it to read again what may be read again.
+    /// Asks it to read its files again.
     pub(crate) fn hang_up(&self) {
         self.signal(rustix::process::Signal::HUP);
     }
@@ -147,7 +147,7 @@ impl ChildServer {
 
 impl Drop for ChildServer {
     fn drop(&mut self) {
-        // Already over in most tests: this is for those that fail.
+        // In most tests it has ended already; this is for tests that fail.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

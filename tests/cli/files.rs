@@ -1,4 +1,4 @@
-//! Snapshots and stores as files: taken, checked and restored by the command.
+//! Snapshots and stores as files: the command makes, checks and restores them.
 
 use super::{DATA, child::ChildServer, icebox, printed, refused};
 
@@ -29,7 +29,7 @@ fn a_snapshot_of_a_running_server_is_restored_to_the_same_catalog() {
         "",
     );
     assert!(said.contains("is there already"), "{said}");
-    // A restored one, a snapshot as it is, and a copy of a store that was stopped.
+    // A restored store, a snapshot used directly, and a copy of a store that was stopped.
     let restored = ChildServer::start(&dir.path().join("restored"));
     let all = ["export", "--project", "-"];
     assert_eq!(printed(&restored, &all, ""), exported);
@@ -128,7 +128,7 @@ fn verify_says_what_is_damaged_and_what_heals_it_and_changes_nothing() {
         "{said}"
     );
 
-    // The first of two frames: what is behind it is still there.
+    // In the first of two frames: the second one is still whole.
     let mut damaged = whole[&store].clone();
     damaged[1024 + 100 + 100] ^= 1;
     std::fs::write(&store, &damaged).unwrap();

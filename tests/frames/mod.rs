@@ -1,14 +1,14 @@
-//! HTTP/2 frame by frame, for what no well-behaved client does.
+//! HTTP/2 frame by frame, for things that no well-behaved client does.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-/// How a connection begins.
+/// The first bytes of a connection.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Kinds of frames.
+/// Types of frames.
 pub(crate) mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
@@ -36,7 +36,7 @@ impl Raw {
         self.0.write_all(bytes).await.expect("the connection lives");
     }
 
-    /// Begins as a client does.
+    /// Begins a connection as a client does.
     pub(crate) async fn begin(&mut self) {
         self.send(PREFACE).await;
         self.frame(kind::SETTINGS, 0, 0, &[]).await;
@@ -47,7 +47,7 @@ impl Raw {
         assert!(sent, "the connection has ended");
     }
 
-    /// Sends a frame, or says that the connection has ended.
+    /// Sends a frame. Fails if the connection has ended.
     pub(crate) async fn try_frame(
         &mut self,
         kind: u8,
@@ -63,7 +63,7 @@ impl Raw {
         self.0.write_all(&frame).await.is_ok()
     }
 
-    /// Sends the headers of a gRPC request, or says that the connection has ended.
+    /// Sends the headers of a gRPC request. Fails if the connection has ended.
     pub(crate) async fn try_request(&mut self, stream: u32, path: &str) -> bool {
         // `:method: POST` and `:scheme: http` of HPACK's static table.
         let mut block = vec![0x83, 0x86];
@@ -86,7 +86,7 @@ impl Raw {
     }
 }
 
-/// A header that is not indexed, and not compressed.
+/// A header that is neither indexed nor compressed.
 fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
     block.push(0);
     for text in [name, value] {

@@ -1,6 +1,6 @@
-//! A server of Freezer's HTTP API, over a store that goes with it, and a client that says what it gets.
+//! A server of Freezer's HTTP API over a store of its own, with a client that returns what it gets.
 
-// Each file in `tests/` is a crate of its own that takes from here what it needs.
+// Each file in `tests/` is a crate of its own, which uses only a part of this.
 #![allow(dead_code)]
 
 use http_body_util::{BodyExt, Full};
@@ -15,12 +15,12 @@ use tokio::net::TcpListener;
 
 /// The project that tests work in.
 pub(crate) const PROJECT: &str = "demo";
-/// Its collections.
+/// The API's collections.
 pub(crate) const JOBS: &str = "/v2/demo/jobs/";
 pub(crate) const BACKUPS: &str = "/v2/demo/backups/";
 pub(crate) const SESSIONS: &str = "/v2/demo/sessions/";
 
-/// A running server. It ends with the test's runtime, its store is removed with it.
+/// A running server. It ends with the test's runtime, and its store is removed with it.
 pub(crate) struct Freezer {
     pub(crate) icebox: Icebox,
     pub(crate) address: String,
@@ -28,7 +28,7 @@ pub(crate) struct Freezer {
     _store: TempDir,
 }
 
-/// An answer: its status, and its document, which is `null` where there is none.
+/// An answer: its status and its document, which is `null` if there is none.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -36,7 +36,7 @@ pub(crate) struct Answer {
 }
 
 impl Freezer {
-    /// Of one whose callers may do everything.
+    /// A server whose callers may do everything.
     pub(crate) async fn start() -> Freezer {
         Freezer::start_for(Access::default(), Limits::default()).await
     }
@@ -51,7 +51,7 @@ impl Freezer {
         let icebox = icebox.expect("a store");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound").to_string();
-        // It goes on for as long as the test does.
+        // It runs as long as the test does.
         drop(icebox.serve_http(Listener::from(listener).with_limits(limits), access));
         Freezer {
             icebox,
@@ -61,7 +61,7 @@ impl Freezer {
         }
     }
 
-    /// Sends a document, or, where it is `null`, none.
+    /// Sends a document. `null` means none.
     pub(crate) async fn send(&self, method: &str, path: &str, document: Value) -> Answer {
         let body = if document.is_null() {
             String::new()
@@ -104,7 +104,7 @@ impl Freezer {
         answer.document
     }
 
-    /// Creates what a collection has, and says with which id.
+    /// Creates a resource in a collection, and returns its id.
     pub(crate) async fn create(&self, path: &str, document: Value) -> String {
         let created = self.send("POST", path, document).await;
         assert_eq!(created.status, 201, "{path}: {created:?}");
@@ -113,7 +113,7 @@ impl Freezer {
         id.as_str().expect("an id").to_owned()
     }
 
-    /// The values of a key in the documents of a list.
+    /// The values of a key in the documents of an answer.
     pub(crate) async fn listed(&self, path: &str, key: &str) -> Vec<String> {
         values(&self.get(path).await, key)
     }

@@ -1,6 +1,6 @@
-//! A server of one's own on a free port, over a store that goes with it, and what every test asks of it.
+//! A server on a free port over a store of its own, and what every test asks it for.
 
-// Each file in `tests/` is a crate of its own that takes from here what it needs.
+// Each file in `tests/` is a crate of its own, which uses only a part of this.
 #![allow(dead_code)]
 
 use icebox::{
@@ -21,10 +21,10 @@ use tonic_types::StatusExt;
 
 /// The project that tests work in.
 pub(crate) const PROJECT: &str = "demo";
-/// Another one, which must not be touched.
+/// Another project, which must not be touched.
 pub(crate) const OTHER_PROJECT: &str = "other";
 
-/// A running server. It ends with the test's runtime, its store is removed with it.
+/// A running server. It ends with the test's runtime, and its store is removed with it.
 pub(crate) struct Server {
     pub(crate) channel: Channel,
     pub(crate) icebox: Icebox,
@@ -42,7 +42,7 @@ impl Server {
         let icebox = icebox.expect("a store");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
-        // It goes on for as long as the test does.
+        // It runs as long as the test does.
         drop(icebox.serve(listener));
         let channel = Channel::from_shared(format!("http://{address}"))
             .expect("a URI")
@@ -69,7 +69,7 @@ impl Server {
         JobServiceClient::new(self.channel.clone())
     }
 
-    /// The catalog's revision: the same before and after means that nothing changed.
+    /// The catalog's revision. If it is the same before and after, nothing has changed.
     pub(crate) async fn revision(&self) -> u64 {
         let request = ListJobsRequest {
             project_id: PROJECT.into(),
@@ -294,7 +294,7 @@ impl Server {
     }
 }
 
-/// A backup that keeps every rule.
+/// A backup that breaks no rule.
 pub(crate) fn backup(name: &str) -> Backup {
     Backup {
         project_id: PROJECT.into(),
@@ -308,7 +308,7 @@ pub(crate) fn backup(name: &str) -> Backup {
     }
 }
 
-/// The same, changed.
+/// The same backup after `change`.
 pub(crate) fn backup_with(
     name: &str,
     change: impl FnOnce(&mut Backup, &mut BackupMetadata),
@@ -337,7 +337,7 @@ pub(crate) fn metadata_of(backup: &Backup) -> &BackupMetadata {
         .expect("a backup has metadata")
 }
 
-/// A job that keeps every rule.
+/// A job that breaks no rule.
 pub(crate) fn job(description: &str) -> Job {
     let action = FreezerAction {
         action: "backup".into(),
@@ -369,14 +369,14 @@ pub(crate) fn mask_of(paths: &[&str]) -> FieldMask {
     }
 }
 
-/// The reason in a status's `ErrorInfo`, whose domain is ours.
+/// The reason in the `ErrorInfo` of a status. Its domain must be ours.
 pub(crate) fn reason_of(status: &Status) -> String {
     let info = status.get_details_error_info().expect("an ErrorInfo");
     assert_eq!(info.domain, "icebox");
     info.reason
 }
 
-/// The fields that a status's `BadRequest` names, in order.
+/// The fields that the `BadRequest` of a status names, in order.
 pub(crate) fn bad_fields(status: &Status) -> Vec<String> {
     let request = status.get_details_bad_request();
     let violations = request
@@ -397,7 +397,7 @@ pub(crate) fn is_new_id(id: &str) -> bool {
         && id.as_bytes()[12] == b'7'
 }
 
-/// That `refused` names these fields, in this order, as the only bad ones.
+/// Checks that `refused` names exactly these fields as bad, in this order.
 pub(crate) fn assert_invalid(what: &str, refused: Result<impl Sized, Status>, fields: &[&str]) {
     let Err(status) = refused else {
         panic!("{what}: accepted")

@@ -1,4 +1,4 @@
-//! Walks over pages, against a model, whatever is written between two of them.
+//! Walks over pages, compared with a model, whatever is written between two pages.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use super::{
     in_project, keys, list, turns,
 };
 
-/// A write between two pages. Indexes choose among the jobs that exist then.
+/// A write between two pages. Numbers choose among the jobs that exist then.
 #[derive(Clone, Debug)]
 enum Op {
     Insert(String),
@@ -26,7 +26,7 @@ struct Step {
     writes: Vec<Op>,
 }
 
-/// Names of which some are equal, some prefixes of others, and some beyond ASCII.
+/// Names of which some are equal, some are prefixes of others, and some are not ASCII.
 fn name() -> impl Strategy<Value = String> {
     "[ab~é€]{1,3}"
 }
@@ -104,7 +104,7 @@ impl Model {
     }
 }
 
-/// Walks the list, writing between the pages, and holds every page against the model.
+/// Walks the list, writes between the pages, and compares every page with the model.
 async fn walk(names: Vec<String>, steps: Vec<Step>) {
     let server = Server::start().await;
     let mut model = Model::default();
@@ -129,7 +129,7 @@ async fn walk(names: Vec<String>, steps: Vec<Step>) {
         } = steps.next().unwrap_or(last_resort);
         let mut request = in_project(limit);
         match seen.last() {
-            // A marker is a place only for as long as its item stays there; a token is one for ever.
+            // A marker is valid as long as its item exists; a token is valid forever.
             Some((_, id)) if by_marker && !model.touched.contains(id) => {
                 request.marker = id.clone();
             }

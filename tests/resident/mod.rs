@@ -1,6 +1,6 @@
-//! What a process has in memory, as Linux counts it.
+//! The memory of a process as Linux counts it.
 
-/// In MiB, where the system says so.
+/// In MiB, if the system tells.
 pub(crate) fn resident_mib(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

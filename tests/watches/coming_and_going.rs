@@ -1,4 +1,4 @@
-//! Watchers that come and go, against a model: each ends with what is stored.
+//! Watchers that come and go, compared with a model: each ends with what is stored.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
     of, of_client, small,
 };
 
-/// What a watch has said there is, by id.
+/// The ids that a watch has reported.
 type State = BTreeMap<String, Job>;
 
 fn apply(state: &mut State, event: WatchEvent<Job>) {
@@ -36,7 +36,7 @@ fn apply(state: &mut State, event: WatchEvent<Job>) {
     }
 }
 
-/// Numbers that look random, and are the same each time.
+/// Random numbers that a seed determines.
 struct Numbers(u64);
 
 impl Numbers {
@@ -93,7 +93,7 @@ async fn stir(icebox: &Icebox, seed: u64, changes: u64) {
     }
 }
 
-/// Watches until a revision, through disconnects at random, and says what there is then.
+/// Watches until a revision, with disconnects at random. Returns what there is then.
 async fn follow(
     server: &Server,
     filter: JobFilter,

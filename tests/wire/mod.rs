@@ -1,4 +1,4 @@
-//! Calls whose messages are bytes, whatever these are: for tests here, and for those in `src/server/isolation/`.
+//! Calls with messages of any bytes, for the tests here and in `src/server/isolation/`.
 
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
@@ -10,7 +10,7 @@ use tonic::{
     transport::Channel,
 };
 
-/// Messages as they are on the wire.
+/// The messages as they are on the wire.
 #[derive(Clone, Copy, Default)]
 struct Raw;
 
@@ -48,7 +48,7 @@ impl Decoder for Raw {
     }
 }
 
-/// What becomes of a call: the first message of the answer, or what it was refused with.
+/// The result of a call: the first message of the answer, or the refusal.
 pub(crate) async fn call(
     channel: &Channel,
     path: PathAndQuery,
