@@ -172,3 +172,18 @@ impl Authority {
         })
     }
 }
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_no_guard_has_let_in_may_touch_nothing() {
+        let nobodys = Behalf::nobodys().authority;
+        let project = ProjectId::parse("project_id", "demo").expect("an id");
+        assert!(nobodys.check_project("demo").is_err());
+        assert!(nobodys.check_scope(&Scope::Project(project)).is_err());
+        assert!(nobodys.check_scope(&Scope::AllProjects).is_err());
+        assert!(!nobodys.sees_secrets());
+    }
+}

@@ -254,3 +254,37 @@ const BEARER: &[u8] = b"Bearer ";
 fn user_of(role: Role, id: String, name: String) -> Option<User> {
     (role != Role::Admin).then_some(User { id, name })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_has_no_more_than_its_share_and_gives_back_what_it_has() {
+        let caller = Arc::new(Caller {
+            is_one_of_many: true,
+            ..Arc::into_inner(Caller::local()).expect("nobody else has it")
+        });
+        let first = Share::of(&caller, false, 2).expect("one of two");
+        let _second = Share::of(&caller, false, 2).expect("two of two");
+        assert!(Share::of(&caller, false, 2).is_none());
+        let _stream = Share::of(&caller, true, 1).expect("streams count apart");
+        assert!(Share::of(&caller, true, 1).is_none());
+        drop(first);
+        let _third = Share::of(&caller, false, 2).expect("one was given back");
+        assert!(Share::of(&caller, false, 2).is_none(), "and no more");
+    }
+
+    #[test]
+    fn the_only_caller_of_a_server_leaves_no_room_for_others() {
+        let caller = Caller::local();
+        let shares: Vec<_> = (0..3).map(|_| Share::of(&caller, false, 1)).collect();
+        assert!(shares.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn only_a_server_with_tokens_asks_for_one() {
+        assert!(!Access::default().asks());
+        assert!(Access::with_tokens(Tokens::default()).asks());
+    }
+}

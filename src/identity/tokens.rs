@@ -349,4 +349,26 @@ mod tests {
         );
         assert!(Tokens::parse("").unwrap().is_empty());
     }
+
+    #[test]
+    fn a_caller_is_known_as_long_as_its_entry_gives_it_the_same_rights() {
+        let tokens = Tokens::parse(GOOD).expect("good");
+        let caller = tokens.caller(b"test").expect("known").clone();
+        assert!(tokens.know(&caller) && !tokens.is_empty());
+        let none = Tokens::default();
+        assert!(!none.know(&caller) && none.is_empty());
+        for (was, is) in [
+            (r#""demo", "other""#, r#""demo""#),
+            (r#"client_id = "node1""#, r#"client_id = "node2""#),
+        ] {
+            let changed = Tokens::parse(&GOOD.replace(was, is)).expect("good");
+            assert!(!changed.know(&caller), "{is}");
+        }
+        let renamed = GOOD.replace("os_backup", "another name");
+        let reader = GOOD
+            .replace(r#""agent""#, r#""reader""#)
+            .replace(r#"client_id = "node1""#, "");
+        assert!(!Tokens::parse(&reader).expect("good").know(&caller));
+        assert!(!Tokens::parse(&renamed).expect("good").know(&caller));
+    }
 }
