@@ -2,10 +2,12 @@
 
 Where there are cgroups for memory, and as root, the system kills it when it takes more; elsewhere its peak is looked at.
 First, 64 connections write the largest records there are, 100 at a time each, and some walk the whole list of 20,000 others. Then, at
-another server, 1,000 watchers do not read what is written.
+other servers, 1,000 watchers do not read what is written, once small records and once the largest. With ICEBOX_LONG=1 the list of a
+million backups is walked as well, after a restart.
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,6 +21,9 @@ LIMIT_MIB = 256
 LIMITS = ["--stalled-mib-max", "16", "--calls-mib-max", "4"]
 BACKUPS = 20_000
 WATCHED = 10_000
+WATCHED_LARGEST = 300
+LONG_LIST = 1_000_000
+LONG_WALKS_S = 30
 IMPORT_TIMEOUT_S = 900
 CONNECTIONS = 64
 STREAMS = 100
@@ -98,10 +103,9 @@ def walk(stub, answers, ends):
 class Limited:
     """A server in its cgroup."""
 
-    def __init__(self, name, backups):
+    def __init__(self, name):
         self.server = Server(work / name, arguments=LIMITS)
         self.cgroup = Cgroup(self.server.process.pid)
-        fill(self.server, backups)
 
     def __enter__(self):
         return self
@@ -120,8 +124,9 @@ class Limited:
 
 
 def large_writes_and_long_lists():
-    with Limited("large", BACKUPS) as limited:
+    with Limited("large") as limited:
         server = limited.server
+        fill(server, BACKUPS)
         written, listed, acknowledged = [], [], []
         ends = threading.Event()
         listers = [threading.Thread(target=walk, args=(server.stub(), listed, ends)) for _ in range(LISTERS)]
@@ -144,24 +149,56 @@ def large_writes_and_long_lists():
         print(f"ok  largest creates at once: {answers}; {len(listed)} pages of {len(stored)} meanwhile; {figures}")
 
 
-def watchers_that_do_not_read():
-    with Limited("watched", WATCHED) as limited:
+def watchers_that_do_not_read(name, write_some, count):
+    """Half of it is written before they come."""
+    with Limited(name) as limited:
         server = limited.server
+        write_some(server, 0)
         stubs = [server.stub() for _ in range(WATCHERS // STREAMS)]
         watches = [stub.WatchBackups(api.WatchBackupsRequest(project_id="p")) for stub in stubs for _ in range(STREAMS)]
         # Those that are behind the state of things, and then what follows.
-        fill(server, WATCHED, first=WATCHED)
+        write_some(server, count)
         figures = limited.figures()
         for watch in watches:
             watch.cancel()
-        assert len(read_all(server.stub())) == 2 * WATCHED
-        print(f"ok  {WATCHERS} watchers that do not read, {WATCHED} backups and as many more: {figures}")
+        assert len(read_all(server.stub())) == 2 * count
+        print(f"ok  {WATCHERS} watchers that do not read, {count} backups ({name}) and as many more: {figures}")
+
+
+def write_small(server, first):
+    fill(server, WATCHED, first)
+
+
+def write_largest(server, first):
+    stub = server.stub()
+    for number in range(first, first + WATCHED_LARGEST):
+        stub.CreateBackup(largest(f"large-{number}"), timeout=TIMEOUT_S)
+
+
+def a_long_list():
+    with Limited("long") as limited:
+        fill(limited.server, LONG_LIST)
+        limited.server.terminate()
+    with Limited("long") as limited:
+        answers, ends = [], threading.Event()
+        listers = [threading.Thread(target=walk, args=(limited.server.stub(), answers, ends)) for _ in range(LISTERS)]
+        for lister in listers:
+            lister.start()
+        ends.wait(LONG_WALKS_S)
+        ends.set()
+        for lister in listers:
+            lister.join()
+        assert set(answers) == {grpc.StatusCode.OK}, set(answers)
+        print(f"ok  {len(answers)} pages of {LONG_LIST} backups: {limited.figures()}")
 
 
 def main():
     try:
         large_writes_and_long_lists()
-        watchers_that_do_not_read()
+        watchers_that_do_not_read("small", write_small, WATCHED)
+        watchers_that_do_not_read("largest", write_largest, WATCHED_LARGEST)
+        if os.environ.get("ICEBOX_LONG"):
+            a_long_list()
     finally:
         subprocess.run(["rm", "-rf", work])
 
