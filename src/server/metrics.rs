@@ -37,7 +37,7 @@ use crate::{catalog::Catalog, clock};
 const SCRAPES_MAX: usize = 8;
 /// How long a scrape may take, from its connection to its answer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The content type of the OpenMetrics format.
+/// The content type of the `OpenMetrics` format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The counters of all servers of one store. Clones share them.
