@@ -101,8 +101,7 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
         Ok(Some((_, shown, _))) => *shown,
         _ => 0,
     };
-    let mut state_at_shown = None;
-    let checked = checked(&stored, shown, &mut state_at_shown);
+    let checked = checked(&stored, shown);
     let home = Home {
         disk: disk.clone(),
         paths,
@@ -118,7 +117,7 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
     let (sled, revision) = if let Ok((log, end)) = whole {
         let current = Arc::new(Current::new(log));
         let view = view.and_then(|view| {
-            let view = view.map(|view| proved(&home, view, state_at_shown, &current, end));
+            let view = view.map(|view| proved(&home, view, &current, end));
             view.transpose()
         });
         let view = view.inspect_err(|damage| found(damage.to_string(), REMAKE));
@@ -139,18 +138,9 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
     })
 }
 
-/// A file's frames with their end, if they have everything that the store had reached; and the state at the revision that the view
-/// shows.
-fn checked(
-    stored: &Arc<Stored>,
-    shown: u64,
-    state_at_shown: &mut Option<StateHash>,
-) -> Result<(Arc<Log>, Position), Error> {
-    let (log, checked) = Log::open(stored, &mut |position| {
-        if position.revision == shown {
-            *state_at_shown = Some(position.state);
-        }
-    })?;
+/// A file's frames with their end, if they have everything that the store had reached. The view has reached `shown`.
+fn checked(stored: &Arc<Stored>, shown: u64) -> Result<(Arc<Log>, Position), Error> {
+    let (log, checked) = Log::open(stored)?;
     let end = checked.end.position;
     home::check_reached(stored.status.reached.max(shown), end.revision)?;
     if checked.torn_bytes > 0 {
@@ -167,7 +157,6 @@ fn checked(
 fn proved(
     home: &Home,
     view: (Sled, u64, StateHash),
-    state_at_shown: Option<StateHash>,
     current: &Arc<Current>,
     end: Position,
 ) -> Result<Sled, Error> {
@@ -180,7 +169,7 @@ fn proved(
             what: format!("the view was closed at revision {closed_at} and shows revision {shown}"),
         });
     }
-    let proved = home.proved(view, state_at_shown, current, end)?;
+    let proved = home.proved(home.summed(view)?, current, end)?;
     let (view, _) = proved.map_err(|_| Error::Corrupt {
         what: "the view does not hold what was written".into(),
     })?;

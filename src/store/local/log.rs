@@ -6,12 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::file::{Checked, Frames, Place, Sink, Status, Stored, Trailer, check};
-use crate::store::{
-    Error,
-    change::{Group, Position},
-    outside,
-    state_hash::StateHash,
-};
+use crate::store::{Error, change::Group, outside, state_hash::StateHash};
 
 /// The least distance between two places in memory. This much is read to find a revision.
 const PLACES_BYTES: u64 = 256 << 10;
@@ -100,23 +95,17 @@ impl Places {
 }
 
 impl Log {
-    /// Checks the frames of a file, and calls `visit` with the place behind each. Checks the file's records, too.
+    /// Checks the frames of a file, and its records.
     ///
     /// # Errors
     /// The same as for [`check`] and [`Stored::blocks`].
-    pub(super) fn open(
-        stored: &Arc<Stored>,
-        visit: &mut dyn FnMut(&Position),
-    ) -> Result<(Log, Checked), Error> {
+    pub(super) fn open(stored: &Arc<Stored>) -> Result<(Log, Checked), Error> {
         let trailer = stored.trailer.clone()?;
         let mut places: Option<Places> = None;
         let check_frames = || {
-            check(stored, &mut |place| {
-                visit(&place.position);
-                match &mut places {
-                    Some(places) => places.add(*place, trailer.fed),
-                    None => places = Some(Places::starting_at(*place)),
-                }
+            check(stored, &mut |place| match &mut places {
+                Some(places) => places.add(*place, trailer.fed),
+                None => places = Some(Places::starting_at(*place)),
             })
         };
         let (blocks, checked) = outside::both(|| stored.blocks().map(drop), check_frames);
@@ -190,13 +179,30 @@ impl Log {
     /// # Errors
     /// [`Error::Corrupt`] if it is missing.
     fn place_behind(&self, revision: u64) -> Result<Place, Error> {
+        let place = self.place_at(revision)?;
+        place.ok_or_else(|| self.missing(revision + 1))
+    }
+
+    /// The place behind a revision, or `None` if no frame ends there.
+    fn place_at(&self, revision: u64) -> Result<Option<Place>, Error> {
         let mut frames = self.frames(self.place_before(revision + 1), FRAME_CHUNK_BYTES);
         while frames.place().position.revision < revision && frames.next()?.is_some() {}
-        if frames.place().position.revision == revision {
-            Ok(frames.place())
-        } else {
-            Err(self.missing(revision + 1))
+        let place = frames.place();
+        Ok((place.position.revision == revision).then_some(place))
+    }
+
+    /// The state hash at a revision, or `None` if no frame ends there.
+    ///
+    /// # Errors
+    /// Errors of the disk.
+    pub(super) fn state_at(&self, revision: u64) -> Result<Option<StateHash>, Error> {
+        let (exact_at, state) = self.trailer.exact;
+        // The frame's own hash may have been made from a damaged view; this one was proved.
+        if revision == exact_at {
+            return Ok(Some(state));
         }
+        let place = self.place_at(revision)?;
+        Ok(place.map(|place| place.position.state))
     }
 
     /// The frames to copy to another file whose records are of the revision `fed`: all behind that, and before it about as much as

@@ -1,6 +1,7 @@
 //! Opening a store: making its parts, checking them against each other, and making the view anew if it cannot be trusted.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc,
@@ -8,6 +9,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
@@ -23,11 +25,11 @@ use super::{
 use crate::store::{
     Error, OpenError,
     batch::Entry,
-    change::{Group, Position, Stands},
+    change::{Change, Group, Position, Stands, Write},
     outside,
     state_hash::StateHash,
     tally::Tally,
-    view::Sled,
+    view::{Known, Sled},
 };
 
 /// How often a rebuild logs its progress, in records or revisions.
@@ -129,14 +131,11 @@ impl Home {
         disk.sync_names()?;
         let stored = self.stored(&self.paths.file)?;
         let oldest = self.views.numbers()?.first().copied();
-        let view = self.claimed_view(oldest);
-        let shown = view.as_ref().map_or(0, |(_, shown, _)| *shown);
-        let mut state_at_shown = None;
-        let (log, checked) = Log::open(&stored, &mut |position| {
-            if position.revision == shown {
-                state_at_shown = Some(position.state);
-            }
-        })?;
+        // Reading both takes most of a start. Each reads with two threads, but not all of the time.
+        let read_view = || self.claimed_view(oldest).and_then(|view| self.summed(view));
+        let (view, log) = outside::both(read_view, || Log::open(&stored));
+        let (log, checked) = log?;
+        let shown = view.as_ref().map_or(0, |view| view.shown);
         let end = checked.end.position;
         home::check_reached(stored.status.reached.max(shown), end.revision)?;
         let log = Arc::new(log);
@@ -145,7 +144,7 @@ impl Home {
         let mut journal = Journal::open(self.disk.clone(), file, log, &checked, room_bytes)?;
         journal.say(true)?;
         let followed = view.and_then(|view| {
-            let proved = self.proved(view, state_at_shown, &current, end)?;
+            let proved = self.proved(view, &current, end)?;
             proved.map_err(distrust)
         });
         let mut rewrite_is_due = false;
@@ -328,28 +327,45 @@ impl Home {
         Ok((view, last, missing))
     }
 
-    /// Brings a view to the end of the journal. `shown` and `claimed` are the revision and the state that it claims to show.
-    /// Returns what it holds, or why it cannot be trusted.
+    /// Reads a view through. It is trusted only because of what this finds: sled opens damaged files without an error, and the
+    /// machine may have lost any part of them. `shown` and `claimed` are the revision and the state that it claims to show.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::Corrupt`] if the view is damaged; errors of sled.
+    pub(super) fn summed(
+        &self,
+        (sled, shown, claimed): (Sled, u64, StateHash),
+    ) -> Result<Summed, Error> {
+        let (state, tally) = sled.state(&self.closing)?;
+        Ok(Summed {
+            sled,
+            shown,
+            claimed,
+            state,
+            tally,
+        })
+    }
+
+    /// Brings a view to the end of the journal. Returns what it holds, or why it cannot be trusted.
     ///
     /// # Errors
     /// [`Error::Closed`]; [`Error::Corrupt`] if the view is damaged; errors of sled or the disk.
     pub(super) fn proved(
         &self,
-        (view, shown, claimed): (Sled, u64, StateHash),
-        state_at_shown: Option<StateHash>,
+        mut view: Summed,
         current: &Arc<Current>,
         end: Position,
     ) -> Result<Result<(Sled, Tally), &'static str>, Error> {
-        if state_at_shown != Some(claimed) {
+        let log = current.log();
+        if log.state_at(view.shown)? != Some(view.claimed) {
             return Ok(Err("it is of another time than the journal"));
         }
-        self.follow(&view, &current.log(), shown, end.revision)?;
-        // The view is trusted only after it has been checked: sled opens damaged files without an error, and the machine may have
-        // lost any part of them.
-        let view = view.reading(current.clone());
-        let (state, tally) = view.state(&self.closing)?;
-        Ok(if state == end.state {
-            Ok((view, tally))
+        log.read(view.shown, end.revision, &mut |frame, at| {
+            view.count(frame)?;
+            self.apply(&view.sled, frame, Some(at))
+        })?;
+        Ok(if view.state == end.state {
+            Ok((view.sled.reading(current.clone()), view.tally))
         } else {
             Err("it has lost what was written")
         })
@@ -382,6 +398,46 @@ impl Home {
         } else {
             Ok(())
         }
+    }
+}
+
+/// A view that was read through, and what it holds.
+pub(super) struct Summed {
+    sled: Sled,
+    /// The revision that it claims to show. A crash may have left later writes in it.
+    pub(super) shown: u64,
+    /// The state that it claims to have at that revision.
+    claimed: StateHash,
+    /// The state that it has.
+    state: StateHash,
+    tally: Tally,
+}
+
+impl Summed {
+    /// Counts what a frame will change, before it is applied.
+    fn count(&mut self, frame: &Group) -> Result<(), Error> {
+        let mut written: BTreeMap<&Bytes, Option<Known>> = BTreeMap::new();
+        for Change {
+            revision, writes, ..
+        } in &frame.changes
+        {
+            for Write { key, value } in writes {
+                let new = value.as_ref().map(|value| Known::of(key, value, *revision));
+                let old = match written.insert(key, new) {
+                    Some(old) => old,
+                    None => self.sled.known(key)?,
+                };
+                if let Some(old) = old {
+                    self.state = self.state.without(old.hash);
+                }
+                if let Some(new) = new {
+                    self.state = self.state.plus(new.hash);
+                }
+                let len = |known: Option<Known>| known.map(|known| known.len);
+                self.tally.change(key, len(old), len(new));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -249,7 +249,7 @@ impl Sled {
     ///
     /// # Errors
     /// If sled fails, or its entry is damaged.
-    pub(super) fn known(&self, key: &[u8]) -> Result<Option<Known>, Error> {
+    pub(in crate::store) fn known(&self, key: &[u8]) -> Result<Option<Known>, Error> {
         let stored = self.stored(key)?;
         stored
             .map(|stored| Ok(Held::parse(key, &stored)?.known(key)))

@@ -170,7 +170,8 @@ impl Stored {
         visit: &mut dyn FnMut(Record) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut input = Input::new(self.file.clone(), RECORDS_AT as u64, end, CHUNK_BYTES);
-        let mut before: Option<Bytes> = None;
+        // Copied, so that nothing keeps the memory that the next part is read into.
+        let mut before: Option<Vec<u8>> = None;
         while input.offset < end {
             let torn = self.damaged(input.offset);
             let torn = || torn.clone();
@@ -193,10 +194,12 @@ impl Stored {
             }
             let fields = record.slice(RECORD_HEADER_BYTES..);
             let (key, value) = (fields.slice(..key_len), fields.slice(key_len..));
-            if before.as_ref().is_some_and(|before| *before >= key) {
+            if before.as_ref().is_some_and(|before| **before >= *key) {
                 return Err(torn());
             }
-            before = Some(key.clone());
+            let before = before.get_or_insert_default();
+            before.clear();
+            before.extend_from_slice(&key);
             visit(Record {
                 entry: Entry {
                     key,
@@ -331,10 +334,14 @@ impl Input {
             if size < len {
                 return Ok(None);
             }
-            let mut chunk = vec![0; size.min(len.max(self.chunk_bytes))];
+            // The memory of the last part, if nobody keeps a slice of it: new memory would cost as much as the reading.
+            let last = std::mem::take(&mut self.ahead);
+            let mut chunk = last.try_into_mut().unwrap_or_default();
+            chunk.clear();
+            chunk.resize(size.min(len.max(self.chunk_bytes)), 0);
             let read = self.file.read_at(self.offset, &mut chunk)?;
             chunk.truncate(read);
-            self.ahead = chunk.into();
+            self.ahead = chunk.freeze();
             if read < len {
                 return Ok(None);
             }
