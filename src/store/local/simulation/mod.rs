@@ -46,6 +46,9 @@ const NEW_FILE: &str = "icebox.db.new";
 /// More operations than a life has, so that some lives end by themselves.
 const OPERATIONS_MAX: u64 = 120;
 
+/// What keys begin with: see [`batch`].
+const KINDS: &[[u8; 2]] = &[*b"k0", *b"k1", *b"k2", *b"k3"];
+
 /// Random numbers that a seed determines (splitmix64).
 #[derive(Clone)]
 struct Dice(u64);
@@ -246,11 +249,16 @@ impl Simulation {
             ));
         }
         self.model = content;
-        if state == store.view.shown().state {
-            Ok(())
-        } else {
-            Err("it does not come to its state hash".into())
+        if state != store.view.shown().state {
+            return Err("it does not come to its state hash".into());
         }
+        for kind in KINDS {
+            let keys = self.model.keys().filter(|key| key.starts_with(kind));
+            if store.count(*kind) != keys.count() as u64 {
+                return Err("it has counted its keys wrong".into());
+            }
+        }
+        Ok(())
     }
 
     /// Works until the power goes, or the life ends. Returns a copy of the view from an earlier moment.
