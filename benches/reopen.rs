@@ -39,7 +39,7 @@ fn main() {
     let rate = |numbers: std::ops::Range<u64>| {
         let count = f64::from(u32::try_from(numbers.end - numbers.start).expect("few"));
         let start = Instant::now();
-        runtime.block_on(shared::fill(&icebox, numbers));
+        runtime.block_on(shared::fill(&icebox, numbers, |_| ()));
         count / start.elapsed().as_secs_f64()
     };
     let first = rate(0..rated);

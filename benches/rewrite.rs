@@ -6,6 +6,7 @@
 mod shared;
 
 use std::{
+    cell::RefCell,
     os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, Instant},
@@ -67,8 +68,9 @@ fn main() {
         let mut stretch = Stretch::default();
         let start = Instant::now();
         while go_on(next) {
-            let waits = runtime.block_on(shared::fill(icebox, next..next + STEP));
-            stretch.waits.extend(waits);
+            let waits = RefCell::new(&mut stretch.waits);
+            let took = |wait| waits.borrow_mut().push(wait);
+            runtime.block_on(shared::fill(icebox, next..next + STEP, took));
             next += STEP;
             stretch.bytes_on_disk_max = stretch.bytes_on_disk_max.max(bytes_in(dir.path()));
         }

@@ -3,8 +3,8 @@
 //! `cargo bench --bench rpc`. The limit is a server that returns constants at once. The peer is etcd, if it is on `PATH`: its
 //! `Range` of one key for a get, and its `Put` of the same bytes for a create. The loop is closed: each caller sends its next call
 //! when the last one was answered. The client is this process, and the servers are other processes on the same cores; lists are not
-//! decoded. The figures are medians of several rounds, in which all servers take turns. Before the table it shows what the disk can
-//! do: appends of that many creates, each with its fdatasync, one after the other.
+//! decoded. The figures are medians of several rounds, in which all servers take turns. Creates are also compared with the disk: with
+//! appends of groups of the size that the server has committed, each with its fdatasync, one after the other.
 //!
 //! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (3), `ICEBOX_CALL` the only call to
 //! measure, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
@@ -12,13 +12,13 @@
 
 #[path = "rpc/constants.rs"]
 mod constants;
+#[path = "rpc/disk.rs"]
+mod disk;
 mod shared;
 
 use std::{
-    fs::File,
     future::Future,
     io::{BufRead, BufReader},
-    os::unix::fs::FileExt,
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
@@ -54,8 +54,6 @@ const LOADS: [(usize, usize); 4] = [(1, 1), (16, 1), (64, 8), (256, 8)];
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
 /// The number of the first backup that exists before.
 const STORED_BEFORE: u64 = 1 << 40;
-/// The creates in one append, for measuring the disk.
-const APPENDED: [usize; 3] = [1, 16, 64];
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -106,17 +104,13 @@ async fn measure() {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let rounds = setting("ICEBOX_ROUNDS", 3.0) as usize;
     let dir = tempfile::tempdir().expect("a directory");
-    let appends = appends_a_second(dir.path(), duration);
-    for (creates, rate) in APPENDED.iter().zip(&appends) {
-        println!("append of {creates} with its fdatasync: {rate:.0}/s");
-    }
     store_before(dir.path()).await;
     let icebox = start_icebox(dir.path());
     let markers = fill(&icebox).await;
     let constant = start_constants(&icebox, dir.path()).await;
     let etcd = start_etcd(dir.path()).await;
     println!(
-        "{:<8}{:>8}{:>6}{:>11}{:>8}{:>8}{:>8}{:>11}{:>7}{:>11}{:>7}",
+        "{:<8}{:>8}{:>6}{:>11}{:>8}{:>8}{:>8}{:>11}{:>7}{:>11}{:>7}{:>7}{:>11}{:>7}",
         "call",
         "callers",
         "conns",
@@ -127,6 +121,9 @@ async fn measure() {
         "limit/s",
         "ratio",
         "etcd/s",
+        "ratio",
+        "group",
+        "disk/s",
         "ratio"
     );
     let mut rows = Vec::new();
@@ -140,6 +137,7 @@ async fn measure() {
         }
         for (callers, connections) in LOADS {
             let mut turns: [Vec<Figures>; 3] = Default::default();
+            let groups_before = icebox.groups();
             let peer = etcd
                 .as_ref()
                 .filter(|_| matches!(call, Call::Get | Call::Create));
@@ -159,8 +157,20 @@ async fn measure() {
                 || format!("{:>18}", ""),
                 |etcd| format!("{:>11.0}{:>7.2}", etcd.rate, real.rate / etcd.rate),
             );
+            let disk = (call == Call::Create).then(|| {
+                let creates = icebox.groups().mean_since(groups_before);
+                disk::Appends::measure(dir.path(), creates, duration)
+            });
+            let disk_columns = disk.as_ref().map_or_else(String::new, |disk| {
+                let creates = disk.creates_a_second();
+                format!(
+                    "{:>7}{creates:>11.0}{:>7.2}",
+                    disk.creates,
+                    real.rate / creates
+                )
+            });
             println!(
-                "{:<8}{callers:>8}{connections:>6}{:>11.0}{:>8}{:>8}{:>8.0}{:>11.0}{:>7.2}{etcd}",
+                "{:<8}{callers:>8}{connections:>6}{:>11.0}{:>8}{:>8}{:>8.0}{:>11.0}{:>7.2}{etcd}{disk_columns}",
                 format!("{call:?}"),
                 real.rate,
                 real.p50_us,
@@ -176,40 +186,11 @@ async fn measure() {
                 "icebox": real.json(),
                 "limit": limit.json(),
                 "etcd": peer.as_ref().map(Figures::json),
+                "disk": disk.map(|disk| disk.json()),
             }));
         }
     }
-    let appends = APPENDED.iter().zip(appends);
-    write_figures(
-        "rpc",
-        &json!({
-            "appends": appends.map(|(creates, rate)| json!({"creates": creates, "rate": rate})).collect::<Vec<_>>(),
-            "rows": rows,
-        }),
-    );
-}
-
-/// What the disk can do: appends of some creates, each followed by its fdatasync, in room that was reserved.
-fn appends_a_second(dir: &Path, duration: Duration) -> Vec<f64> {
-    let one = backup(0).encoded_len() + 128;
-    let path = dir.join("appended");
-    let rates = APPENDED.map(|creates| {
-        let file = File::create(&path).expect("room");
-        let bytes = vec![7; one * creates];
-        file.write_all_at(&vec![0; 256 << 20], 0).expect("room");
-        file.sync_all().expect("it syncs");
-        let start = Instant::now();
-        let mut appends = 0;
-        while start.elapsed() < duration && appends * (bytes.len() as u64) < 250 << 20 {
-            file.write_all_at(&bytes, appends * bytes.len() as u64)
-                .expect("room");
-            file.sync_data().expect("it syncs");
-            appends += 1;
-        }
-        f64::from(u32::try_from(appends).expect("few")) / start.elapsed().as_secs_f64()
-    });
-    std::fs::remove_file(path).expect("it is there");
-    rates.to_vec()
+    write_figures("rpc", &json!({"rows": rows}));
 }
 
 /// Fills the store before its server starts.
@@ -219,7 +200,7 @@ async fn store_before(dir: &Path) {
     if records > 0 {
         let icebox = Icebox::open(dir.join("store"), Options::default()).await;
         let icebox = icebox.expect("a store");
-        shared::fill(&icebox, STORED_BEFORE..STORED_BEFORE + records).await;
+        shared::fill(&icebox, STORED_BEFORE..STORED_BEFORE + records, |_| ()).await;
         icebox.close().await.expect("it closes");
     }
 }
@@ -229,6 +210,8 @@ struct Server {
     process: Child,
     address: String,
     kind: Kind,
+    /// Where its metrics are, if it has any.
+    metrics: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,14 +223,23 @@ enum Kind {
 
 fn start_icebox(dir: &Path) -> Server {
     let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
+    let metrics = format!("127.0.0.1:{}", port(2));
     serve
-        .args(["serve", "--listen", "127.0.0.1:0", "--store"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--metrics", &metrics])
+        .arg("--store")
         .arg(dir.join("store"))
         .env(
             "ICEBOX_LOG",
             std::env::var("ICEBOX_LOG").unwrap_or_else(|_| "warn".into()),
         );
-    Server::start(serve)
+    let mut server = Server::start(serve);
+    server.metrics = Some(metrics);
+    server
+}
+
+/// One of the ports that this process uses.
+fn port(n: u32) -> u32 {
+    20_000 + std::process::id() % 10_000 * 3 + n
 }
 
 /// Starts a server that returns the real server's answers.
@@ -272,7 +264,6 @@ async fn start_constants(icebox: &Server, dir: &Path) -> Server {
 
 /// Starts etcd with one member, if it is installed, and gives it as many keys as Icebox has backups.
 async fn start_etcd(dir: &Path) -> Option<Server> {
-    let port = |n| 20_000 + std::process::id() % 10_000 * 2 + n;
     let (client, peer) = (
         format!("http://127.0.0.1:{}", port(0)),
         format!("http://127.0.0.1:{}", port(1)),
@@ -307,6 +298,7 @@ async fn start_etcd(dir: &Path) -> Option<Server> {
         process,
         address: client.trim_start_matches("http://").to_owned(),
         kind: Kind::Etcd,
+        metrics: None,
     };
     let start = Instant::now();
     while tokio::net::TcpStream::connect(&server.address)
@@ -346,7 +338,14 @@ impl Server {
             process,
             address,
             kind: Kind::Freezer,
+            metrics: None,
         }
+    }
+
+    /// The groups that it has committed so far.
+    fn groups(&self) -> disk::Groups {
+        let address = self.metrics.as_ref().expect("a server with metrics");
+        disk::Groups::scraped(address)
     }
 
     async fn channel(&self) -> Channel {
@@ -428,7 +427,7 @@ async fn etcd<M: Message + 'static>(channel: Channel, path: &'static str, messag
     answer.await.expect("an answer");
 }
 
-/// Runs `work` for every number below `count`, 64 at a time.
+/// Runs `run` for every number below `count`, 64 at a time.
 async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
     let next = AtomicU64::new(0);
     let callers = (0..64).map(|_| async {

@@ -67,21 +67,20 @@ pub(crate) fn write_figures(name: &str, figures: &Value) {
     std::fs::write(dir.join(name).with_extension("json"), text + "\n").expect("room");
 }
 
-/// Creates the backups with these numbers. Returns how long each took.
-pub(crate) async fn fill(icebox: &Icebox, numbers: Range<u64>) -> Vec<Duration> {
+/// Creates the backups with these numbers, and calls `took` with how long each took.
+pub(crate) async fn fill(icebox: &Icebox, numbers: Range<u64>, took: impl Fn(Duration)) {
     let next = AtomicU64::new(numbers.start);
     let callers = (0..CALLERS).map(|_| async {
-        let mut waits = Vec::new();
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
             if n >= numbers.end {
-                return waits;
+                return;
             }
             let start = Instant::now();
             let created = icebox.backups().create("bench", backup(n)).await;
             created.expect("created");
-            waits.push(start.elapsed());
+            took(start.elapsed());
         }
     });
-    futures_util::future::join_all(callers).await.concat()
+    futures_util::future::join_all(callers).await;
 }
