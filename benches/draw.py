@@ -49,25 +49,36 @@ def chart(title, x_label, y_label, lines):
     return "\n".join(out + ["</svg>", ""])
 
 
-def main():
-    root = pathlib.Path(__file__).resolve().parent.parent
-    figures = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else root / "target/figures"
-    docs = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else root / "docs"
-    docs.mkdir(exist_ok=True)
-    read = lambda name: json.loads((figures / f"{name}.json").read_text())
-
-    creates = [row for row in read("rpc")["rows"] if row["call"] == "Create"]
+def draw_creates(figures, docs):
+    creates = [row for row in figures["rows"] if row["call"] == "Create"]
+    if not creates:
+        return
     lines = [("Icebox", [(row["callers"], row["icebox"]["rate"]) for row in creates])]
     if creates[0]["etcd"]:
         lines.append(("etcd Put", [(row["callers"], row["etcd"]["rate"]) for row in creates]))
     (docs / "creates.svg").write_text(chart("Creates, on disk before they are answered", "callers", "a second", lines))
 
-    pages = read("pages")["rows"]
+
+def draw_pages(figures, docs):
+    pages = figures["rows"]
     lines = [
         ("at the start", [(row["jobs"], row["first_us"]) for row in pages]),
         ("at the end", [(row["jobs"], row["last_us"]) for row in pages]),
     ]
     (docs / "pages.svg").write_text(chart("A page of 100, out of the catalog", "jobs in the catalog", "µs", lines))
+
+
+def main():
+    root = pathlib.Path(__file__).resolve().parent.parent
+    directory = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else root / "target/figures"
+    docs = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else root / "docs"
+    docs.mkdir(exist_ok=True)
+    for name, draw in [("rpc", draw_creates), ("pages", draw_pages)]:
+        file = directory / f"{name}.json"
+        if file.exists():
+            draw(json.loads(file.read_text()), docs)
+        else:
+            print(f"{file} is missing: run `cargo bench --bench {name}`", file=sys.stderr)
 
 
 main()
