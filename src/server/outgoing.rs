@@ -79,7 +79,7 @@ impl Outgoing {
 
     /// Waits until the next message may be made.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.is_made_on_the_way && !self.waiting.has_room() {
+        while !self.waiting.has_room() {
             let waiting = &self.waiting;
             let room = self
                 .room
@@ -95,12 +95,12 @@ impl Outgoing {
         self.turn.take(std::mem::take(&mut self.kept));
     }
 
-    /// Takes what the body has given next.
+    /// Takes what the body has given next, in the place of what was kept here.
     fn begin(&mut self, data: Bytes) {
         let held = self.attached.held.as_ref();
         let held = held.map_or(0, |held| held.0.load(Ordering::Relaxed));
-        self.kept = data.len() + held;
-        self.turn.add(self.kept);
+        let kept = std::mem::replace(&mut self.kept, data.len() + held);
+        self.turn.exchange(kept, self.kept);
         self.rest = data;
     }
 
@@ -141,14 +141,18 @@ impl HttpBody for Outgoing {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         if outgoing.rest.is_empty() {
-            outgoing.release();
-            ready!(outgoing.poll_room(cx));
-            match ready!(Pin::new(&mut outgoing.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => outgoing.begin(data),
-                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
-                },
-                ended => return Poll::Ready(ended),
+            if outgoing.is_made_on_the_way {
+                outgoing.release();
+                ready!(outgoing.poll_room(cx));
+            }
+            match Pin::new(&mut outgoing.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                    outgoing.begin(frame.into_data().expect("it is data"));
+                }
+                other => {
+                    outgoing.release();
+                    return other;
+                }
             }
         }
         Poll::Ready(Some(Ok(Frame::data(outgoing.next_part()))))

@@ -127,6 +127,9 @@ impl Waits {
 
     /// Takes this many bytes from an entry, or all of them if it has fewer.
     fn take(&mut self, turn: &Turn, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         let number = turn.number.load(Ordering::Relaxed);
         if let Some(wait) = self.of(turn.patience).remove(&number) {
             let bytes = bytes.min(wait.bytes);
@@ -248,20 +251,26 @@ pub(super) struct Turn {
 impl Turn {
     /// Adds bytes to it.
     pub(super) fn add(&self, bytes: usize) {
-        let mut waits = self.waiting.lock();
-        waits.add(self, bytes);
-        self.waiting.cut_off(&mut waits);
+        self.exchange(0, bytes);
     }
 
     /// The caller has read at most this many bytes. The rest waits anew from now on.
     pub(super) fn take(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
+        if bytes > 0 {
+            self.exchange(bytes, 0);
         }
+    }
+
+    /// Takes bytes that the caller has read, and adds others.
+    pub(super) fn exchange(&self, read: usize, added: usize) {
         let mut waits = self.waiting.lock();
         let was_full = waits.bytes >= self.waiting.bytes_max;
-        waits.take(self, bytes);
-        if was_full && waits.bytes < self.waiting.bytes_max {
+        waits.take(self, read);
+        waits.add(self, added);
+        let is_full = waits.bytes >= self.waiting.bytes_max;
+        if is_full {
+            self.waiting.cut_off(&mut waits);
+        } else if was_full {
             self.waiting.told.notify_waiters();
         }
     }
