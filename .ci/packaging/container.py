@@ -5,11 +5,13 @@ that the file builds on: Debian as its archive has it, and that with this machin
 top of the crates that this checkout's target directory has already.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,13 +42,6 @@ class Images:
     def begin(self, *arguments, **options):
         return subprocess.Popen([*self.buildah, *arguments], stdin=subprocess.DEVNULL, text=True, **options)
 
-    def commit(self, base, image, *changes):
-        """Makes an image of another one. Each change is what buildah is asked to do, without the container."""
-        container = self.run("from", base)
-        for command, *arguments in changes:
-            self.run(command, *(container if argument is None else argument for argument in arguments))
-        self.run("commit", "--rm", container, image)
-
     def make_bases(self):
         debian = f"{self.directory}/debian"
         output("debootstrap", "--variant=minbase", "--include=adduser,ca-certificates,gcc,libc6-dev", RELEASE, debian)
@@ -54,16 +49,26 @@ class Images:
         shutil.rmtree(f"{debian}/etc/apt")
         shutil.copytree("/etc/apt", f"{debian}/etc/apt", symlinks=True)
         shutil.copytree("/usr/share/keyrings", f"{debian}/usr/share/keyrings", dirs_exist_ok=True)
-        self.commit("scratch", DEBIAN, ("add", None, debian, "/"))
+        container = self.run("from", "scratch")
+        self.run("add", container, debian, "/")
+        self.run("commit", "--rm", container, DEBIAN)
         shutil.rmtree(debian)
         toolchain, cargo_home, target = places()
-        settings = [f"PATH={toolchain}/bin:/usr/sbin:/usr/bin:/sbin:/bin", f"CARGO_HOME={cargo_home}", f"CARGO_TARGET_DIR={target}", "CARGO_NET_OFFLINE=true"]
-        self.commit(DEBIAN, RUST, ("config", *(word for setting in settings for word in ("--env", setting)), None))
+        settings = {
+            "PATH": f"{toolchain}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "CARGO_HOME": cargo_home,
+            "CARGO_TARGET_DIR": target,
+            "CARGO_NET_OFFLINE": "true",
+        }
+        container = self.run("from", DEBIAN)
+        self.run("config", *(f"--env={name}={value}" for name, value in settings.items()), container)
+        self.run("commit", "--rm", container, RUST)
 
     def build(self):
         volumes = [f"--volume={place}:{place}" for place in places()]
         arguments = [f"--build-arg={name}" for name in [f"RUST={RUST}", f"DEBIAN={DEBIAN}", "PROFILE=dev"]]
-        self.run("bud", "--isolation=chroot", "--pull=false", *volumes, *arguments, f"--file={REPOSITORY}/packaging/Containerfile", f"--tag={ICEBOX}", str(REPOSITORY))
+        file = f"--file={REPOSITORY}/packaging/Containerfile"
+        self.run("bud", "--isolation=chroot", "--pull=false", *volumes, *arguments, file, f"--tag={ICEBOX}", str(REPOSITORY))
 
 
 def places():
@@ -73,20 +78,20 @@ def places():
     return output("rustc", "--print", "sysroot"), str(cargo_home), str(target)
 
 
-def check(images):
+@contextlib.contextmanager
+def served(images, container, address, *options):
+    """Runs the image as it says, until it is told to end. Gives what runs a command in the container."""
     config = json.loads(images.run("inspect", "--type=image", ICEBOX))["OCIv1"]["config"]
     assert config["User"] == "icebox" and config["StopSignal"] == "SIGTERM" and "/var/lib/icebox" in config["Volumes"], config
-    container = images.run("from", "--pull=false", ICEBOX)
-    inside = ("run", "--isolation=chroot", "--user", config["User"], container, "--")
+    inside = ("run", "--isolation=chroot", "--user", config["User"], *options, container, "--")
     server = images.begin(*inside, *config["Entrypoint"], *config["Cmd"], stderr=subprocess.PIPE)
     try:
-        icebox = (*inside, "/usr/bin/icebox")
-        address = "--server=unix:/var/lib/icebox/icebox.sock"
-        wait_for(lambda: images.begin(*icebox, "status", address, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(TIMEOUT_S) == 0)
-        images.run(*icebox, "clients", "list", address, "--project=demo")
-        who = images.run(*inside, "id", "--user", "--name")
-        modes = images.run(*inside, "stat", "--format=%a %U", "/var/lib/icebox", "/var/lib/icebox/icebox.db", "/var/lib/icebox/icebox.sock")
-        assert (who, modes.split("\n")) == ("icebox", ["700 icebox", "600 icebox", "600 icebox"]), (who, modes)
+        until = time.monotonic() + STARTED_WITHIN_S
+        status = (*inside, "/usr/bin/icebox", "status", f"--server={address}")
+        while images.begin(*status, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(TIMEOUT_S):
+            assert time.monotonic() < until, f"the server in the container does not answer at {address}"
+            time.sleep(0.2)
+        yield lambda *command: images.run(*inside, *command)
         # buildah passes no signal on, so that the process itself is sent it.
         os.kill(served_by(server.pid), signal.SIGTERM)
         assert server.wait(ENDED_WITHIN_S) == 0, "it did not end well"
@@ -95,9 +100,23 @@ def check(images):
         if left:
             os.kill(left, signal.SIGKILL)
         server.kill()
-        said = server.communicate()[1]
-    assert '"address":"unix:/var/lib/icebox/icebox.sock"' in said, said
-    print("ok  the container's image is built, serves as the user icebox, and ends on SIGTERM")
+        server.communicate()
+
+
+def check(images):
+    container = images.run("from", "--pull=false", ICEBOX)
+    with served(images, container, "unix:/var/lib/icebox/icebox.sock") as run:
+        files = [f"/var/lib/icebox{name}" for name in ("", "/icebox.db", "/icebox.sock")]
+        modes = run("stat", "--format=%a %U", *files)
+        assert (run("id", "--user", "--name"), modes.split("\n")) == ("icebox", ["700 icebox", "600 icebox", "600 icebox"]), modes
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    mounted = pathlib.Path(images.directory) / "icebox.toml"
+    mounted.write_text(f'listen = "{address}"\nstore = "/var/lib/icebox/icebox.db"\n')
+    with served(images, container, address, f"--volume={mounted}:/etc/icebox/icebox.toml:ro") as run:
+        run("/usr/bin/icebox", "jobs", "list", f"--server={address}", "--project=demo")
+    print("ok  the container's image is built, serves as the user icebox, by settings of one's own too, and ends on SIGTERM")
 
 
 def served_by(ancestor):
@@ -118,13 +137,6 @@ def served_by(ancestor):
         if parent == ancestor:
             return process
     return None
-
-
-def wait_for(holds):
-    until = time.monotonic() + STARTED_WITHIN_S
-    while not holds():
-        assert time.monotonic() < until, "the server in the container does not answer"
-        time.sleep(0.2)
 
 
 def main():
