@@ -1,14 +1,14 @@
-# What people do here, by name. `just --list`; each check is a step of `.ci/run`.
+# Common tasks by name: see `just --list`. Each check is a step of `.ci/run`.
 
 # A server on 127.0.0.1:50051, over a store in target/.
 serve:
     cargo run -- serve --store target/icebox.db
 
-# What must hold before a commit: formatting, lints, tests.
+# The checks before a commit: formatting, lints, tests.
 check:
     .ci/run formatting lints tests
 
-# All that must hold before a change lands, or some steps of it: `just ci clients readme`.
+# Everything that CI checks, or some of its steps: `just ci clients readme`.
 ci *STEPS:
     .ci/run {{STEPS}}
 

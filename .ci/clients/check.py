@@ -26,7 +26,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SAMPLES = REPOSITORY / "tests/data"
 ICEBOX = str(pathlib.Path(sys.argv[1]).resolve())
 TIMEOUT_S = 30
-# More pages than any walk here has: one that goes on is going round.
+# More pages than any walk here has: a longer walk goes around in circles.
 PAGES_MAX = 2000
 
 work = pathlib.Path(tempfile.mkdtemp())
@@ -201,7 +201,7 @@ def lists_are_what_a_sorted_model_says(server):
     for limit in (1, 7, 300, 1000):
         for by_marker in (True, False):
             assert walk(stub, limit, by_marker) == in_order, (limit, by_marker)
-    # What is written between the pages changes nothing for what stays.
+    # Writes between the pages change nothing for items that stay.
     touched = {f"{number:032x}" for number in range(1, 301, 3)}
     victims = sorted(touched)
 

@@ -219,7 +219,7 @@ def every_command_was_used():
     plugin = configparser.ConfigParser(delimiters=("=",))
     plugin.read(entry_points)
     commands = set(plugin["openstack.backup.v2"])
-    # `session add job` is written apart.
+    # `session add job` consists of three words.
     known = {command.replace("session_add_job", "session_add").replace("session_remove_job", "session_remove") for command in commands}
     assert known <= used, known - used
     print(f"{len(commands)} commands of the OpenStack client's plugin do what they say")
@@ -295,7 +295,7 @@ def a_scheduler_runs_a_job():
     assert backup["client_id"] == "node1" and backup["status"] == "available", backup
     archives = [path for path in (work / "store").rglob("*") if path.is_file() and "data" in path.parts]
     assert archives, "there is no backup"
-    # One that is scheduled goes when it is stopped.
+    # A scheduled job disappears when it is stopped.
     hourly = icebox("jobs", "create", "-", document=job("hourly", source, {"schedule_interval": "1 hours"}) | {"client_id": "node1"})
     status = lambda wanted: lambda: icebox("jobs", "get", hourly["job_id"])["job_schedule"].get("status") == wanted
     awaited("the job is scheduled", status("scheduled"))

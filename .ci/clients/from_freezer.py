@@ -65,7 +65,7 @@ def compared(old, new, path):
     """What was in the old document is in the new one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in old.items():
-            # An action's project is its job's.
+            # An action has its job's project.
             if key in OWN or (key == "project_id" and "job_actions" in path) or value in (None, "", [], {}, False, 0):
                 continue
             assert key in new, f"{path}.{key} is missing: {value!r}"
@@ -84,7 +84,7 @@ def main():
         with original.running(PROGRAMS, directory) as old:
             fill(old)
             environment = os.environ | {"OLD": old, "OLD_TOKEN": "notused", "PROJECT": PROJECT, "PATH": f"{ICEBOX}:{PROGRAMS}:{os.environ['PATH']}"}
-            # What the shell has started goes with it.
+            # Processes that the shell has started end with it.
             script = "set -e\ntrap 'kill $(jobs -p)' EXIT\n"
             for command in commands((REPOSITORY / "docs/from-freezer.md").read_text()):
                 line = command.splitlines()[0][:100].replace("'", "")

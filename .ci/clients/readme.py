@@ -15,7 +15,7 @@ import tempfile
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MADE_UP = [
     (re.compile(r'"(createTime|updateTime)": "[^"]+"'), r'"\1": "…"'),
-    # An import writes several records at once: which of them comes first is open.
+    # An import writes several records at once, in any order.
     (re.compile(r'"revision": "[^"]+"'), '"revision": "…"'),
     (re.compile(r'"nextPageToken": "[^"]+"'), '"nextPageToken": "…"'),
     (re.compile(r"\b0[0-9a-f]{11}7[0-9a-f]{19}\b"), "…"),

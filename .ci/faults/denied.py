@@ -48,7 +48,7 @@ def icebox(*arguments, user=None):
 
 def refused(said, path, why, code):
     assert code == 1 and str(path) in said and why in said.lower() and "panic" not in said, (code, said)
-    # A line of the log that says where it listens may come before.
+    # The log line with the address may come first.
     assert len(said.splitlines()) <= 2, said
 
 
@@ -66,7 +66,7 @@ def read_only_medium():
         subprocess.run(["mount", "-o", "remount,ro", mountpoint], check=True)
         code, said = icebox("serve", "--listen", "127.0.0.1:0", "--store", store)
         refused(said, store, "read-only", code)
-        # What only reads goes on.
+        # Reads go on.
         code, said = icebox("verify", store)
         assert code == 0 and f"{BACKUPS} backups" in said, said
         code, said = icebox("restore", store, "--store", work / "restored")
@@ -116,7 +116,7 @@ def too_few_files():
         host, port = server.address.rsplit(":", 1)
         others = [socket.create_connection((host, int(port)), timeout=TIMEOUT_S) for _ in range(20)]
         time.sleep(1)
-        # Who has a connection is answered meanwhile, and writes.
+        # Callers that are connected are answered meanwhile, and can write.
         create(quick, 1)
         assert listed(quick) == 2
         for other in others:

@@ -110,7 +110,7 @@ async def bother(kind, host, port):
             if kind == "resetting":
                 await asyncio.sleep(0.1)
                 continue
-            # It answers nothing, pings neither, and reads nothing more than the system does for it.
+            # It answers nothing, not even pings, and reads no more than the system does for it.
             await asyncio.sleep(FLOOD_S)
         except (OSError, h2.exceptions.ProtocolError):
             pass
@@ -182,7 +182,7 @@ def main():
         while files(server) > files_before + 5 and time.monotonic() < deadline:
             time.sleep(0.5)
         assert files(server) <= files_before + 5, f"{files(server)} files are open, {files_before} before"
-        # Who comes now is answered.
+        # A caller that comes now is answered.
         with urllib.request.urlopen(f"http://{http_address}/v2/p/backups", timeout=TIMEOUT_S) as answer:
             assert len(json.load(answer)["backups"]) == 100
         assert len(server.stub().ListBackups(api.ListBackupsRequest(project_id="p"), timeout=TIMEOUT_S).backups) == 100

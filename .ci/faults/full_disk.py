@@ -16,7 +16,7 @@ from served import TIMEOUT_S, Server, api, backup_pb2, make_ext4, read_all, work
 
 DISK_MIB = 96
 FILLER_MIB = 40
-# Longer than the server takes to look for room.
+# Longer than it takes until the server checks for room again.
 PATIENCE_S = 20
 
 

@@ -20,7 +20,7 @@ def one_round(preload, store, ledger, hangs_from):
     server = Server(store, preload, environment)
     stub = server.stub()
     threads = start_writers(server, ledger, CALLERS)
-    # Long enough that the disk hangs by now; a write that is on its way is not answered before the disk is.
+    # By now the disk hangs. A write under way is not answered before the disk answers.
     written = -1
     while written != len(ledger.known):
         written = len(ledger.known)

@@ -27,7 +27,7 @@ def one_round(store, ledger, preload, environment):
         try:
             read_all(server.stub())
         except grpc.RpcError as error:
-            # A view that fails is made anew; until then what it cannot answer is told as such.
+            # A view that fails is made anew. Until then, reads that it cannot answer are refused.
             assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS), error
     server.kill()
     for thread in threads:

@@ -18,7 +18,7 @@ from served import REPOSITORY, TIMEOUT_S, Ledger, Server, make_ext4, start_write
 
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else (500 if "ICEBOX_LONG" in os.environ else 20)
 CONTROL_ROUNDS = 3
-# Once there is half as much journal as there are records.
+# The file is written anew once the journal has half the size of the records.
 REWRITING = ["--rewrite-floor-mib", "0"]
 # EXT4_IOC_SHUTDOWN, with EXT4_GOING_FLAGS_NOLOGFLUSH.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2

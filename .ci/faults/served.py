@@ -46,7 +46,7 @@ class Server:
         self.address = json.loads(first_line)["fields"]["address"]
 
     def channel(self):
-        # One connection a caller: they share none of each other's fate.
+        # One connection for each caller, so that nothing that happens to one affects another.
         return grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)])
 
     def stub(self):
@@ -133,7 +133,7 @@ class Ledger:
             allowed = {self.known.get(backup_id), self.doubt.get(backup_id, self.known.get(backup_id))}
             if stored.get(backup_id) not in allowed:
                 found.append((backup_id, stored.get(backup_id), allowed))
-        # What is there now is what it is from here on.
+        # From here on, what is there now must stay.
         for backup_id in self.doubt:
             self.known[backup_id] = stored.get(backup_id)
         self.doubt.clear()

@@ -17,7 +17,7 @@ import grpc
 from served import ICEBOX, TIMEOUT_S, Server, api, backup_pb2, read_all, work
 
 LIMIT_MIB = 256
-# What an operator says who has as little. With the defaults it was 230 at the most, on a machine that was busy elsewhere.
+# The settings for so little memory. With the defaults it was 230 at the most, on a busy machine.
 LIMITS = ["--stalled-mib-max", "16", "--calls-mib-max", "4"]
 BACKUPS = 20_000
 WATCHED = 10_000
@@ -29,13 +29,13 @@ CONNECTIONS = 64
 STREAMS = 100
 WATCHERS = 1000
 LISTERS = 4
-# The longest texts that these may be come to almost the largest record.
+# With the longest texts in all of these fields a record almost has the largest size.
 TEXT_BYTES = 4096
 TEXTS = (
     "path_to_backup fs_real_path vol_snap_path container_segments client_os client_version os_auth_version proxy log_file "
     "ssh_username ssh_key consistency_checksum engine_name mode action"
 ).split()
-# Where it has no room for more it says so; nothing else but what was asked for is an answer.
+# Without room it says so. No other failure is allowed.
 ANSWERS = {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
 
 
@@ -156,7 +156,7 @@ def watchers_that_do_not_read(name, write_some, count):
         write_some(server, 0)
         stubs = [server.stub() for _ in range(WATCHERS // STREAMS)]
         watches = [stub.WatchBackups(api.WatchBackupsRequest(project_id="p")) for stub in stubs for _ in range(STREAMS)]
-        # Those that are behind the state of things, and then what follows.
+        # The watchers still wait for the stored backups when these come.
         write_some(server, count)
         figures = limited.figures()
         for watch in watches:

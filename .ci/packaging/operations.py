@@ -28,7 +28,7 @@ def clean(directory):
     subprocess.run([HERE / "systemctl", "stop", "icebox"], check=False)
     if shutil.which("dpkg") and pathlib.Path("/var/lib/dpkg/info/icebox.list").exists():
         subprocess.run(["dpkg", "--purge", "icebox"], check=False, stdout=subprocess.DEVNULL)
-    # Only what this run has made: it refuses to begin where there is a catalog.
+    # Only files of this run are removed: it refuses to begin if there is a catalog.
     for path in ["/var/lib/icebox", "/etc/icebox", "/run/icebox", "/run/icebox-test", *glob.glob("/tmp/drill.*")]:
         shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else pathlib.Path(path).unlink(missing_ok=True)
     for token in ["icebox", "alice", "node1", "bob"]:
@@ -46,7 +46,7 @@ def main():
         for command in commands((REPOSITORY / "docs/operations.md").read_text()):
             line = command.splitlines()[0][:100]
             script += f"{command}\necho {shlex_quote('ok  ' + line)}\n"
-        # The tools of this shell, and nothing of icebox but what the package brings.
+        # The tools of this shell, with only the icebox of the package.
         path = f"{HERE}:/usr/sbin:/usr/bin:/sbin:/bin"
         done = subprocess.run(["bash", "-c", script], cwd=directory, env={"PATH": path, "HOME": str(pathlib.Path.home())}, timeout=TIMEOUT_S)
         assert done.returncode == 0, "a command of docs/operations.md has failed"

@@ -18,7 +18,7 @@ def backups(stub, project_id):
     while True:
         page = stub.ListBackups(request, timeout=10)
         yield from page.backups
-        # A page may be empty and not the last: only an empty token ends a walk.
+        # A page may be empty without being the last: only an empty token ends a walk.
         request.page_token = page.next_page_token
         if not request.page_token:
             return

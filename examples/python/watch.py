@@ -19,12 +19,12 @@ def changes(stub, project_id, client_id):
     while True:
         try:
             for said in stub.WatchJobs(request):
-                # What it says is seen now: 0 until all that is stored is here.
+                # The revision to resume after: 0 until everything stored has arrived.
                 request.after_revision = said.revision
                 yield said
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.OUT_OF_RANGE:
-                # The history does not go back so far: read everything anew.
+                # The history does not go back that far: read everything again.
                 request.after_revision = 0
             elif error.code() != grpc.StatusCode.UNAVAILABLE:
                 raise
