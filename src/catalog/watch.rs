@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     ops::{Bound, ControlFlow},
+    sync::Arc,
     time::Duration,
 };
 
@@ -58,7 +59,7 @@ pub(crate) struct Watch<R: Resource> {
     catalog: Catalog,
     query: WatchQuery<R>,
     /// The filter for records, if the range alone does not decide.
-    chosen: Option<Chosen<R>>,
+    chosen: Option<Arc<Chosen<R>>>,
     /// The range of stored resources that is still to be sent, if any.
     state: Option<keys::Range>,
     changes: store::Changes,
@@ -96,7 +97,7 @@ impl Catalog {
             after => (None, after),
         };
         Ok(Watch {
-            chosen: Chosen::of(query.filter.clone()),
+            chosen: Chosen::of(query.filter.clone()).map(Arc::new),
             catalog: self.clone(),
             state,
             bell: self.bells.listen(topic(&query), head),
@@ -176,7 +177,7 @@ impl<R: Resource> Watch<R> {
     /// Makes the next part of the stored resources ready.
     async fn read_state(&mut self) -> Result<(), Error> {
         let range = self.state.clone().expect("there is more to read");
-        let query = self.query.clone();
+        let (chosen, with_secrets) = (self.chosen.clone(), self.query.with_secrets);
         let until = self.head;
         let store = self.catalog.store.clone();
         // Resources that pass a filter may be far apart.
@@ -185,7 +186,9 @@ impl<R: Resource> Watch<R> {
         } else {
             Reach::Page
         };
-        let read = store.read(reach, move |view| step(view, &query, &range, until));
+        let read = store.read(reach, move |view| {
+            step(view, chosen.as_deref(), with_secrets, &range, until)
+        });
         let (ready, rest) = read.await?;
         self.ready = ready;
         self.state = rest;
@@ -260,7 +263,7 @@ impl<R: Resource> Watch<R> {
     }
 
     fn matches(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
-        matches(self.chosen.as_ref(), key, value)
+        matches(self.chosen.as_deref(), key, value)
     }
 }
 
@@ -277,18 +280,18 @@ fn matches<R: Resource>(
 /// `until` is left to the change that wrote it.
 fn step<R: Resource>(
     view: &Reading<'_>,
-    query: &WatchQuery<R>,
+    chosen: Option<&Chosen<R>>,
+    with_secrets: bool,
     range: &keys::Range,
     until: u64,
 ) -> Result<(VecDeque<Watched<R>>, Option<keys::Range>), Error> {
     use crate::store::Read;
-    let chosen = Chosen::<R>::of(query.filter.clone());
     let (mut ready, mut bytes, mut looked_at) = (VecDeque::new(), 0, 0);
     let mut last = None;
     let end = range.1.clone();
     let scanned = view.scan(range.clone(), |found| {
-        if found.revision <= until && matches(chosen.as_ref(), found.key, found.value)? {
-            let secret = if query.with_secrets {
+        if found.revision <= until && matches(chosen, found.key, found.value)? {
+            let secret = if with_secrets {
                 secret::in_view::<R>(view, found.key)?
             } else {
                 None
