@@ -122,3 +122,17 @@ async fn a_read_that_would_wait_for_the_disk_is_made_on_a_thread_that_may() {
     let (len, there) = read().await;
     assert!(len == 64 << 10 && there != here, "{len} {there:?}");
 }
+
+#[test]
+fn a_disk_that_is_nearly_full_gives_the_journal_a_part_of_its_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk::full::FullDisk::new(dir.path());
+    let mut file = disk.open(Path::new("file")).unwrap();
+    let mut reserve = || journal::reserve(&disk, &mut *file, 1000, 1 << 20);
+    for (room, reserved) in [(1 << 30, 1 << 20), (2 << 20, 512 << 10), (0, 64 << 10)] {
+        disk.set_room(room);
+        assert_eq!(reserve(), Ok(1000 + reserved), "of {room} bytes");
+    }
+    disk.set_full(true);
+    assert!(matches!(reserve(), Err(Error::Full { .. })));
+}
