@@ -28,8 +28,15 @@ impl StateHash {
 
     /// The sum without a share that it contains.
     #[must_use]
-    pub(super) fn without(self, share: StateHash) -> Self {
+    fn without(self, share: StateHash) -> Self {
         StateHash(self.0.wrapping_sub(share.0))
+    }
+
+    /// The sum after a key's share has changed. Without a value the key has none.
+    #[must_use]
+    pub(super) fn changed(self, old: Option<StateHash>, new: Option<StateHash>) -> Self {
+        let rest = old.map_or(self, |old| self.without(old));
+        new.map_or(rest, |new| rest.plus(new))
     }
 
     /// The sum of both.

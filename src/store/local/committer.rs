@@ -126,12 +126,8 @@ impl Pending {
             let new = value.as_ref().map(|value| Known::of(key, value, revision));
             let len = |known: Option<Known>| known.map(|known| known.len);
             self.changed.push((key.clone(), len(old), len(new)));
-            if let Some(old) = old {
-                state = state.without(old.hash);
-            }
-            if let Some(new) = new {
-                state = state.plus(new.hash);
-            }
+            let hash = |known: Option<Known>| known.map(|known| known.hash);
+            state = state.changed(hash(old), hash(new));
             self.group.insert(key.clone(), new);
         }
         Ok(state)

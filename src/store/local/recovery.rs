@@ -427,13 +427,9 @@ impl Summed {
                     Some(old) => old,
                     None => self.sled.known(key)?,
                 };
-                if let Some(old) = old {
-                    self.state = self.state.without(old.hash);
-                }
-                if let Some(new) = new {
-                    self.state = self.state.plus(new.hash);
-                }
+                let hash = |known: Option<Known>| known.map(|known| known.hash);
                 let len = |known: Option<Known>| known.map(|known| known.len);
+                self.state = self.state.changed(hash(old), hash(new));
                 self.tally.change(key, len(old), len(new));
             }
         }
