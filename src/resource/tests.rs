@@ -2,7 +2,7 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 
-use super::{Chosen, Resource};
+use super::{Chosen, Filter, Names, Resource};
 use crate::proto::{
     self, Action, Backup, BackupMetadata, Client, FreezerAction, Job, JobSchedule, Session,
     SessionJob,
@@ -39,10 +39,13 @@ fn values(field: &FieldDescriptor, texts: &[&str]) -> Vec<Value> {
     }
 }
 
-/// Checks that a filter decides the same for a resource's facets as for the resource. A watch knows only the facets of what was
-/// replaced.
-fn facets_are_all_that_filters_test<R: Resource + std::fmt::Debug>(samples: &[R], texts: &[&str])
-where
+/// Checks that a filter decides the same for a resource's facets as for the resource, because a watch knows only the facets of what
+/// was replaced. Also checks that its names and the rest of it are the whole filter: a list reads only records with these names, and
+/// compares them with the rest.
+fn facets_and_names_are_enough_for_filters<R: Resource + std::fmt::Debug>(
+    samples: &[R],
+    texts: &[&str],
+) where
     R::Filter: prost::Name,
 {
     let mut said = [0, 0];
@@ -52,6 +55,13 @@ where
             let whole = chosen.matches(&sample.encode_to_vec()).unwrap();
             let facets = chosen.matches(&sample.facets().encode_to_vec()).unwrap();
             assert_eq!(whole, facets, "{filter:?} of {sample:?}");
+            let is_in_range = match filter.names() {
+                Names::Exactly(name) => sample.name() == name,
+                Names::StartingWith(prefix) => sample.name().starts_with(prefix),
+            };
+            let rest = Chosen::<R>::by(filter.beyond_names());
+            let rest = rest.matches(&sample.encode_to_vec()).unwrap();
+            assert_eq!(whole, is_in_range && rest, "{filter:?} of {sample:?}");
             said[usize::from(whole)] += 1;
         }
     }
@@ -65,7 +75,7 @@ fn labels() -> std::collections::BTreeMap<String, String> {
 }
 
 #[test]
-fn facets_of_backups_and_jobs_are_all_that_filters_test() {
+fn facets_and_names_are_enough_for_filters_of_backups_and_jobs() {
     let backup = Backup {
         client_id: "text".into(),
         job_id: ID.into(),
@@ -84,7 +94,7 @@ fn facets_of_backups_and_jobs_are_all_that_filters_test() {
         ..Backup::default()
     };
     let texts = ["text", "other", ID, "error", "available"];
-    facets_are_all_that_filters_test(&[backup, Backup::default()], &texts);
+    facets_and_names_are_enough_for_filters(&[backup, Backup::default()], &texts);
     let job = Job {
         client_id: "text".into(),
         description: "text".into(),
@@ -99,11 +109,11 @@ fn facets_of_backups_and_jobs_are_all_that_filters_test() {
         ..Job::default()
     };
     let texts = ["text", "other", ID, "running", "fail", "stop"];
-    facets_are_all_that_filters_test(&[job, Job::default()], &texts);
+    facets_and_names_are_enough_for_filters(&[job, Job::default()], &texts);
 }
 
 #[test]
-fn facets_of_the_others_are_all_that_filters_test() {
+fn facets_and_names_are_enough_for_filters_of_the_others() {
     let client = Client {
         client_id: "text".into(),
         hostname: "text".into(),
@@ -111,7 +121,7 @@ fn facets_of_the_others_are_all_that_filters_test() {
         labels: labels(),
         ..Client::default()
     };
-    facets_are_all_that_filters_test(&[client, Client::default()], &["text", "other"]);
+    facets_and_names_are_enough_for_filters(&[client, Client::default()], &["text", "other"]);
     let action = Action {
         freezer_action: Some(FreezerAction {
             action: "backup".into(),
@@ -122,7 +132,7 @@ fn facets_of_the_others_are_all_that_filters_test() {
         ..Action::default()
     };
     let texts = ["text", "other", "backup", "fs"];
-    facets_are_all_that_filters_test(&[action, Action::default()], &texts);
+    facets_and_names_are_enough_for_filters(&[action, Action::default()], &texts);
     let session = Session {
         description: "text".into(),
         status: "running".into(),
@@ -131,5 +141,5 @@ fn facets_of_the_others_are_all_that_filters_test() {
         ..Session::default()
     };
     let texts = ["text", "other", ID, "running", "fail"];
-    facets_are_all_that_filters_test(&[session, Session::default()], &texts);
+    facets_and_names_are_enough_for_filters(&[session, Session::default()], &texts);
 }
