@@ -138,6 +138,15 @@ mod tests {
                 "e[\"b\"] must have a value, if only null"
             ]
         );
+        let in_lists = (0..500).fold(Value { kind: None }, |inner, _| {
+            value(Kind::ListValue(ListValue {
+                values: vec![inner],
+            }))
+        });
+        assert_eq!(
+            extra_said(&one("a", in_lists)),
+            ["e must nest at most 8 levels"]
+        );
     }
 
     #[test]
@@ -162,6 +171,9 @@ mod tests {
                 values: list.into(),
             })),
         );
+        let infinite = one("i", value(Kind::NumberValue(f64::NEG_INFINITY)));
+        bad.fields
+            .insert("s".into(), value(Kind::StructValue(infinite)));
         bad.fields.insert("a\nb".into(), Value { kind: None });
         bad.fields
             .insert("z".repeat(255), value(Kind::BoolValue(true)));
@@ -172,6 +184,7 @@ mod tests {
                 "e[\"a\\nb\"] must have a value, if only null",
                 "e[\"l\"][0] must be a finite number, not NaN",
                 "e[\"l\"][2] must be a finite number, not inf",
+                "e[\"s\"][\"i\"] must be a finite number, not -inf",
             ]
         );
         let long = extra_said(&one(&"z".repeat(256), value(Kind::BoolValue(true))));

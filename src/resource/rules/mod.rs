@@ -368,6 +368,10 @@ mod tests {
         for bad in ["", "-", "a b", "a/b", "é", "a\n", "a\0", &"x".repeat(129)] {
             assert_eq!(project(bad).len(), 1, "{bad:?}");
         }
+        let shown = |value: &str| project(value).pop().expect("it is bad");
+        assert!(shown("a b").ends_with("not \"a b\""), "{}", shown("a b"));
+        let long = "x".repeat(129);
+        assert!(shown(&long).ends_with("not 129 bytes"), "{}", shown(&long));
     }
 
     #[test]

@@ -504,6 +504,10 @@ mod tests {
                 "read each time, and lost after {n}"
             );
         }
-        assert!(runs.read().runs.len() > 10);
+        let kept = runs.read().runs.len();
+        assert!((11..=(8 << 10) / RUN_OVERHEAD_BYTES).contains(&kept));
+        let long = key(0).repeat(1000);
+        let run = runs.keep(fill(gap(&runs, "z").0, &[&long]), b"zz".to_vec());
+        assert!(run.bytes() > 2 * long.len(), "its key, and its value");
     }
 }
