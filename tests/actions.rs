@@ -111,6 +111,22 @@ async fn a_stored_action_is_in_the_jobs_that_name_it_as_it_is_now() {
 }
 
 #[tokio::test]
+async fn a_job_is_checked_with_the_actions_that_it_names() {
+    let server = Server::start().await;
+    let mut large = action("large");
+    let options = large.freezer_action.as_mut().unwrap();
+    options.path_to_backup = "/".repeat(4000);
+    let large = create_action(&server, large).await.unwrap();
+    let before = server.icebox.revision();
+    // 16 of these are almost a record's 64 KiB, and 17 are more.
+    let named = |count| job_of("large", &vec![&large.action_id[..]; count]);
+    let status = server.create_job(named(17)).await.unwrap_err();
+    assert_eq!(bad_fields(&status), ["job"]);
+    assert_eq!(server.icebox.revision(), before);
+    server.create_job(named(16)).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_action_that_is_used_stays_unless_it_is_taken_out() {
     let server = Server::start().await;
     let etc = create_action(&server, action("etc")).await.unwrap();
