@@ -31,16 +31,16 @@ const WINDOW_BYTES: u32 = 4 << 20;
 /// The server's address if nothing else names it.
 const SERVER_DEFAULT: &str = "127.0.0.1:50051";
 
-/// Which server to call, and whose records are meant.
+/// Which server to call, and which project to work in.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Connection {
     /// The server: host:port, http://host:port, https://host:port or unix:PATH (default: the context's, or 127.0.0.1:50051)
     #[arg(long, value_name = "ADDR", env = "ICEBOX_SERVER")]
     server: Option<String>,
-    /// The project whose records are meant; "-", where records are listed, is every project (default: the context's)
+    /// The project to work in; in lists "-" means every project (default: the context's)
     #[arg(long, value_name = "ID", env = "ICEBOX_PROJECT")]
     project: Option<String>,
-    /// The file that the token is in which the server asks for (default: the context's; or the token itself in `$ICEBOX_TOKEN`)
+    /// The file with the token for the server (default: the context's; or set the token itself in `$ICEBOX_TOKEN`)
     #[arg(long, value_name = "FILE", env = "ICEBOX_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// The certificate to show the server, PEM

@@ -41,10 +41,10 @@ enum Command {
         /// The server: host:port, http://host:port, https://host:port or unix:PATH
         #[arg(long, value_name = "ADDR")]
         server: Option<String>,
-        /// The project whose records are meant
+        /// The project to work in
         #[arg(long, value_name = "ID")]
         project: Option<String>,
-        /// The file that the token is in which the server asks for
+        /// The file with the token for the server
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },

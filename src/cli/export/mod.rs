@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// Where to; standard output without it, or if it is -
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// A snapshot, or the file of a store that no server runs on: what can be read of it is written, however damaged it is
+    /// Export a snapshot, or the file of a store that no server runs on; if it is damaged, everything that can still be read
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
     /// The view's directory, if it is not FILE.view

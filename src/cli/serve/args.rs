@@ -8,8 +8,8 @@ use crate::{Limits, cli::listen::Listen};
 
 /// Serve a catalog over gRPC
 ///
-/// Without --tokens, whoever reaches the address is a local administrator, so it must be one that only this machine can
-/// reach. SIGTERM and Ctrl-C finish what is under way; a second one ends at once.
+/// Without --tokens, everybody who reaches the address is a local administrator, so that it must be one that only this machine
+/// can reach. After SIGTERM or Ctrl-C the server finishes what is under way; a second signal ends it at once.
 #[derive(Clone, clap::Args)]
 #[command(after_help = "Examples:
   icebox serve
