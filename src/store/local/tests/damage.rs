@@ -179,3 +179,43 @@ async fn what_the_store_had_reached_is_told_without_the_view() {
         Err(OpenError::Store(Error::Corrupt { .. }))
     ));
 }
+
+#[tokio::test]
+async fn what_is_lost_of_a_damaged_file_is_told_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let whole = small_file(&path).await;
+    let frames: Vec<_> = whole
+        .windows(4)
+        .enumerate()
+        .filter(|(_, magic)| magic == b"IBXF")
+        .map(|(at, _)| at)
+        .collect();
+    let lost = |at: usize| -> Vec<String> {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let examined = examine(&path, None).unwrap();
+        examined
+            .findings
+            .into_iter()
+            .map(|finding| finding.what)
+            .collect()
+    };
+    let only = |what: &[String]| what.get(1..).unwrap_or_default().concat();
+    // The first three are covered by the records.
+    let told: Vec<_> = frames.iter().map(|at| only(&lost(at + 40))).collect();
+    let expected = [
+        "",
+        "",
+        "",
+        "revisions 4 to 4 are lost",
+        "revisions 5 to 5 are lost",
+        "",
+    ];
+    assert_eq!(told, expected, "of {frames:?}");
+    assert_eq!(
+        only(&lost(1030)),
+        "what comes behind the first 0 records is lost"
+    );
+}
