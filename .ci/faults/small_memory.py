@@ -6,12 +6,14 @@ other servers, 1,000 watchers do not read what is written, once small records an
 million backups is walked as well, after a restart.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import threading
+import time
 
 import grpc
 from served import ICEBOX, TIMEOUT_S, Server, api, backup_pb2, read_all, work
@@ -100,6 +102,21 @@ def walk(stub, answers, ends):
             answers.append(error.code())
 
 
+@contextlib.contextmanager
+def walking(server):
+    """Some walk the whole list meanwhile. Gives what they are answered."""
+    answers, ends = [], threading.Event()
+    listers = [threading.Thread(target=walk, args=(server.stub(), answers, ends)) for _ in range(LISTERS)]
+    for lister in listers:
+        lister.start()
+    try:
+        yield answers
+    finally:
+        ends.set()
+        for lister in listers:
+            lister.join()
+
+
 class Limited:
     """A server in its cgroup."""
 
@@ -127,19 +144,15 @@ def large_writes_and_long_lists():
     with Limited("large") as limited:
         server = limited.server
         fill(server, BACKUPS)
-        written, listed, acknowledged = [], [], []
-        ends = threading.Event()
-        listers = [threading.Thread(target=walk, args=(server.stub(), listed, ends)) for _ in range(LISTERS)]
-        writers = [
-            threading.Thread(target=write, args=(server.stub(), number, written, acknowledged)) for number in range(CONNECTIONS)
-        ]
-        for thread in listers + writers:
-            thread.start()
-        for writer in writers:
-            writer.join()
-        ends.set()
-        for lister in listers:
-            lister.join()
+        written, acknowledged = [], []
+        with walking(server) as listed:
+            writers = [
+                threading.Thread(target=write, args=(server.stub(), number, written, acknowledged)) for number in range(CONNECTIONS)
+            ]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
         figures = limited.figures()
         answers = {code.name: written.count(code) for code in set(written)}
         assert set(written) | set(listed) <= ANSWERS, answers
@@ -180,14 +193,8 @@ def a_long_list():
         fill(limited.server, LONG_LIST)
         limited.server.terminate()
     with Limited("long") as limited:
-        answers, ends = [], threading.Event()
-        listers = [threading.Thread(target=walk, args=(limited.server.stub(), answers, ends)) for _ in range(LISTERS)]
-        for lister in listers:
-            lister.start()
-        ends.wait(LONG_WALKS_S)
-        ends.set()
-        for lister in listers:
-            lister.join()
+        with walking(limited.server) as answers:
+            time.sleep(LONG_WALKS_S)
         assert set(answers) == {grpc.StatusCode.OK}, set(answers)
         print(f"ok  {len(answers)} pages of {LONG_LIST} backups: {limited.figures()}")
 
