@@ -46,9 +46,6 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 const PARTS_MAX: usize = 4096;
 /// When a caller that was refused may try again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// tonic also enforces a caller's `grpc-timeout`, but answers CANCELLED. This ends the call so much earlier, with the right code.
-const MARGIN: Duration = Duration::from_millis(2);
-
 /// Admits calls while there is room.
 #[derive(Clone, Debug)]
 pub(super) struct Admission(Arc<Room>);
@@ -417,7 +414,7 @@ fn timeout(limits: &Limits, headers: &HeaderMap) -> Duration {
         .get("grpc-timeout")
         .and_then(|value| grpc_timeout(value.as_bytes()));
     wanted.map_or(limits.request_timeout, |wanted| {
-        wanted.saturating_sub(MARGIN).min(limits.request_timeout)
+        wanted.min(limits.request_timeout)
     })
 }
 

@@ -14,7 +14,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tonic::transport::server::Connected;
 
 use super::{
     Tls,
@@ -130,6 +129,11 @@ impl Accepted {
 }
 
 impl Connection {
+    /// The peer at its other end.
+    pub(super) fn peer(&self) -> Arc<Peer> {
+        self.peer.clone()
+    }
+
     /// The result of a write, unless the connection is cut off first. A caller that reads nothing makes a write wait forever, and
     /// then nothing else would notice the cut.
     fn unless_cut<T>(
@@ -152,14 +156,6 @@ fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
         dns.chain(certificate.valid_uri_names()).map(str::to_owned)
     });
     names.collect()
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Arc<Peer>;
-
-    fn connect_info(&self) -> Arc<Peer> {
-        self.peer.clone()
-    }
 }
 
 impl AsyncRead for Connection {
@@ -243,7 +239,7 @@ mod tests {
         let (_all, all_cut) = watch::channel(false);
         let greeted = accepted.greet(HTTP2, None, SOON, all_cut);
         let mut connection = greeted.await.unwrap();
-        let peer = connection.connect_info();
+        let peer = connection.peer();
         let writing = tokio::spawn(async move { connection.write_all(&[7; 1000]).await });
         tokio::task::yield_now().await;
         peer.cut.send_replace(true);

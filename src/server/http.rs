@@ -10,13 +10,11 @@ use axum::{
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::watch, task::JoinSet};
-use tokio_stream::StreamExt;
-use tonic::transport::server::Connected;
+use tokio::sync::watch;
 use tower::{Layer, ServiceExt, layer::layer_fn};
 
 use super::{
-    DRAIN, Limits, Listener,
+    Limits, Listener,
     admission::{Admission, Message},
     connection::Connection,
     date,
@@ -54,26 +52,10 @@ pub(super) async fn serve(
     };
     let door = Door { access, scheme };
     let router = router(catalog, &door, metrics.clone(), &limits);
-    let (cuts, cut) = watch::channel(false);
-    let mut connections = pin!(listener::connections(listener, HTTP1, metrics, cut));
-    let mut open = JoinSet::new();
-    let mut ended = pin!(until(ends.clone()));
-    loop {
-        tokio::select! {
-            Some(Ok(connection)) = connections.next() => {
-                open.spawn(converse(connection, router.clone(), limits.clone(), ends.clone()));
-            }
-            Some(_) = open.join_next() => {}
-            () = &mut ended => break,
-        }
-    }
-    let all = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(DRAIN, all).await.is_err() {
-        let seconds = DRAIN.as_secs();
-        tracing::warn!(seconds, "requests still under way are broken off");
-        cuts.send_replace(true);
-        while open.join_next().await.is_some() {}
-    }
+    listener::serve(listener, HTTP1, metrics, ends.clone(), |connection| {
+        converse(connection, router.clone(), limits.clone(), ends.clone())
+    })
+    .await;
 }
 
 /// Answers the requests of a connection one after another, until either side ends it.
@@ -83,7 +65,7 @@ async fn converse(
     limits: Limits,
     ends: watch::Receiver<bool>,
 ) {
-    let peer = connection.connect_info();
+    let peer = connection.peer();
     let answer = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
         answer(router.clone(), request.map(Body::new))

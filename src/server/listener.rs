@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,13 +13,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
-use tokio_stream::Stream;
 
 use super::{
-    Limits, Tls,
+    DRAIN, Limits, Tls,
     connection::{Accepted, Connection, Transport},
     metrics::Metrics,
     tls::Protocol,
+    until,
 };
 
 /// File descriptors that are kept free of connections: the store needs some for its file, snapshots and sled.
@@ -99,9 +100,10 @@ impl From<DuplexStream> for Listener {
     }
 }
 
-/// Connections in the order in which they have begun to speak `protocol`. There are never more than the limit, and never more than
-/// the process has file descriptors for: others wait to be accepted. Once `cut` is true, open connections fail.
-pub(super) fn connections(
+/// Accepts connections that begin to speak `protocol`, and runs `converse` on each. There are never more than the limit, and never
+/// more than the process has file descriptors for: others wait to be accepted. Once `ends` is true no more are accepted, and
+/// `converse` has to end those that are open. They have some seconds for that.
+pub(super) async fn serve<C: Future<Output = ()> + Send + 'static>(
     Listener {
         source,
         tls,
@@ -109,8 +111,10 @@ pub(super) fn connections(
     }: Listener,
     protocol: Protocol,
     metrics: Metrics,
-    cut: watch::Receiver<bool>,
-) -> impl Stream<Item = io::Result<Connection>> {
+    ends: watch::Receiver<bool>,
+    converse: impl Fn(Connection) -> C,
+) {
+    let (cuts, cut) = watch::channel(false);
     let acceptor = Acceptor {
         source,
         protocol,
@@ -121,12 +125,27 @@ pub(super) fn connections(
         places: Arc::new(Semaphore::new(connections_max(limits.connections))),
         told: Mutex::new(None),
     };
-    // A connection that has not begun yet holds a place, too, so that the set is never larger than the number of places.
-    let greeting = JoinSet::new();
-    futures_util::stream::unfold((acceptor, greeting), async |(acceptor, mut greeting)| {
-        let connection = acceptor.next(&mut greeting).await;
-        Some((Ok(connection), (acceptor, greeting)))
-    })
+    // A connection that has not begun yet holds a place, too, so that the sets are never larger than the number of places.
+    let (mut greeting, mut open) = (JoinSet::new(), JoinSet::new());
+    let mut ended = pin!(until(ends));
+    loop {
+        tokio::select! {
+            connection = acceptor.next(&mut greeting) => {
+                open.spawn(converse(connection));
+            }
+            Some(_) = open.join_next() => {}
+            () = &mut ended => break,
+        }
+    }
+    // The listener is closed, so that new callers are refused at once.
+    drop((acceptor, greeting));
+    let all = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        let seconds = DRAIN.as_secs();
+        tracing::warn!(seconds, "requests still under way are broken off");
+        cuts.send_replace(true);
+        while open.join_next().await.is_some() {}
+    }
 }
 
 fn connections_max(wanted: usize) -> usize {

@@ -2,9 +2,11 @@
 
 mod admission;
 mod connection;
+mod corked;
 mod guard;
 #[cfg(feature = "http")]
 mod http;
+mod http2;
 #[cfg(test)]
 mod isolation;
 mod limits;
@@ -14,6 +16,7 @@ mod outcome;
 mod outgoing;
 mod request_log;
 mod tls;
+mod turns;
 mod waiting;
 
 use std::{
@@ -30,27 +33,15 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tonic::{
-    body::Body,
-    server::NamedService,
-    transport::{Server, server::Router},
-};
+use tonic::{body::Body, codec::CompressionEncoding, server::NamedService, service::Routes};
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health, HealthServer},
 };
-use tower::{
-    layer::util::{Identity, Stack},
-    util::MapResponseLayer,
-};
 
-use admission::{Admission, Message};
-use guard::Guard;
 pub use limits::Limits;
 pub use listener::Listener;
 use metrics::Metrics;
-use request_log::RequestLog;
-use tls::HTTP2;
 pub use tls::{BadTls, Tls};
 
 use crate::{
@@ -70,11 +61,6 @@ use crate::{
 
 /// How long requests under way may take to finish when the server ends. tonic's own drain has no limit.
 const DRAIN: Duration = Duration::from_secs(8);
-/// How much a connection, and one call on it, may send before it is read: several requests, or a quarter of the largest one. With
-/// hyper's default, which is four times this, 1,024 connections could take a gigabyte.
-const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-
 /// Ends the servers of one store, and waits until they have ended.
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -98,8 +84,8 @@ impl Servers {
     pub(crate) fn start(&self, catalog: Catalog, listener: Listener, access: Access) -> Serving {
         let (metrics, ends) = (self.metrics.clone(), self.ends.subscribe());
         self.run(async move {
-            let served = serve(catalog, listener, access, metrics, ends).await;
-            served.map_err(io::Error::other)
+            let routes = routes(catalog, &listener.limits, ends.clone()).await;
+            http2::serve(routes, listener, access, metrics, ends).await;
         })
     }
 
@@ -114,27 +100,22 @@ impl Servers {
         let (metrics, ends) = (self.metrics.clone(), self.ends.subscribe());
         self.run(async move {
             self::http::serve(catalog, listener, access, metrics, ends).await;
-            Ok(())
         })
     }
 
     /// Runs a server. The end of all servers waits for it.
-    fn run(&self, serving: impl Future<Output = io::Result<()>> + Send + 'static) -> Serving {
+    fn run(&self, serving: impl Future<Output = ()> + Send + 'static) -> Serving {
         let running = self.running.0.clone();
         Serving(tokio::spawn(async move {
-            let served = serving.await;
+            serving.await;
             drop(running);
-            served
         }))
     }
 
     /// Starts a server of metrics.
     pub(crate) fn start_metrics(&self, listener: TcpListener) -> Serving {
         let serving = metrics::serve(self.metrics.clone(), listener, self.ends.subscribe());
-        Serving(tokio::spawn(async move {
-            serving.await;
-            Ok(())
-        }))
+        Serving(tokio::spawn(serving))
     }
 
     /// Ends all servers. What is under way has some seconds to finish.
@@ -149,9 +130,9 @@ impl Servers {
 /// A running server. It goes on if this is dropped. Awaiting it tells how it ended.
 ///
 /// # Errors
-/// If the transport has failed.
+/// If it was broken off.
 #[derive(Debug)]
-pub struct Serving(JoinHandle<io::Result<()>>);
+pub struct Serving(JoinHandle<()>);
 
 impl Future for Serving {
     type Output = io::Result<()>;
@@ -159,42 +140,8 @@ impl Future for Serving {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0)
             .poll(cx)
-            .map(|ended| ended.map_err(io::Error::other)?)
+            .map(|ended| ended.map_err(io::Error::other))
     }
-}
-
-async fn serve(
-    catalog: Catalog,
-    listener: Listener,
-    access: Access,
-    metrics: Metrics,
-    ends: watch::Receiver<bool>,
-) -> Result<(), tonic::transport::Error> {
-    let (cuts, cut) = watch::channel(false);
-    let router = router(
-        catalog,
-        access,
-        metrics.clone(),
-        &listener.limits,
-        ends.clone(),
-    )
-    .await;
-    let connections = listener::connections(listener, HTTP2, metrics, cut);
-    let mut serving =
-        std::pin::pin!(router.serve_with_incoming_shutdown(connections, until(ends.clone())));
-    tokio::select! {
-        served = &mut serving => return served,
-        () = until(ends) => {}
-    }
-    if let Ok(served) = tokio::time::timeout(DRAIN, &mut serving).await {
-        return served;
-    }
-    tracing::warn!(
-        seconds = DRAIN.as_secs(),
-        "requests still under way are broken off"
-    );
-    cuts.send_replace(true);
-    serving.await
 }
 
 /// Resolves once the value is true, or its sender has gone.
@@ -202,17 +149,8 @@ async fn until(mut said: watch::Receiver<bool>) {
     let _ = said.wait_for(|said| *said).await;
 }
 
-/// The layers of a request. The last one comes first.
-type Layers =
-    Stack<Admission, Stack<Guard, Stack<RequestLog, Stack<MapResponseLayer<Date>, Identity>>>>;
-
-async fn router(
-    catalog: Catalog,
-    access: Access,
-    metrics: Metrics,
-    limits: &Limits,
-    ends: watch::Receiver<bool>,
-) -> Router<Layers> {
+/// All services.
+async fn routes(catalog: Catalog, limits: &Limits, ends: watch::Receiver<bool>) -> Routes {
     let watches = Watches {
         bookmark_interval: limits.bookmark_interval,
         ends,
@@ -231,32 +169,21 @@ async fn router(
     let jobs = JobServiceServer::new(Jobs::new(catalog, watches))
         .max_decoding_message_size(limits.request_bytes);
     let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained));
-    let health = health(condition).await;
-    Server::builder()
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .max_concurrent_streams(limits.streams_per_connection)
-        .http2_max_header_list_size(limits.header_bytes)
-        .http2_keepalive_interval(Some(limits.keepalive_interval))
-        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .layer(MapResponseLayer::new(date as Date))
-        .layer(RequestLog(metrics.clone()))
-        .layer(Guard(access.clone()))
-        .layer(Admission::new(limits, metrics, access, Message::Framed))
-        .add_service(health)
+    Routes::new(health(condition).await)
         .add_service(
             reflection()
                 .build_v1()
                 .expect("the descriptors were checked when they were compiled"),
         )
         .add_service(reflection().build_v1alpha().expect("as above"))
-        .add_service(backups.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
-        .add_service(jobs.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
-        .add_service(clients.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
-        .add_service(actions.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
-        .add_service(sessions.accept_compressed(tonic::codec::CompressionEncoding::Gzip))
+        .add_service(backups.accept_compressed(CompressionEncoding::Gzip))
+        .add_service(jobs.accept_compressed(CompressionEncoding::Gzip))
+        .add_service(clients.accept_compressed(CompressionEncoding::Gzip))
+        .add_service(actions.accept_compressed(CompressionEncoding::Gzip))
+        .add_service(sessions.accept_compressed(CompressionEncoding::Gzip))
         .add_service(maintenance)
         .add_service(audit)
+        .prepare()
 }
 
 /// Reports for each service whether it is served. Services that write are not served while the store accepts no writes.
@@ -296,8 +223,6 @@ async fn health(mut condition: watch::Receiver<Condition>) -> HealthServer<impl 
     });
     health
 }
-
-type Date = fn(::http::Response<Body>) -> ::http::Response<Body>;
 
 /// hyper adds a date to every answer that has none, and panics if no date can express the clock's time.
 fn date(mut response: ::http::Response<Body>) -> ::http::Response<Body> {
