@@ -322,3 +322,54 @@ impl Committer {
         appended
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a caller is told when its group ends so.
+    fn told(
+        is_undurable: bool,
+        result: Result<Outcome, Error>,
+        group: &Result<(), Error>,
+    ) -> Result<Outcome, Error> {
+        let (caller, mut answer) = oneshot::channel();
+        Answer {
+            caller,
+            is_undurable,
+            result,
+        }
+        .give(group);
+        answer.try_recv().expect("an answer")
+    }
+
+    #[test]
+    fn who_rests_on_a_group_shares_its_fate_and_nobody_else() {
+        let full = || Error::Full {
+            action: "write".into(),
+        };
+        let unknown = || Error::OutcomeUnknown {
+            reason: "a sync has failed".into(),
+        };
+        let stopped = Error::Stopped {
+            reason: "a sync has failed".into(),
+        };
+        let damaged = || Error::Corrupt {
+            what: "a key".into(),
+        };
+        let (committed, changed) = (Outcome::Committed(7), Outcome::Changed);
+        for is_undurable in [true, false] {
+            assert_eq!(told(is_undurable, Ok(changed), &Ok(())), Ok(changed));
+            let own = told(is_undurable, Err(damaged()), &Err(full()));
+            assert_eq!(own, Err(damaged()), "its own error says more");
+        }
+        assert_eq!(told(true, Ok(committed), &Ok(())), Ok(committed));
+        assert_eq!(told(true, Ok(committed), &Err(full())), Err(full()));
+        assert_eq!(told(true, Ok(changed), &Err(full())), Err(full()));
+        assert_eq!(told(false, Ok(changed), &Err(full())), Ok(changed));
+        assert_eq!(told(true, Ok(committed), &Err(unknown())), Err(unknown()));
+        // It wrote nothing itself, so that nobody has to wait for a restart to know.
+        assert_eq!(told(true, Ok(changed), &Err(unknown())), Err(stopped));
+        assert_eq!(told(false, Ok(changed), &Err(unknown())), Ok(changed));
+    }
+}

@@ -20,6 +20,12 @@ async fn a_file_that_cannot_be_written_anew_stays_as_it_was() {
     assert_eq!(content(&opened(&path)).len(), 21);
 }
 
+/// The paths of a store, and the disk that they are on, which can be full.
+pub(super) fn paths_and_disk(dir: &tempfile::TempDir) -> (Paths, Arc<disk::full::FullDisk>) {
+    let paths = Paths::of(&dir.path().join("store")).unwrap();
+    (paths, Arc::new(disk::full::FullDisk::new(dir.path())))
+}
+
 /// Opens a store on a disk that can be full.
 fn open_on(disk: &Arc<disk::full::FullDisk>, path: &Path, options: &Options) -> Store {
     let paths = Paths::of(path).unwrap();

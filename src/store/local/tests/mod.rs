@@ -2,6 +2,7 @@
 
 mod damage;
 mod full;
+mod groups;
 mod names;
 mod view;
 

@@ -1,0 +1,107 @@
+//! What is committed together.
+
+use std::task::{Context, Poll, Waker};
+
+use futures_util::future::BoxFuture;
+
+use super::{full::paths_and_disk, *};
+
+type Asked<'a> = BoxFuture<'a, Result<Outcome, Error>>;
+
+/// Commits set timers, which never run out here. In a task of the runtime only so many futures could be polled at a time.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap()
+}
+
+/// Queues batches.
+fn ask<'a>(store: &'a Store, batches: impl IntoIterator<Item = Batch>) -> Vec<Asked<'a>> {
+    let mut asked: Vec<Asked<'a>> = Vec::new();
+    for batch in batches {
+        asked.push(Box::pin(store.commit(batch)));
+    }
+    assert!(answers(&mut asked).iter().all(Option::is_none));
+    asked
+}
+
+/// The answers that have come.
+fn answers(asked: &mut [Asked<'_>]) -> Vec<Option<Result<Outcome, Error>>> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = asked.iter_mut().map(|asked| asked.as_mut().poll(&mut cx));
+    polled
+        .map(|polled| match polled {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_group_has_no_more_than_the_most_batches_and_bytes() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let (paths, disk) = paths_and_disk(&dir);
+    let stepped = Local::open_stepped(Arc::default(), disk, paths, &Options::default());
+    let (local, mut workers) = stepped.unwrap();
+    let store = Store::of(local);
+    let mut committed = |batches: Vec<Batch>| {
+        let mut asked = ask(&store, batches);
+        let mut groups = Vec::new();
+        while !asked.is_empty() {
+            assert!(workers.committer.step());
+            let given = answers(&mut asked);
+            let count = given.iter().take_while(|answer| answer.is_some()).count();
+            assert!(given[count..].iter().all(Option::is_none));
+            asked.drain(..count);
+            groups.push(count);
+        }
+        groups
+    };
+    let small = |_| Batch::default().put("small", "value");
+    assert_eq!(committed((0..600).map(small).collect()), [256, 256, 88]);
+    let large = |_| Batch::default().put("large", vec![7; 3 << 19]);
+    assert_eq!(committed((0..7).map(large).collect()), [3, 3, 1]);
+    drop(workers);
+    store.abandon();
+}
+
+#[test]
+fn only_what_rests_on_a_failed_group_shares_its_fate() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let (paths, disk) = paths_and_disk(&dir);
+    let options = Options {
+        journal_room_bytes: 64 << 10,
+        ..Options::default()
+    };
+    let stepped = Local::open_stepped(Arc::default(), disk.clone(), paths, &options);
+    let (local, mut workers) = stepped.unwrap();
+    let store = Store::of(local);
+    let mut first = ask(&store, [Batch::default().put("durable", "value")]);
+    assert!(workers.committer.step());
+    assert_eq!(answers(&mut first), [Some(Ok(Outcome::Committed(1)))]);
+    disk.set_full(true);
+    let mut asked = ask(
+        &store,
+        [
+            Batch::default()
+                .expect("durable", Some(1))
+                .put("durable", vec![7; 2 << 20]),
+            Batch::default().expect("durable", Some(1)).put("a", "b"),
+            Batch::default().expect("other", Some(1)).put("a", "b"),
+        ],
+    );
+    assert!(workers.committer.step());
+    let given = answers(&mut asked);
+    assert!(
+        matches!(given[0], Some(Err(Error::Full { .. }))),
+        "{given:?}"
+    );
+    // It was not as expected only because of the first one.
+    assert_eq!(given[1], given[0]);
+    assert_eq!(given[2], Some(Ok(Outcome::Changed)));
+    drop((first, asked, workers));
+    store.abandon();
+}
