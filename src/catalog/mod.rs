@@ -474,7 +474,7 @@ fn find_record<R: Resource>(
         };
         let name = std::str::from_utf8(&locator.value).map_err(|_| Error::undecodable(&key))?;
         let record = keys::record::<R>(project, name, id);
-        if let Some(record) = view.get(&record)? {
+        if let Some(record) = view.get_scanned(&record)? {
             return Ok(Some((locator, record)));
         }
     }

@@ -229,6 +229,28 @@ impl Reading<'_> {
         self.view.count(start)
     }
 
+    /// Like [`Read::get`], for keys in ranges that [`Reading::scan_framed`] reads: what a list has read lately needs neither sled nor
+    /// the disk.
+    ///
+    /// # Errors
+    /// The same as for [`Read::get`].
+    pub(crate) fn get_scanned(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.get_with(key, Sled::get_scanned)
+    }
+
+    fn get_with(
+        &self,
+        key: &[u8],
+        get: impl Fn(&Sled, &[u8], Waits<'_>) -> Result<Option<Entry>, Error>,
+    ) -> Result<Option<Entry>, Error> {
+        let Reading { view, waits } = *self;
+        if let Some(written) = view.recent.get(key) {
+            return Ok(written.entry(key));
+        }
+        let sled = view.sled()?;
+        view.noticed(&sled, get(&sled, key, waits))
+    }
+
     /// Like [`Read::scan`], for ranges that are read again and again. It uses runs, and makes missing ones. A value that comes from
     /// a run has the form that `framing` gave it.
     ///
@@ -251,12 +273,7 @@ impl Reading<'_> {
 
 impl Read for Reading<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
-        let Reading { view, waits } = *self;
-        if let Some(written) = view.recent.get(key) {
-            return Ok(written.entry(key));
-        }
-        let sled = view.sled()?;
-        view.noticed(&sled, sled.get(key, waits))
+        self.get_with(key, Sled::get)
     }
 
     fn scan<E: From<Error>>(
@@ -462,8 +479,11 @@ mod tests {
                             .collect();
                         prop_assert_eq!(found, expected);
                         let key = [b'k', from];
-                        let held = view.patiently().get(&key).unwrap().map(|entry| (entry.value.to_vec(), entry.revision));
-                        prop_assert_eq!(held, model.get(&key[..]).cloned());
+                        let (plainly, scanned) = (view.patiently().get(&key), view.patiently().get_scanned(&key));
+                        for held in [plainly, scanned] {
+                            let held = held.unwrap().map(|entry| (entry.value.to_vec(), entry.revision));
+                            prop_assert_eq!(held, model.get(&key[..]).cloned());
+                        }
                     }
                 }
             }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use super::Feed;
-use crate::store::batch::{Found, Framed};
+use crate::store::batch::{Entry, Found, Framed};
 
 /// The share of the cache that runs may take: a third. In the rest sled holds where the values stand.
 const SHARE_OF_CACHE: u64 = 3;
@@ -109,12 +109,8 @@ impl Runs {
     /// The run that covers a key, or a draft that begins there.
     pub(super) fn at(&self, key: &[u8], framing: Framing) -> At {
         let inner = self.read();
-        if let Some(run) = inner.covering(key) {
-            // Written only if it changes, because readers on other threads share the cache line.
-            if !run.was_read.load(Ordering::Relaxed) {
-                run.was_read.store(true, Ordering::Relaxed);
-            }
-            return At::Run(run.clone());
+        if let Some(run) = inner.to_read(key) {
+            return At::Run(run);
         }
         let next = inner
             .runs
@@ -133,6 +129,11 @@ impl Runs {
             },
             next,
         )
+    }
+
+    /// The run that covers a key, if there is one.
+    pub(super) fn covering(&self, key: &[u8]) -> Option<Arc<Run>> {
+        self.read().to_read(key)
     }
 
     /// Finishes a run that covers every key before `to`. Keeps it, unless sled has been fed with one of its keys meanwhile.
@@ -216,6 +217,16 @@ impl Inner {
         (key < &run.to[..]).then_some(run)
     }
 
+    /// The run that covers a key, for a reader.
+    fn to_read(&self, key: &[u8]) -> Option<Arc<Run>> {
+        let run = self.covering(key)?;
+        // Written only if it changes, because readers on other threads share the cache line.
+        if !run.was_read.load(Ordering::Relaxed) {
+            run.was_read.store(true, Ordering::Relaxed);
+        }
+        Some(run.clone())
+    }
+
     /// Whether another run covers a part of this one: another reader was faster.
     fn reaches_into(&self, run: &Run) -> bool {
         self.covering(&run.from).is_some()
@@ -291,20 +302,9 @@ impl Run {
         to: &[u8],
         visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let key_start = |at: usize| at.checked_sub(1).map_or(0, |at| self.spans[at].key_end);
-        let key = |at: usize| &self.keys[range(key_start(at), self.spans[at].key_end)];
-        let (mut first, mut end) = (0, self.spans.len());
-        while first < end {
-            let middle = usize::midpoint(first, end);
-            if key(middle) < from {
-                first = middle + 1;
-            } else {
-                end = middle;
-            }
-        }
         let is_whole = self.to[..] <= *to;
-        for at in first..self.spans.len() {
-            let key = key(at);
+        for at in self.first_from(from)..self.spans.len() {
+            let key = self.key(at);
             if !is_whole && key >= to {
                 break;
             }
@@ -322,6 +322,37 @@ impl Run {
             })?;
         }
         ControlFlow::Continue(())
+    }
+
+    /// What a key that it covers holds.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Entry> {
+        let at = self.first_from(key);
+        let span = self.spans.get(at).filter(|_| self.key(at) == key)?;
+        Some(Entry {
+            key: Bytes::copy_from_slice(key),
+            // A slice would keep all of the run in memory.
+            value: Bytes::copy_from_slice(&self.framed[range(span.value_start, span.value_end)]),
+            revision: span.revision,
+        })
+    }
+
+    /// The place of the first key that is not before this one.
+    fn first_from(&self, key: &[u8]) -> usize {
+        let (mut first, mut end) = (0, self.spans.len());
+        while first < end {
+            let middle = usize::midpoint(first, end);
+            if self.key(middle) < key {
+                first = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        first
+    }
+
+    fn key(&self, at: usize) -> &[u8] {
+        let start = at.checked_sub(1).map_or(0, |at| self.spans[at].key_end);
+        &self.keys[range(start, self.spans[at].key_end)]
     }
 
     fn range(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
@@ -437,6 +468,10 @@ mod tests {
         assert_eq!(visited(&run, "e", "g"), ["e"]);
         assert_eq!(visited(&run, "f", "h"), ["g"]);
         assert!(is_kept(&runs, "d") && is_kept(&runs, "gg"));
+        let held = |key: &str| runs.covering(key.as_bytes()).unwrap().get(key.as_bytes());
+        assert_eq!(held("e").map(|held| held.value), Some("E".into()));
+        assert_eq!([held("f"), held("gg")], [None, None]);
+        assert!(runs.covering(b"c").is_none() && runs.covering(b"h").is_none());
         assert_eq!(gap(&runs, "h").1, None);
         assert_eq!(gap(&runs, "a").1, Some(b"d".to_vec()));
     }

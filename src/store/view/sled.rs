@@ -245,6 +245,17 @@ impl Sled {
             .transpose()
     }
 
+    /// Like [`Sled::get`], for keys that [`Sled::scan_runs`] reads: found in a run, if one covers the key.
+    ///
+    /// # Errors
+    /// The same as for [`Sled::get`].
+    pub(super) fn get_scanned(&self, key: &[u8], waits: Waits<'_>) -> Result<Option<Entry>, Error> {
+        match self.runs.covering(key) {
+            Some(run) => Ok(run.get(key)),
+            None => self.get(key, waits),
+        }
+    }
+
     /// What is known about a key's value without reading it.
     ///
     /// # Errors
