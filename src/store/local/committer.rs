@@ -31,6 +31,10 @@ const GROUP_BATCHES_MAX: usize = 256;
 /// The most bytes that share one sync. A crash tears at most one group, and a group is held in memory.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
+/// How often the rewriter has to look whether the journal has outgrown the records: so often until that can be. Each look wakes a
+/// thread, which costs a single writer more than its write.
+const LOOKS: u64 = 512;
+
 /// A batch on its way to the committer.
 pub(super) struct Task {
     pub(super) batch: Batch,
@@ -175,13 +179,34 @@ impl Answer {
 
 /// The state of the committer.
 pub(super) struct Committer {
-    pub(super) core: Arc<Core>,
-    pub(super) clock: Arc<CommitClock>,
-    pub(super) queue: mpsc::Receiver<Task>,
-    pub(super) pending: Pending,
+    core: Arc<Core>,
+    clock: Arc<CommitClock>,
+    queue: mpsc::Receiver<Task>,
+    pending: Pending,
+    /// The bytes that were appended since the rewriter was last asked to look.
+    unlooked_bytes: u64,
+    /// With how many of them it is asked again.
+    look_bytes: u64,
 }
 
 impl Committer {
+    /// The committer of a store whose file is written anew for no less than `rewrite_floor_bytes` of journal.
+    pub(super) fn new(
+        core: Arc<Core>,
+        clock: Arc<CommitClock>,
+        queue: mpsc::Receiver<Task>,
+        rewrite_floor_bytes: u64,
+    ) -> Committer {
+        Committer {
+            core,
+            clock,
+            queue,
+            pending: Pending::default(),
+            unlooked_bytes: 0,
+            look_bytes: rewrite_floor_bytes / LOOKS,
+        }
+    }
+
     /// Commits until every sender of the queue has gone.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
@@ -261,8 +286,11 @@ impl Committer {
         for answer in answers {
             answer.give(&outcome);
         }
-        // If its queue is full it has work already, and looks again when that is done.
-        let _ = core.rewriter.try_send(Work::Look);
+        self.unlooked_bytes += bytes as u64;
+        // If its queue is full it has work already, and is asked again.
+        if self.unlooked_bytes >= self.look_bytes && core.rewriter.try_send(Work::Look).is_ok() {
+            self.unlooked_bytes = 0;
+        }
     }
 
     /// Makes a group durable, and lets it be read.

@@ -52,7 +52,7 @@ pub(crate) use restore::{Until, has_view, restore, verify_file};
 
 use self::core::Core;
 use changes::Ring;
-use committer::{CommitClock, Committer, Pending, Task};
+use committer::{CommitClock, Committer, Task};
 use disk::{Disk, DiskFile, RealDisk};
 use home::Paths;
 use journal::Journal;
@@ -241,10 +241,11 @@ impl Local {
             meters: Meters::new(),
             current,
         });
+        let floor_bytes = options.rewrite_floor_bytes;
         let rewriter = Rewriter {
             core: Arc::downgrade(&core),
             work: requests,
-            floor_bytes: options.rewrite_floor_bytes,
+            floor_bytes,
             keep_bytes: options.journal_keep_bytes,
             keep_changes: options.journal_keep_changes,
             keep_age: options.journal_keep_age,
@@ -255,12 +256,7 @@ impl Local {
         };
         let healer = core.clone();
         let feeder = Feeder::new(core.view.clone(), move |sled, why| healer.heal(sled, why));
-        let committer = Committer {
-            pending: Pending::default(),
-            core: core.clone(),
-            clock: clock.clone(),
-            queue: tasks,
-        };
+        let committer = Committer::new(core.clone(), clock.clone(), tasks, floor_bytes);
         // The queue has room: nobody has asked yet.
         let _ = core.rewriter.try_send(Work::Look);
         let local = Local {

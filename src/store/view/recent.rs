@@ -187,9 +187,16 @@ impl Recent {
         }
         tables.end = end;
         // Count them before anybody can take them. Otherwise they could be counted after they are gone.
-        self.lock().taking_bytes += bytes;
+        let mut state = self.lock();
+        let before = state.taking_bytes;
+        state.taking_bytes += bytes;
+        // Between these two points the feeder waits whatever comes, and waking it costs more than the write.
+        let wakes = before == 0 || before < FEED_BYTES && state.taking_bytes >= FEED_BYTES;
+        drop(state);
         drop(tables);
-        self.changed.notify_all();
+        if wakes {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits until there is room for another group.
