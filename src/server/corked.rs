@@ -22,12 +22,12 @@ const KEPT_BYTES_MAX: usize = 36 << 10;
 const SLICES_MAX: usize = 16;
 
 /// A transport whose small writes are kept. A flush does nothing.
-pub(super) struct Corked<T>(Arc<Mutex<Bottle<T>>>);
+pub(super) struct Corked<T>(Arc<Mutex<Shared<T>>>);
 
 /// Lets out what is kept.
-pub(super) struct Cork<T>(Arc<Mutex<Bottle<T>>>);
+pub(super) struct Cork<T>(Arc<Mutex<Shared<T>>>);
 
-struct Bottle<T> {
+struct Shared<T> {
     transport: T,
     kept: BytesMut,
     /// Why what was kept could not be written. The next read fails with it.
@@ -36,22 +36,22 @@ struct Bottle<T> {
 
 /// The transport with a cork.
 pub(super) fn corked<T>(transport: T) -> (Corked<T>, Cork<T>) {
-    let bottle = Arc::new(Mutex::new(Bottle {
+    let shared = Arc::new(Mutex::new(Shared {
         transport,
         kept: BytesMut::new(),
         failed: None,
     }));
-    (Corked(bottle.clone()), Cork(bottle))
+    (Corked(shared.clone()), Cork(shared))
 }
 
 impl<T: AsyncWrite + Unpin> Cork<T> {
     /// Writes what is kept. If the transport takes no more now, `cx` is woken once it does. Returns whether a read is due, because
     /// the transport has failed.
     pub(super) fn pull(&self, cx: &mut Context<'_>) -> bool {
-        let mut bottle = lock(&self.0);
-        match bottle.poll_flush(cx) {
+        let mut shared = lock(&self.0);
+        match shared.poll_flush(cx) {
             Poll::Ready(Err(error)) => {
-                bottle.failed = Some(error);
+                shared.failed = Some(error);
                 true
             }
             _ => false,
@@ -59,7 +59,7 @@ impl<T: AsyncWrite + Unpin> Cork<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Bottle<T> {
+impl<T: AsyncWrite + Unpin> Shared<T> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept.is_empty() {
             let written = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.kept))?;
@@ -114,11 +114,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Corked<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut bottle = lock(&self.0);
-        if let Some(error) = bottle.failed.take() {
+        let mut shared = lock(&self.0);
+        if let Some(error) = shared.failed.take() {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut bottle.transport).poll_read(cx, buf)
+        Pin::new(&mut shared.transport).poll_read(cx, buf)
     }
 }
 
@@ -148,14 +148,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut bottle = lock(&self.0);
-        ready!(bottle.poll_flush(cx))?;
-        Pin::new(&mut bottle.transport).poll_shutdown(cx)
+        let mut shared = lock(&self.0);
+        ready!(shared.poll_flush(cx))?;
+        Pin::new(&mut shared.transport).poll_shutdown(cx)
     }
 }
 
-fn lock<T>(bottle: &Mutex<Bottle<T>>) -> MutexGuard<'_, Bottle<T>> {
-    bottle.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -307,7 +307,7 @@ mod tests {
         assert!(lock(&cork.0).transport.is_shut_down);
     }
 
-    impl Bottle<Socket> {
+    impl Shared<Socket> {
         fn written(&self) -> &[Vec<u8>] {
             &self.transport.written
         }

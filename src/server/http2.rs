@@ -64,6 +64,7 @@ async fn converse<S>(
     let peer = connection.peer();
     let answer = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
+        // It is always ready: what there is no room for is refused, or waits in the call.
         service.clone().call(request.map(Body::new))
     });
     let (connection, cork) = corked(connection);

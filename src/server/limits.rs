@@ -11,7 +11,7 @@ use crate::catalog::BOOKMARK_INTERVAL;
 pub struct Limits {
     /// Connections at a time. Others wait to be accepted. The process's limit of file descriptors may lower this.
     pub connections: usize,
-    /// Calls under way on one connection (tonic sets no limit).
+    /// Calls under way on one connection.
     pub streams_per_connection: u32,
     /// Calls under way, without streams. Others are refused with UNAVAILABLE.
     pub calls: usize,

@@ -59,7 +59,7 @@ use crate::{
     store::Condition,
 };
 
-/// How long requests under way may take to finish when the server ends. tonic's own drain has no limit.
+/// How long requests under way may take to finish when the server ends.
 const DRAIN: Duration = Duration::from_secs(8);
 /// Ends the servers of one store, and waits until they have ended.
 #[derive(Debug)]

@@ -322,3 +322,25 @@ async fn a_snapshot_is_whole_though_the_file_is_written_anew_meanwhile() {
     let restored = opened(&restored);
     assert!(restored.content().unwrap() == store.content().unwrap());
 }
+
+#[tokio::test]
+async fn a_torn_tail_is_removed_however_long_it_is() {
+    const TORN: usize = 5 << 19;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = opened(&path);
+    put(&store, "k", "v").await;
+    let end = usize::try_from(store.local().core.log().end().offset).unwrap();
+    store.abandon();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.resize(bytes.len().max(end + TORN), 0);
+    bytes[end..end + TORN].fill(0x5a);
+    std::fs::write(&path, bytes).unwrap();
+
+    let store = opened(&path);
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes[end..].iter().all(|&byte| byte == 0));
+    assert_eq!(put(&store, "l", "w").await, 2);
+    store.abandon();
+    assert_eq!(content(&opened(&path)), pairs(&[("k", "v"), ("l", "w")]));
+}
