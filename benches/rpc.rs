@@ -49,7 +49,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The backups for the lists and gets.
 const STORED: u64 = 20_000;
 /// The calls under way in one measurement, and the connections that they share.
-const LOADS: [(usize, usize); 4] = [(1, 1), (16, 1), (64, 8), (256, 8)];
+const LOADS: [(usize, usize); 5] = [(1, 1), (16, 1), (64, 1), (64, 8), (256, 8)];
 /// Set in the process that returns constants.
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
 /// The number of the first backup that exists before.
