@@ -208,3 +208,52 @@ pub(super) fn reserve(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::local::disk::RealDisk;
+
+    /// A file that may only grow so far.
+    struct Narrow(u64);
+
+    impl DiskFile for Narrow {
+        fn write_at(&mut self, _: u64, _: &[u8]) -> Result<(), Error> {
+            unreachable!("nothing is written")
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<usize, Error> {
+            unreachable!("nothing is read")
+        }
+
+        fn size(&self) -> Result<u64, Error> {
+            unreachable!("nobody asks")
+        }
+
+        fn allocate(&mut self, bytes: u64) -> Result<(), Error> {
+            if bytes <= self.0 {
+                return Ok(());
+            }
+            Err(Error::Full {
+                action: "grow".into(),
+            })
+        }
+
+        fn sync(&mut self) -> Result<(), Error> {
+            unreachable!("nothing is synced")
+        }
+
+        fn release(&mut self) {}
+    }
+
+    #[test]
+    fn less_room_is_reserved_where_there_is_less() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path().to_owned());
+        let reserved = |bytes_max| reserve(&disk, &mut Narrow(bytes_max), 500_000, 16 << 20);
+        assert_eq!(reserved(1 << 30), Ok(500_000 + (16 << 20)));
+        assert_eq!(reserved(1 << 20), Ok(500_000 + (256 << 10)));
+        assert_eq!(reserved(500_000), Ok(500_000));
+        assert!(matches!(reserved(499_999), Err(Error::Full { .. })));
+    }
+}
