@@ -14,6 +14,17 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.enable_time().build().unwrap()
 }
 
+/// A store on a disk that can be full, whose threads are stepped.
+fn stepped(
+    dir: &tempfile::TempDir,
+    options: &Options,
+) -> (Store, Workers, Arc<disk::full::FullDisk>) {
+    let (paths, disk) = paths_and_disk(dir);
+    let opened = Local::open_stepped(Arc::default(), disk.clone(), paths, options);
+    let (local, workers) = opened.unwrap();
+    (Store::of(local), workers, disk)
+}
+
 /// Queues batches.
 fn ask<'a>(store: &'a Store, batches: impl IntoIterator<Item = Batch>) -> Vec<Asked<'a>> {
     let mut asked: Vec<Asked<'a>> = Vec::new();
@@ -41,10 +52,7 @@ fn a_group_has_no_more_than_the_most_batches_and_bytes() {
     let runtime = runtime();
     let _entered = runtime.enter();
     let dir = tempfile::tempdir().unwrap();
-    let (paths, disk) = paths_and_disk(&dir);
-    let stepped = Local::open_stepped(Arc::default(), disk, paths, &Options::default());
-    let (local, mut workers) = stepped.unwrap();
-    let store = Store::of(local);
+    let (store, mut workers, _) = stepped(&dir, &Options::default());
     let mut committed = |batches: Vec<Batch>| {
         let mut asked = ask(&store, batches);
         let mut groups = Vec::new();
@@ -71,14 +79,11 @@ fn only_what_rests_on_a_failed_group_shares_its_fate() {
     let runtime = runtime();
     let _entered = runtime.enter();
     let dir = tempfile::tempdir().unwrap();
-    let (paths, disk) = paths_and_disk(&dir);
     let options = Options {
         journal_room_bytes: 64 << 10,
         ..Options::default()
     };
-    let stepped = Local::open_stepped(Arc::default(), disk.clone(), paths, &options);
-    let (local, mut workers) = stepped.unwrap();
-    let store = Store::of(local);
+    let (store, mut workers, disk) = stepped(&dir, &options);
     let mut first = ask(&store, [Batch::default().put("durable", "value")]);
     assert!(workers.committer.step());
     assert_eq!(answers(&mut first), [Some(Ok(Outcome::Committed(1)))]);
