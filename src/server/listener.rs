@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    DRAIN, Limits, Tls,
+    Limits, Tls,
     connection::{Accepted, Connection, Transport},
     metrics::Metrics,
     tls::Protocol,
@@ -26,6 +26,8 @@ use super::{
 const FILES_RESERVED: usize = 40;
 /// How long to wait after a connection could not be accepted.
 pub(super) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long requests under way may take to finish when the server ends.
+const DRAIN: Duration = Duration::from_secs(8);
 /// How often a server logs that it accepts no more connections.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 

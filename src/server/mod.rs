@@ -25,7 +25,6 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -59,8 +58,6 @@ use crate::{
     store::Condition,
 };
 
-/// How long requests under way may take to finish when the server ends.
-const DRAIN: Duration = Duration::from_secs(8);
 /// Ends the servers of one store, and waits until they have ended.
 #[derive(Debug)]
 pub(crate) struct Servers {
