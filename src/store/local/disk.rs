@@ -368,6 +368,8 @@ pub(in crate::store) mod full {
         is_full: Arc<AtomicBool>,
         is_slow: Arc<AtomicBool>,
         room_bytes: AtomicU64,
+        /// Has one more holder for each file that is open.
+        open_files: Arc<()>,
     }
 
     impl FullDisk {
@@ -378,10 +380,11 @@ pub(in crate::store) mod full {
                 is_full: Arc::default(),
                 is_slow: Arc::default(),
                 room_bytes: AtomicU64::new(1 << 30),
+                open_files: Arc::default(),
             }
         }
 
-        /// Sets whether allocating room for a file fails.
+        /// Sets whether what needs room fails: allocating it for a file, and renaming.
         pub(in crate::store) fn set_full(&self, is_full: bool) {
             self.is_full.store(is_full, Ordering::SeqCst);
         }
@@ -391,9 +394,15 @@ pub(in crate::store) mod full {
             self.is_slow.store(is_slow, Ordering::SeqCst);
         }
 
+        /// How many files are open.
+        pub(in crate::store) fn open_files(&self) -> usize {
+            Arc::strong_count(&self.open_files) - 1
+        }
+
         fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
             Box::new(FullFile {
                 file,
+                _open: self.open_files.clone(),
                 is_full: self.is_full.clone(),
                 is_slow: self.is_slow.clone(),
             })
@@ -407,6 +416,7 @@ pub(in crate::store) mod full {
 
     struct FullFile {
         file: Box<dyn DiskFile>,
+        _open: Arc<()>,
         is_full: Arc<AtomicBool>,
         is_slow: Arc<AtomicBool>,
     }
@@ -430,6 +440,11 @@ pub(in crate::store) mod full {
         }
 
         fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+            if self.is_full.load(Ordering::SeqCst) {
+                return Err(Error::Full {
+                    action: format!("rename {}", from.display()),
+                });
+            }
             self.disk.rename(from, to)
         }
 

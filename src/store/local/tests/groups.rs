@@ -110,3 +110,33 @@ fn only_what_rests_on_a_failed_group_shares_its_fate() {
     drop((first, asked, workers));
     store.abandon();
 }
+
+#[test]
+fn a_file_that_could_not_replace_the_old_one_is_written_no_more() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut workers, disk) = stepped(&dir, &Options::default());
+    while workers.rewriter.step() {}
+    let (answer, mut answered) = oneshot::channel();
+    let now = Work::Now(answer);
+    store.local().core.rewriter.try_send(now).unwrap();
+    let open_files = disk.open_files();
+    // It is written, and then commits go to both.
+    for _ in 0..2 {
+        assert!(workers.rewriter.step());
+    }
+    let mut asked = ask(&store, [Batch::default().put("k", "to both")]);
+    assert!(workers.committer.step());
+    assert_eq!(answers(&mut asked), [Some(Ok(Outcome::Committed(1)))]);
+    disk.set_full(true);
+    assert!(workers.rewriter.step());
+    let refused = answered.try_recv().unwrap();
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    assert_eq!(disk.open_files(), open_files, "it is let go");
+    let mut later = ask(&store, [Batch::default().put("k", "to one")]);
+    assert!(workers.committer.step());
+    assert_eq!(answers(&mut later), [Some(Ok(Outcome::Committed(2)))]);
+    drop((asked, later, workers));
+    store.abandon();
+}
