@@ -355,12 +355,18 @@ mod tests {
 pub(in crate::store) mod full {
     //! A disk that can be full, or slow to answer.
 
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+    use std::{
+        ops::Range,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicBool, AtomicU64, Ordering},
+        },
     };
 
     use super::{Disk, DiskFile, Error, Path, RealDisk};
+
+    /// Where something was written into a file, and whether it was only zeros.
+    pub(in crate::store) type Write = (Range<u64>, bool);
 
     /// The operating system's disk, with as much room as a test says.
     pub(in crate::store) struct FullDisk {
@@ -370,6 +376,7 @@ pub(in crate::store) mod full {
         room_bytes: AtomicU64,
         /// Has one more holder for each file that is open.
         open_files: Arc<()>,
+        writes: Arc<Mutex<Vec<Write>>>,
     }
 
     impl FullDisk {
@@ -381,6 +388,7 @@ pub(in crate::store) mod full {
                 is_slow: Arc::default(),
                 room_bytes: AtomicU64::new(1 << 30),
                 open_files: Arc::default(),
+                writes: Arc::default(),
             }
         }
 
@@ -399,10 +407,16 @@ pub(in crate::store) mod full {
             Arc::strong_count(&self.open_files) - 1
         }
 
+        /// What was written since the last time that this was asked, in order.
+        pub(in crate::store) fn writes(&self) -> Vec<Write> {
+            std::mem::take(&mut self.writes.lock().unwrap())
+        }
+
         fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
             Box::new(FullFile {
                 file,
                 _open: self.open_files.clone(),
+                writes: self.writes.clone(),
                 is_full: self.is_full.clone(),
                 is_slow: self.is_slow.clone(),
             })
@@ -417,6 +431,7 @@ pub(in crate::store) mod full {
     struct FullFile {
         file: Box<dyn DiskFile>,
         _open: Arc<()>,
+        writes: Arc<Mutex<Vec<Write>>>,
         is_full: Arc<AtomicBool>,
         is_slow: Arc<AtomicBool>,
     }
@@ -463,6 +478,9 @@ pub(in crate::store) mod full {
 
     impl DiskFile for FullFile {
         fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+            let is_zeros = bytes.iter().all(|byte| *byte == 0);
+            let write = (offset..offset + bytes.len() as u64, is_zeros);
+            self.writes.lock().unwrap().push(write);
             self.file.write_at(offset, bytes)
         }
 

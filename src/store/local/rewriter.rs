@@ -211,11 +211,8 @@ impl New {
         } = self;
         let log = old.copied(&written.copied, &stored, written.trailer);
         let log = Arc::new(log);
-        journal.begin_succession(Target {
-            file: sink.file,
-            log: log.clone(),
-            room_end: room_end.max(sink.written),
-        });
+        let room_end = room_end.max(sink.written);
+        journal.begin_succession(Target::new(sink.file, log.clone(), room_end));
         Ok(log)
     }
 

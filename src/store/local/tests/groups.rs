@@ -140,3 +140,42 @@ fn a_file_that_could_not_replace_the_old_one_is_written_no_more() {
     drop((asked, later, workers));
     store.abandon();
 }
+
+#[test]
+fn frames_are_written_where_something_was_written_before() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    for (journal_room_bytes, fills_expected) in [(64 << 10, 4), (4 << 20, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            journal_room_bytes,
+            ..Options::default()
+        };
+        let (store, mut workers, disk) = stepped(&dir, &options);
+        let (mut written_end, mut fills) = (0, 0);
+        disk.writes();
+        for _ in 0..40 {
+            let mut asked = ask(&store, [Batch::default().put("k", vec![7; 5 << 10])]);
+            assert!(workers.committer.step());
+            assert!(matches!(answers(&mut asked)[..], [Some(Ok(_))]));
+            let mut writes = disk.writes();
+            let (frame, is_zeros) = writes.pop().unwrap();
+            assert!(!is_zeros);
+            if frame.end <= written_end {
+                assert_eq!(writes, []);
+                continue;
+            }
+            fills += 1;
+            written_end = frame.end;
+            for (zeros, is_zeros) in writes {
+                assert_eq!((zeros.start, is_zeros), (written_end, true));
+                written_end = zeros.end;
+            }
+            let room_end = dir.path().join("store").metadata().unwrap().len();
+            assert_eq!(written_end, room_end.min(frame.end + (1 << 20)));
+        }
+        assert_eq!(fills, fills_expected);
+        drop(workers);
+        store.abandon();
+    }
+}
