@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde_json::{Map, Value};
 
-use super::{Error, document};
+use super::{Error, document, output::Count};
 use crate::resource::Violations;
 
 /// Which fields to change, and to what.
@@ -45,7 +45,7 @@ impl Fields {
 pub(super) async fn chosen(
     typed: Vec<String>,
     is_filtered: bool,
-    noun: &str,
+    noun: &'static str,
     yes: bool,
     find: impl AsyncFnOnce() -> Result<Vec<String>, Error>,
 ) -> Result<Vec<String>, Error> {
@@ -53,7 +53,7 @@ pub(super) async fn chosen(
         (false, false) => Ok(typed),
         (true, true) => {
             let found = find().await?;
-            confirm(found.len(), noun, yes)?;
+            confirm(&Count(found.len() as u64, noun), yes)?;
             Ok(found)
         }
         _ => Err(Error::Usage(format!(
@@ -66,12 +66,10 @@ pub(super) async fn chosen(
 ///
 /// # Errors
 /// If the answer is no, or there is no terminal to ask on.
-fn confirm(count: usize, noun: &str, yes: bool) -> Result<(), Error> {
+fn confirm(what: &Count, yes: bool) -> Result<(), Error> {
     if yes {
         return Ok(());
     }
-    let plural = if count == 1 { "" } else { "s" };
-    let what = format!("{count} {noun}{plural}");
     if !io::stdin().is_terminal() {
         return Err(Error::Usage(format!(
             "{what} would be deleted: say --yes to do so"

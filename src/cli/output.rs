@@ -437,6 +437,16 @@ pub(super) fn time(seconds: i64) -> String {
     }
 }
 
+/// So many of something, in words.
+pub(super) struct Count(pub(super) u64, pub(super) &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
 /// Text whose control characters are escaped: a stored name must not move a reader's cursor, or reverse its line.
 pub(super) struct Printable<'a>(pub(super) &'a str);
 

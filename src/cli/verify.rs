@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Error, progress::AtDisk};
+use super::{Error, output::Count, progress::AtDisk};
 use crate::{
     catalog,
     store::{self, Finding, OpenError},
@@ -62,13 +62,13 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         return Err(Error::Failed(format!("{shown} is damaged")));
     }
     println!(
-        "{shown} is whole: revision {}, {} backups, {} jobs, {} clients, {} actions, {} sessions",
+        "{shown} is whole: revision {}, {}, {}, {}, {}, {}",
         examined.revision,
-        verified.backups,
-        verified.jobs,
-        verified.clients,
-        verified.actions,
-        verified.sessions
+        Count(verified.backups, "backup"),
+        Count(verified.jobs, "job"),
+        Count(verified.clients, "client"),
+        Count(verified.actions, "action"),
+        Count(verified.sessions, "session")
     );
     Ok(())
 }

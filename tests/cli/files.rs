@@ -97,7 +97,7 @@ fn verify_says_what_is_damaged_and_what_heals_it_and_changes_nothing() {
     let whole = files_in(&store_dir);
     let said = printed(&other, &["verify", path], "");
     assert!(
-        said.contains("is whole: revision 3, 2 backups, 1 jobs"),
+        said.contains("is whole: revision 3, 2 backups, 1 job, "),
         "{said}"
     );
     assert_eq!(files_in(&store_dir), whole, "it only reads");

@@ -19,9 +19,9 @@ use self::{
     call::{connection_failed, reason_of, stops_everything, store},
     files::{Content, Item, read_files},
     record::{name_of, prepare},
-    report::{Count, Report, progress_bar},
+    report::{Report, progress_bar},
 };
-use super::{Channel, Connection, Error, connection::Placing};
+use super::{Channel, Connection, Error, connection::Placing, output::Count};
 use crate::freezer_json::{Document, Read};
 
 /// The most calls under way: enough for the server to commit in groups, and few enough to keep memory small.

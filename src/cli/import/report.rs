@@ -1,7 +1,6 @@
 //! What an import tells while it runs, and at the end.
 
 use std::{
-    fmt,
     io::{self, Write as _},
     path::PathBuf,
 };
@@ -10,7 +9,11 @@ use indicatif::ProgressBar;
 use tonic::Status;
 
 use super::{Done, End, Kind, Outcome, files::file_size_bytes};
-use crate::cli::{Error, output::Printable, progress};
+use crate::cli::{
+    Error,
+    output::{Count, Printable},
+    progress,
+};
 
 /// The most notes, and the most refusals, that are printed. The others are only counted.
 const NOTES_MAX: u64 = 20;
@@ -177,15 +180,6 @@ impl Report {
             // If standard error is closed, there is nobody to tell.
             let _ = writeln!(io::stderr(), "{line}");
         });
-    }
-}
-
-pub(super) struct Count(pub(super) u64, pub(super) &'static str);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Count(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
     }
 }
 
