@@ -4,7 +4,8 @@
 //! `Range` of one key for a get, and its `Put` of the same bytes for a create. The loop is closed: each caller sends its next call
 //! when the last one was answered. The client is this process, and the servers are other processes on the same cores; lists are not
 //! decoded. The figures are medians of several rounds, in which all servers take turns. Creates are also compared with the disk: with
-//! appends of groups of the size that the server has committed, each with its fdatasync, one after the other.
+//! appends of groups of the size that the server has committed, each with its fdatasync, one after the other. The creates of one caller
+//! are also compared with the least that they can take: a create that does nothing, and then an append with its fdatasync.
 //!
 //! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (3), `ICEBOX_CALL` the only call to
 //! measure, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
@@ -14,15 +15,15 @@
 mod constants;
 #[path = "rpc/disk.rs"]
 mod disk;
+#[path = "rpc/servers.rs"]
+mod servers;
 mod shared;
 
 use std::{
     future::Future,
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -41,6 +42,7 @@ use serde_json::json;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
+use servers::{Kind, Server, start_constants, start_etcd, start_icebox};
 use shared::{backup, write_figures};
 
 #[global_allocator]
@@ -141,7 +143,14 @@ async fn measure() {
             let peer = etcd
                 .as_ref()
                 .filter(|_| matches!(call, Call::Get | Call::Create));
+            let mut least_us: [Vec<u64>; 2] = Default::default();
             for _ in 0..rounds {
+                if call == Call::Create && callers == 1 {
+                    for (handed_over, least_us) in [false, true].into_iter().zip(&mut least_us) {
+                        let us = least_us_of_a_create(&constant, dir.path(), duration, handed_over);
+                        least_us.push(us.await);
+                    }
+                }
                 let servers = [Some(&icebox), Some(&constant), peer];
                 for (server, turns) in servers.into_iter().zip(&mut turns) {
                     if let Some(server) = server {
@@ -179,6 +188,16 @@ async fn measure() {
                 limit.rate,
                 real.rate / limit.rate,
             );
+            let least_us = (!least_us[0].is_empty()).then(|| least_us.map(|us| middle(&us)));
+            if let Some([least_us, handed_over_us]) = least_us {
+                #[expect(clippy::cast_precision_loss)]
+                let ratio = |us: u64| real.p50_us as f64 / us as f64;
+                println!(
+                    "  a create that does nothing, then an append: {least_us} µs (icebox: {:.2}); by another thread: {handed_over_us} µs (icebox: {:.2})",
+                    ratio(least_us),
+                    ratio(handed_over_us)
+                );
+            }
             rows.push(json!({
                 "call": format!("{call:?}"),
                 "callers": callers,
@@ -187,6 +206,7 @@ async fn measure() {
                 "limit": limit.json(),
                 "etcd": peer.as_ref().map(Figures::json),
                 "disk": disk.map(|disk| disk.json()),
+                "least_us": least_us,
             }));
         }
     }
@@ -202,183 +222,6 @@ async fn store_before(dir: &Path) {
         let icebox = icebox.expect("a store");
         shared::fill(&icebox, STORED_BEFORE..STORED_BEFORE + records, |_| ()).await;
         icebox.close().await.expect("it closes");
-    }
-}
-
-/// A server in a process of its own. It ends when this is dropped.
-struct Server {
-    process: Child,
-    address: String,
-    kind: Kind,
-    /// Where its metrics are, if it has any.
-    metrics: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// A server with Icebox's services.
-    Freezer,
-    Etcd,
-}
-
-fn start_icebox(dir: &Path) -> Server {
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_icebox"));
-    let metrics = format!("127.0.0.1:{}", port(2));
-    serve
-        .args(["serve", "--listen", "127.0.0.1:0", "--metrics", &metrics])
-        .arg("--store")
-        .arg(dir.join("store"))
-        .env(
-            "ICEBOX_LOG",
-            std::env::var("ICEBOX_LOG").unwrap_or_else(|_| "warn".into()),
-        );
-    let mut server = Server::start(serve);
-    server.metrics = Some(metrics);
-    server
-}
-
-/// One of the ports that this process uses.
-fn port(n: u32) -> u32 {
-    20_000 + std::process::id() % 10_000 * 3 + n
-}
-
-/// Starts a server that returns the real server's answers.
-async fn start_constants(icebox: &Server, dir: &Path) -> Server {
-    let mut client = BackupServiceClient::new(icebox.channel().await);
-    let page = client.list_backups(list("")).await.expect("a page");
-    let got = client.get_backup(get(7)).await.expect("a backup");
-    let answers = dir.join("answers");
-    for (name, message) in [
-        ("page", page.into_inner().encode_to_vec()),
-        ("backup", got.into_inner().encode_to_vec()),
-    ] {
-        let mut framed = vec![0];
-        framed.extend_from_slice(&u32::try_from(message.len()).expect("small").to_be_bytes());
-        framed.extend(message);
-        std::fs::write(answers.with_extension(name), framed).expect("room");
-    }
-    let mut constant = Command::new(std::env::current_exe().expect("this"));
-    constant.env(CONSTANTS, &answers);
-    Server::start(constant)
-}
-
-/// Starts etcd with one member, if it is installed, and gives it as many keys as Icebox has backups.
-async fn start_etcd(dir: &Path) -> Option<Server> {
-    let (client, peer) = (
-        format!("http://127.0.0.1:{}", port(0)),
-        format!("http://127.0.0.1:{}", port(1)),
-    );
-    let process = Command::new("etcd")
-        .arg("--data-dir")
-        .arg(dir.join("etcd"))
-        .args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ])
-        .args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ])
-        .args([
-            "--initial-cluster",
-            &format!("default={peer}"),
-            "--log-level",
-            "error",
-        ])
-        .args(["--quota-backend-bytes", "8589934592"])
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .ok()?;
-    let server = Server {
-        process,
-        address: client.trim_start_matches("http://").to_owned(),
-        kind: Kind::Etcd,
-        metrics: None,
-    };
-    let start = Instant::now();
-    while tokio::net::TcpStream::connect(&server.address)
-        .await
-        .is_err()
-    {
-        if start.elapsed() > Duration::from_secs(20) {
-            eprintln!("etcd does not listen: measuring without it");
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    // It elects itself before it accepts writes.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let channel = server.channel().await;
-    for_all(STORED, move |n| {
-        let channel = channel.clone();
-        async move { etcd_put(channel, n).await }
-    })
-    .await;
-    Some(server)
-}
-
-impl Server {
-    fn start(mut command: Command) -> Server {
-        let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut log = BufReader::new(process.stderr.take().expect("piped"));
-        let mut line = String::new();
-        log.read_line(&mut line).expect("a line");
-        let first: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let address = first["fields"]["address"]
-            .as_str()
-            .expect("an address")
-            .to_owned();
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Server {
-            process,
-            address,
-            kind: Kind::Freezer,
-            metrics: None,
-        }
-    }
-
-    /// The groups that it has committed so far.
-    fn groups(&self) -> disk::Groups {
-        let address = self.metrics.as_ref().expect("a server with metrics");
-        disk::Groups::scraped(address)
-    }
-
-    async fn channel(&self) -> Channel {
-        let uri = format!("http://{}", self.address);
-        let endpoint = Channel::from_shared(uri)
-            .expect("a URI")
-            .initial_stream_window_size(4 << 20);
-        let endpoint = endpoint
-            .initial_connection_window_size(16 << 20)
-            .tcp_nodelay(true);
-        endpoint.connect().await.expect("it listens")
-    }
-
-    /// The processor time that it has used.
-    fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
-        let stat = stat.expect("it runs");
-        // The fields start after the name, which may contain anything.
-        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
-        let ticks: u64 = fields
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().expect("a number"))
-            .sum();
-        // USER_HZ is 100 on Linux, whatever the kernel's own clock.
-        Duration::from_millis(ticks * 10)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -509,6 +352,59 @@ fn median(turns: &[Figures]) -> Option<Figures> {
 /// The numbers of backups that no earlier measurement has created.
 static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
 
+fn next() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// How long a create takes that does nothing, and behind it an append of its bytes with its fdatasync, in the median. They take turns,
+/// because a disk that has rested takes longer for a sync.
+///
+/// With `handed_over`, another thread appends, as in any server that goes on while the disk works.
+async fn least_us_of_a_create(
+    constant: &Server,
+    dir: &Path,
+    duration: Duration,
+    handed_over: bool,
+) -> u64 {
+    let client = BackupServiceClient::new(constant.channel().await);
+    let file = Arc::new(Mutex::new(disk::Appended::new(dir, 1)));
+    let append = move || file.lock().expect("nobody panics").append();
+    let append_there = append.clone();
+    let (hand_over, handed) = std::sync::mpsc::channel::<tokio::sync::oneshot::Sender<()>>();
+    let appending = std::thread::spawn(move || {
+        while let Ok(done) = handed.recv() {
+            append_there();
+            done.send(()).expect("it waits");
+        }
+    });
+    let taking_turns = tokio::spawn(async move {
+        let (start, mut times_us) = (Instant::now(), Vec::new());
+        while start.elapsed() < duration {
+            let begun = Instant::now();
+            create(client.clone(), next()).await;
+            if handed_over {
+                let (done, waits) = tokio::sync::oneshot::channel();
+                hand_over.send(done).expect("it runs");
+                waits.await.expect("it is appended");
+            } else {
+                append();
+            }
+            times_us.push(u64::try_from(begun.elapsed().as_micros()).expect("short"));
+        }
+        middle(&times_us)
+    });
+    let median_us = taking_turns.await.expect("it does not panic");
+    appending.join().expect("it does not panic");
+    median_us
+}
+
+/// The median.
+fn middle<T: Copy + Ord>(all: &[T]) -> T {
+    let mut all = all.to_vec();
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
 async fn load(
     server: &Server,
     call: Call,
@@ -541,7 +437,6 @@ async fn load(
                         return times;
                     }
                     n = (n + 7919) % STORED;
-                    let fresh = || NEXT.fetch_add(1, Ordering::Relaxed);
                     match (kind, call) {
                         (_, Call::List) => {
                             client.list_backups(list("")).await.expect("a page");
@@ -558,8 +453,8 @@ async fn load(
                             let range = EtcdRange { key: etcd_key(n) };
                             etcd(channel.clone(), "/etcdserverpb.KV/Range", range).await;
                         }
-                        (Kind::Freezer, Call::Create) => create(client.clone(), fresh()).await,
-                        (Kind::Etcd, Call::Create) => etcd_put(channel.clone(), fresh()).await,
+                        (Kind::Freezer, Call::Create) => create(client.clone(), next()).await,
+                        (Kind::Etcd, Call::Create) => etcd_put(channel.clone(), next()).await,
                     }
                     if begun >= counted_from {
                         times.push(begun.elapsed());

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -53,6 +53,53 @@ impl Groups {
     }
 }
 
+/// A file with reserved room, to which creates are appended as to a journal.
+pub(crate) struct Appended {
+    path: PathBuf,
+    file: File,
+    /// The creates of one append.
+    bytes: Vec<u8>,
+    at: u64,
+}
+
+impl Appended {
+    /// A file for appends of this many creates.
+    pub(crate) fn new(dir: &Path, creates: usize) -> Appended {
+        let path = dir.join("appended");
+        let file = File::create(&path).expect("room");
+        let room = usize::try_from(ROOM_BYTES).expect("64 bits");
+        file.write_all_at(&vec![0; room], 0).expect("room");
+        file.sync_all().expect("it syncs");
+        let bytes = vec![7; (backup(0).encoded_len() + CREATE_OVERHEAD_BYTES) * creates];
+        Appended {
+            path,
+            file,
+            bytes,
+            at: 0,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.at + self.bytes.len() as u64 <= ROOM_BYTES
+    }
+
+    /// Appends once, durably.
+    pub(crate) fn append(&mut self) {
+        assert!(self.has_room());
+        self.file
+            .write_all_at(&self.bytes, self.at)
+            .expect("it was reserved");
+        self.file.sync_data().expect("it syncs");
+        self.at += self.bytes.len() as u64;
+    }
+}
+
+impl Drop for Appended {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 /// Appends of some creates, each followed by its fdatasync, in room that was reserved.
 pub(crate) struct Appends {
     /// The creates in one append.
@@ -63,22 +110,14 @@ pub(crate) struct Appends {
 
 impl Appends {
     pub(crate) fn measure(dir: &Path, creates: usize, duration: Duration) -> Appends {
-        let bytes = vec![7; (backup(0).encoded_len() + CREATE_OVERHEAD_BYTES) * creates];
-        let path = dir.join("appended");
-        let file = File::create(&path).expect("room");
-        let room = usize::try_from(ROOM_BYTES).expect("64 bits");
-        file.write_all_at(&vec![0; room], 0).expect("room");
-        file.sync_all().expect("it syncs");
+        let mut file = Appended::new(dir, creates);
         let start = Instant::now();
-        let (mut appends, mut at) = (0_u32, 0);
-        while start.elapsed() < duration && at + bytes.len() as u64 <= ROOM_BYTES {
-            file.write_all_at(&bytes, at).expect("room");
-            file.sync_data().expect("it syncs");
-            at += bytes.len() as u64;
+        let mut appends = 0_u32;
+        while start.elapsed() < duration && file.has_room() {
+            file.append();
             appends += 1;
         }
         let rate = f64::from(appends) / start.elapsed().as_secs_f64();
-        std::fs::remove_file(path).expect("it is there");
         Appends { creates, rate }
     }
 
