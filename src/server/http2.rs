@@ -6,7 +6,7 @@ use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
-use tonic::{body::Body, service::Routes};
+use tonic::body::Body;
 use tower::{Layer, Service, ServiceExt};
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     listener::{self, Listener},
     metrics::Metrics,
     request_log::RequestLog,
+    services::Services,
     tls::HTTP2,
     turns::{Begun, Turns},
     until,
@@ -32,7 +33,7 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
 /// Serves until `ends` is true.
 pub(super) async fn serve(
-    routes: Routes,
+    services: Services,
     listener: Listener,
     access: Access,
     metrics: Metrics,
@@ -40,7 +41,7 @@ pub(super) async fn serve(
 ) {
     let limits = listener.limits.clone();
     let admission = Admission::new(&limits, metrics.clone(), access.clone(), Message::Framed);
-    let guarded = Guard(access).layer(admission.layer(routes));
+    let guarded = Guard(access).layer(admission.layer(services));
     let service = RequestLog(metrics.clone())
         .layer(guarded)
         .map_response(date);

@@ -15,6 +15,7 @@ mod metrics;
 mod outcome;
 mod outgoing;
 mod request_log;
+mod services;
 mod tls;
 mod turns;
 mod waiting;
@@ -32,7 +33,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tonic::{body::Body, codec::CompressionEncoding, server::NamedService, service::Routes};
+use tonic::{body::Body, codec::CompressionEncoding, server::NamedService};
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health, HealthServer},
@@ -41,6 +42,7 @@ use tonic_health::{
 pub use limits::Limits;
 pub use listener::Listener;
 use metrics::Metrics;
+use services::Services;
 pub use tls::{BadTls, Tls};
 
 use crate::{
@@ -81,8 +83,8 @@ impl Servers {
     pub(crate) fn start(&self, catalog: Catalog, listener: Listener, access: Access) -> Serving {
         let (metrics, ends) = (self.metrics.clone(), self.ends.subscribe());
         self.run(async move {
-            let routes = routes(catalog, &listener.limits, ends.clone()).await;
-            http2::serve(routes, listener, access, metrics, ends).await;
+            let services = services(catalog, &listener.limits, ends.clone()).await;
+            http2::serve(services, listener, access, metrics, ends).await;
         })
     }
 
@@ -147,7 +149,7 @@ async fn until(mut said: watch::Receiver<bool>) {
 }
 
 /// All services.
-async fn routes(catalog: Catalog, limits: &Limits, ends: watch::Receiver<bool>) -> Routes {
+async fn services(catalog: Catalog, limits: &Limits, ends: watch::Receiver<bool>) -> Services {
     let watches = Watches {
         bookmark_interval: limits.bookmark_interval,
         ends,
@@ -166,21 +168,21 @@ async fn routes(catalog: Catalog, limits: &Limits, ends: watch::Receiver<bool>) 
     let jobs = JobServiceServer::new(Jobs::new(catalog, watches))
         .max_decoding_message_size(limits.request_bytes);
     let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained));
-    Routes::new(health(condition).await)
-        .add_service(
+    Services::default()
+        .and(health(condition).await)
+        .and(
             reflection()
                 .build_v1()
                 .expect("the descriptors were checked when they were compiled"),
         )
-        .add_service(reflection().build_v1alpha().expect("as above"))
-        .add_service(backups.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(jobs.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(clients.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(actions.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(sessions.accept_compressed(CompressionEncoding::Gzip))
-        .add_service(maintenance)
-        .add_service(audit)
-        .prepare()
+        .and(reflection().build_v1alpha().expect("as above"))
+        .and(backups.accept_compressed(CompressionEncoding::Gzip))
+        .and(jobs.accept_compressed(CompressionEncoding::Gzip))
+        .and(clients.accept_compressed(CompressionEncoding::Gzip))
+        .and(actions.accept_compressed(CompressionEncoding::Gzip))
+        .and(sessions.accept_compressed(CompressionEncoding::Gzip))
+        .and(maintenance)
+        .and(audit)
 }
 
 /// Reports for each service whether it is served. Services that write are not served while the store accepts no writes.
