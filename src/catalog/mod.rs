@@ -469,7 +469,7 @@ fn find_record<R: Resource>(
     let key = keys::locator::<R>(project, id);
     // A rename may come between the two reads. Then the locator has changed, too.
     for _ in 0..GET_TRIES_MAX {
-        let Some(locator) = view.get(&key)? else {
+        let Some(locator) = view.get_again(&key)? else {
             return Ok(None);
         };
         let name = std::str::from_utf8(&locator.value).map_err(|_| Error::undecodable(&key))?;

@@ -7,6 +7,7 @@
 mod entry;
 mod feeder;
 mod filter;
+mod points;
 mod recent;
 mod runs;
 mod sled;
@@ -236,6 +237,14 @@ impl Reading<'_> {
     /// The same as for [`Read::get`].
     pub(crate) fn get_scanned(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         self.get_with(key, Sled::get_scanned)
+    }
+
+    /// Like [`Read::get`], for small values that are read again and again.
+    ///
+    /// # Errors
+    /// The same as for [`Read::get`].
+    pub(crate) fn get_again(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.get_with(key, Sled::get_again)
     }
 
     fn get_with(
@@ -479,8 +488,9 @@ mod tests {
                             .collect();
                         prop_assert_eq!(found, expected);
                         let key = [b'k', from];
-                        let (plainly, scanned) = (view.patiently().get(&key), view.patiently().get_scanned(&key));
-                        for held in [plainly, scanned] {
+                        let reading = view.patiently();
+                        let held = [reading.get(&key), reading.get_scanned(&key), reading.get_again(&key)];
+                        for held in held {
                             let held = held.unwrap().map(|entry| (entry.value.to_vec(), entry.revision));
                             prop_assert_eq!(held, model.get(&key[..]).cloned());
                         }

@@ -3,15 +3,14 @@
 //! One key, [`SHOWN_KEY`], holds the revision that the view shows and its state hash. It is written after the writes that bring the
 //! view there. So everything up to that revision is there, and perhaps more.
 
+mod sum;
+
 use std::{
     io,
     ops::{Bound, ControlFlow},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +21,7 @@ use super::{
     Feed,
     entry::{Held, Known, checked, stored},
     filter::Filter,
+    points::Points,
     runs::{At, Draft, Framing, Run, Runs, behind, first_behind, first_within},
     values::{ValueReader, Values, Waits},
 };
@@ -32,15 +32,12 @@ use crate::store::{
     outside,
     reader::Reader,
     state_hash::StateHash,
-    tally::Tally,
 };
 
 /// Sorts before every key of the catalog, because those start with a letter.
 const SHOWN_KEY: &[u8] = b"\0shown";
 /// How often memory is collected after a batch: it takes a few epochs until replaced memory can be freed.
 const COLLECT_ROUNDS: usize = 4;
-/// How many entries are read at a time while the whole view is read.
-const STATE_STEP: usize = 1000;
 /// How often, and after which time, to try again while sled's lock is held: two seconds in all.
 const LOCK_TRIES_MAX: usize = 200;
 const LOCK_RETRY: Duration = Duration::from_millis(10);
@@ -62,6 +59,7 @@ pub(in crate::store) struct Sled {
     db: sled::Db,
     filter: Filter,
     runs: Runs,
+    points: Points,
     values: Option<Arc<dyn Values>>,
     capacity: u64,
 }
@@ -83,6 +81,7 @@ impl Sled {
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
         let filter = Filter::new(cache_bytes);
         let runs_bytes = Runs::share_of(cache_bytes);
+        let points_bytes = Points::share_of(cache_bytes);
         // This key is not among those that are added to the filter when the view is read.
         filter.insert(SHOWN_KEY);
         #[expect(
@@ -90,7 +89,8 @@ impl Sled {
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss
         )]
-        let capacity = (cache_bytes.saturating_sub(filter.bytes() + runs_bytes) as f64
+        let capacity = (cache_bytes.saturating_sub(filter.bytes() + runs_bytes + points_bytes)
+            as f64
             / CACHE_OVERHEAD) as u64;
         let open = || {
             sled::Config::new()
@@ -112,6 +112,7 @@ impl Sled {
             db,
             filter,
             runs: Runs::new(runs_bytes),
+            points: Points::new(points_bytes),
             values: None,
             capacity,
         })
@@ -155,80 +156,6 @@ impl Sled {
         }
     }
 
-    /// The state hash of what the view really holds, and the count of its keys.
-    ///
-    /// # Errors
-    /// If sled fails or panics, or a value is damaged; [`Error::Closed`] once `closing` is set.
-    pub(in crate::store) fn state(
-        &self,
-        closing: &AtomicBool,
-    ) -> Result<(StateHash, Tally), Error> {
-        let unread = Mutex::new((Bytes::from_static(SHOWN_KEY), None));
-        let from = |direction| {
-            let sum = || self.sum_towards_the_other(direction, &unread, closing);
-            catch_unwind(AssertUnwindSafe(sum)).unwrap_or_else(|_| {
-                Err(Error::Corrupt {
-                    what: "sled panicked while reading the view".into(),
-                })
-            })
-        };
-        let (backward, forward) =
-            outside::both(|| from(Direction::Backward), || from(Direction::Forward));
-        let ((state, mut tally), (other_state, other_tally)) = (forward?, backward?);
-        tally.merge(&other_tally);
-        self.filter.is_complete();
-        Ok((state.plus(other_state), tally))
-    }
-
-    /// Sums up the entries from one end until it meets the other thread, which reads from the other end. `unread` is between a key
-    /// that was read and one that was read by the other, once there are such keys.
-    fn sum_towards_the_other(
-        &self,
-        direction: Direction,
-        unread: &Mutex<(Bytes, Option<Bytes>)>,
-        closing: &AtomicBool,
-    ) -> Result<(StateHash, Tally), Error> {
-        let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
-        let mut entries = self.stored_range(all, direction);
-        let mut sum = StateHash::default();
-        let mut tally = Tally::default();
-        loop {
-            let mut step = Vec::with_capacity(STATE_STEP);
-            for entry in entries.by_ref().take(STATE_STEP) {
-                let (key, stored) = entry?;
-                let known = Held::parse(&key, &stored)?.known(&key);
-                step.push((Bytes::from_owner(key), known));
-            }
-            if closing.load(Ordering::Relaxed) {
-                return Err(Error::Closed);
-            }
-            let Some(last) = step.last().map(|(key, _)| key.clone()) else {
-                return Ok((sum, tally));
-            };
-            let met = {
-                let (low, high) = &mut *unread.lock().unwrap_or_else(PoisonError::into_inner);
-                let read = step.len();
-                step.retain(|(key, _)| *key > *low && high.as_ref().is_none_or(|high| key < high));
-                let met = step.len() < read;
-                match direction {
-                    Direction::Forward => *low = last.max(low.clone()),
-                    Direction::Backward => {
-                        *high = Some(high.take().map_or(last.clone(), |high| last.min(high)));
-                    }
-                }
-                met
-            };
-            for (key, known) in step {
-                self.filter.insert(&key);
-                sum = sum.plus(known.hash);
-                tally.change(&key, None, Some(known.len));
-            }
-            if met {
-                return Ok((sum, tally));
-            }
-        }
-    }
-
     /// What a key holds.
     ///
     /// # Errors
@@ -254,6 +181,22 @@ impl Sled {
             Some(run) => Ok(run.get(key)),
             None => self.get(key, waits),
         }
+    }
+
+    /// Like [`Sled::get`], for small values that are read again and again: found among the points, if it was read lately.
+    ///
+    /// # Errors
+    /// The same as for [`Sled::get`].
+    pub(super) fn get_again(&self, key: &[u8], waits: Waits<'_>) -> Result<Option<Entry>, Error> {
+        let missing = match self.points.get(key) {
+            Ok(entry) => return Ok(Some(entry)),
+            Err(missing) => missing,
+        };
+        let entry = self.get(key, waits)?;
+        if let Some(entry) = &entry {
+            self.points.keep(entry, missing);
+        }
+        Ok(entry)
     }
 
     /// What is known about a key's value without reading it.
@@ -399,9 +342,11 @@ impl Sled {
     /// The same as for [`Sled::apply`].
     pub(in crate::store) fn feed(&self, feed: &Arc<Feed>) -> Result<(), Error> {
         self.runs.begin_feed(feed);
+        self.points.begin_feed(feed);
         let writes = feed.writes.iter();
         let put = self.put(writes.map(|(key, written)| written.placed(key)));
         self.runs.end_feed();
+        self.points.end_feed();
         put?;
         self.shows(feed.end.revision, feed.end.state)
     }

@@ -1,0 +1,201 @@
+//! Points: small entries that were read lately, by their keys.
+//!
+//! Each get begins with a small entry, which says where the record is. sled walks down a tree for it. Here it takes one look into a
+//! map.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+
+use super::Feed;
+use crate::store::batch::Entry;
+
+/// The share of the cache that points may take: 8 MiB of 256, for about 20,000 points.
+const SHARE_OF_CACHE: u64 = 32;
+/// A larger value is not kept.
+const VALUE_BYTES_MAX: usize = 256;
+/// The memory that a point takes beside its key and value: a place in the map, of which up to half are empty, and what counts who
+/// holds them.
+const POINT_OVERHEAD_BYTES: usize = 256;
+/// How many keys' points are removed under one lock. Readers wait no longer than that.
+const FORGET_STEP: usize = 64;
+
+/// The points of one sled. Their size is limited.
+#[derive(Debug, Default)]
+pub(super) struct Points {
+    inner: RwLock<Inner>,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// When these take half of what all may, they become the old ones, and the old ones go. What is read often soon comes again.
+    young: HashMap<Bytes, Entry>,
+    young_bytes: usize,
+    old: HashMap<Bytes, Entry>,
+    /// The feed that is being written to sled.
+    feeding: Option<Arc<Feed>>,
+    feeds_ended: u64,
+}
+
+/// How many feeds had ended when a point was missing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missing(u64);
+
+impl Points {
+    /// The share of a cache for points.
+    pub(super) fn share_of(cache_bytes: u64) -> u64 {
+        cache_bytes / SHARE_OF_CACHE
+    }
+
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Points {
+            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+            ..Points::default()
+        }
+    }
+
+    /// What a key holds, if it is here.
+    ///
+    /// # Errors
+    /// If not. Then [`Points::keep`] takes what sled has.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Entry, Missing> {
+        let inner = self.read();
+        let point = inner.young.get(key).or_else(|| inner.old.get(key));
+        point.cloned().ok_or(Missing(inner.feeds_ended))
+    }
+
+    /// Keeps what sled had for a key that was missing here, unless sled has been fed with the key meanwhile.
+    pub(super) fn keep(&self, entry: &Entry, Missing(feeds_ended): Missing) {
+        let bytes = POINT_OVERHEAD_BYTES + entry.key.len() + entry.value.len();
+        if entry.value.len() > VALUE_BYTES_MAX || bytes > self.bytes_max / 2 {
+            return;
+        }
+        let mut inner = self.write();
+        let is_fed = |feed: &Arc<Feed>| feed.writes.contains_key(&entry.key);
+        if inner.feeds_ended != feeds_ended || inner.feeding.as_ref().is_some_and(is_fed) {
+            return;
+        }
+        let mut gone = HashMap::new();
+        if inner.young_bytes + bytes > self.bytes_max / 2 {
+            let young = std::mem::take(&mut inner.young);
+            gone = std::mem::replace(&mut inner.old, young);
+            inner.young_bytes = 0;
+        }
+        if inner
+            .young
+            .insert(entry.key.clone(), entry.clone())
+            .is_none()
+        {
+            inner.young_bytes += bytes;
+        }
+        drop(inner);
+        drop(gone);
+    }
+
+    /// Removes the points that a feed makes outdated. Call this before sled is fed.
+    pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
+        self.write().feeding = Some(feed.clone());
+        let mut keys = feed.writes.keys().peekable();
+        while keys.peek().is_some() {
+            let mut inner = self.write();
+            for key in keys.by_ref().take(FORGET_STEP) {
+                // What it took stays counted until the young ones become old.
+                inner.young.remove(key);
+                inner.old.remove(key);
+            }
+        }
+    }
+
+    /// Call this after sled was fed, or feeding has failed.
+    pub(super) fn end_feed(&self) {
+        let mut inner = self.write();
+        inner.feeds_ended += 1;
+        let fed = inner.feeding.take();
+        drop(inner);
+        drop(fed);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        change::{Position, Stands},
+        view::recent::Written,
+    };
+
+    fn entry(key: &str, value: impl Into<Bytes>) -> Entry {
+        Entry {
+            key: key.to_owned().into(),
+            value: value.into(),
+            revision: 1,
+        }
+    }
+
+    fn feed(key: &str) -> Arc<Feed> {
+        let written = Written {
+            value: None,
+            revision: 2,
+            stands: Stands::Nowhere,
+        };
+        Arc::new(Feed {
+            writes: [(key.to_owned().into(), written)].into(),
+            end: Position::default(),
+        })
+    }
+
+    fn missing(points: &Points, key: &str) -> Missing {
+        points.get(key.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn a_point_is_kept_until_sled_is_fed_with_its_key() {
+        let points = Points::new(1 << 20);
+        for key in ["a", "b"] {
+            points.keep(&entry(key, key), missing(&points, key));
+            assert_eq!(points.get(key.as_bytes()).unwrap(), entry(key, key));
+        }
+        points.begin_feed(&feed("a"));
+        let during = missing(&points, "a");
+        assert!(points.get(b"b").is_ok());
+        points.keep(&entry("a", "outdated"), during);
+        missing(&points, "a");
+        let other = missing(&points, "c");
+        points.keep(&entry("c", "c"), other);
+        assert!(points.get(b"c").is_ok());
+        points.end_feed();
+        points.keep(&entry("a", "outdated"), during);
+        points.keep(&entry("a", "new"), missing(&points, "a"));
+        assert_eq!(points.get(b"a").unwrap(), entry("a", "new"));
+    }
+
+    #[test]
+    fn points_are_small_and_take_no_more_than_their_share() {
+        let points = Points::new(100_000);
+        let large = entry("large", vec![7; VALUE_BYTES_MAX + 1]);
+        points.keep(&large, missing(&points, "large"));
+        missing(&points, "large");
+        let mut kept = 0;
+        for n in 0..5000 {
+            let (key, value) = (format!("key{n:05}"), vec![7; 100]);
+            points.keep(&entry(&key, value), missing(&points, &key));
+            assert!(points.get(key.as_bytes()).is_ok());
+            let inner = points.read();
+            kept = inner.young.len() + inner.old.len();
+            assert!(kept * (POINT_OVERHEAD_BYTES + 108) <= 100_000);
+        }
+        assert!(kept >= 130, "{kept}");
+    }
+}
