@@ -178,6 +178,14 @@ impl<T: AsyncWrite + Unpin> Turns<T> {
     }
 }
 
+impl<T> Drop for Turns<T> {
+    fn drop(&mut self) {
+        // An answer knows where others begin. So one that began when its connection ended would keep itself, and what it holds of
+        // the store, forever.
+        drop(self.begun.take());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::atomic::AtomicUsize, thread, time::Duration};
@@ -265,6 +273,22 @@ mod tests {
         let connection = std::pin::pin!(given.until(1));
         let ended = tokio::time::timeout(SOON, turns.run(connection)).await;
         ended.expect("the other is given");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_begins_when_its_connection_ends_is_dropped() {
+        let (mut turns, begun) = turns();
+        let held = Arc::new(());
+        let answer = (begun.clone(), held.clone());
+        let connection = std::pin::pin!(async {
+            begun.execute(async move {
+                let _answer = answer;
+                std::future::pending::<()>().await;
+            });
+        });
+        turns.run(connection).await;
+        drop((turns, begun));
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[test]
