@@ -20,11 +20,12 @@ mod servers;
 mod shared;
 
 use std::{
+    cmp::Ordering,
     future::Future,
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{self, AtomicU64},
     },
     time::{Duration, Instant},
 };
@@ -188,7 +189,8 @@ async fn measure() {
                 limit.rate,
                 real.rate / limit.rate,
             );
-            let least_us = (!least_us[0].is_empty()).then(|| least_us.map(|us| middle(&us)));
+            let least_us = (!least_us[0].is_empty())
+                .then(|| least_us.map(|us| middle(us.into_iter(), u64::cmp)));
             if let Some([least_us, handed_over_us]) = least_us {
                 #[expect(clippy::cast_precision_loss)]
                 let ratio = |us: u64| real.p50_us as f64 / us as f64;
@@ -275,7 +277,7 @@ async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
     let next = AtomicU64::new(0);
     let callers = (0..64).map(|_| async {
         loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
+            let n = next.fetch_add(1, atomic::Ordering::Relaxed);
             if n >= count {
                 return;
             }
@@ -330,22 +332,20 @@ impl Figures {
     }
 }
 
+/// The median.
+fn middle<T: Copy>(all: impl Iterator<Item = T>, compare: impl Fn(&T, &T) -> Ordering) -> T {
+    let mut all: Vec<T> = all.collect();
+    all.sort_by(compare);
+    all[all.len() / 2]
+}
+
 /// The median of each figure.
 fn median(turns: &[Figures]) -> Option<Figures> {
-    fn middle<T: Copy>(
-        turns: &[Figures],
-        figure: impl Fn(&Figures) -> T,
-        compare: impl Fn(&T, &T) -> std::cmp::Ordering,
-    ) -> T {
-        let mut all: Vec<T> = turns.iter().map(figure).collect();
-        all.sort_by(compare);
-        all[all.len() / 2]
-    }
     (!turns.is_empty()).then(|| Figures {
-        rate: middle(turns, |turn| turn.rate, f64::total_cmp),
-        p50_us: middle(turns, |turn| turn.p50_us, u64::cmp),
-        p99_us: middle(turns, |turn| turn.p99_us, u64::cmp),
-        server_cpu_us: middle(turns, |turn| turn.server_cpu_us, f64::total_cmp),
+        rate: middle(turns.iter().map(|turn| turn.rate), f64::total_cmp),
+        p50_us: middle(turns.iter().map(|turn| turn.p50_us), u64::cmp),
+        p99_us: middle(turns.iter().map(|turn| turn.p99_us), u64::cmp),
+        server_cpu_us: middle(turns.iter().map(|turn| turn.server_cpu_us), f64::total_cmp),
     })
 }
 
@@ -353,7 +353,7 @@ fn median(turns: &[Figures]) -> Option<Figures> {
 static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
 
 fn next() -> u64 {
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    NEXT.fetch_add(1, atomic::Ordering::Relaxed)
 }
 
 /// How long a create takes that does nothing, and behind it an append of its bytes with its fdatasync, in the median. They take turns,
@@ -391,18 +391,11 @@ async fn least_us_of_a_create(
             }
             times_us.push(u64::try_from(begun.elapsed().as_micros()).expect("short"));
         }
-        middle(&times_us)
+        middle(times_us.into_iter(), u64::cmp)
     });
     let median_us = taking_turns.await.expect("it does not panic");
     appending.join().expect("it does not panic");
     median_us
-}
-
-/// The median.
-fn middle<T: Copy + Ord>(all: &[T]) -> T {
-    let mut all = all.to_vec();
-    all.sort_unstable();
-    all[all.len() / 2]
 }
 
 async fn load(

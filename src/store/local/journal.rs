@@ -39,8 +39,8 @@ pub(super) struct Journal {
 
 /// A file to append to.
 pub(super) struct Target {
-    pub(super) file: Box<dyn DiskFile>,
-    pub(super) log: Arc<Log>,
+    file: Box<dyn DiskFile>,
+    log: Arc<Log>,
     /// Where the reserved room ends. Appending within it does not change the file's length, which makes a sync cheaper.
     room_end: u64,
     /// Up to where something was written into the room, if only zeros. For what was never written, file systems note at the sync

@@ -6,6 +6,7 @@
 
 mod entry;
 mod feeder;
+mod feeding;
 mod filter;
 mod points;
 mod recent;

@@ -5,12 +5,16 @@
 
 use std::{
     collections::HashMap,
+    ops::Bound,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
 
-use super::Feed;
+use super::{
+    Feed,
+    feeding::{Feeding, Moment},
+};
 use crate::store::batch::Entry;
 
 /// The share of the cache that points may take: 8 MiB of 256, for about 20,000 points.
@@ -36,14 +40,8 @@ struct Inner {
     young: HashMap<Bytes, Entry>,
     young_bytes: usize,
     old: HashMap<Bytes, Entry>,
-    /// The feed that is being written to sled.
-    feeding: Option<Arc<Feed>>,
-    feeds_ended: u64,
+    feeding: Feeding,
 }
-
-/// How many feeds had ended when a point was missing.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Missing(u64);
 
 impl Points {
     /// The share of a cache for points.
@@ -62,21 +60,24 @@ impl Points {
     ///
     /// # Errors
     /// If not. Then [`Points::keep`] takes what sled has.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Entry, Missing> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Entry, Moment> {
         let inner = self.read();
         let point = inner.young.get(key).or_else(|| inner.old.get(key));
-        point.cloned().ok_or(Missing(inner.feeds_ended))
+        point.cloned().ok_or_else(|| inner.feeding.now())
     }
 
-    /// Keeps what sled had for a key that was missing here, unless sled has been fed with the key meanwhile.
-    pub(super) fn keep(&self, entry: &Entry, Missing(feeds_ended): Missing) {
+    /// Keeps what sled had for a key that was missing here, unless sled has been fed with the key since.
+    pub(super) fn keep(&self, entry: &Entry, missing_since: Moment) {
         let bytes = POINT_OVERHEAD_BYTES + entry.key.len() + entry.value.len();
         if entry.value.len() > VALUE_BYTES_MAX || bytes > self.bytes_max / 2 {
             return;
         }
         let mut inner = self.write();
-        let is_fed = |feed: &Arc<Feed>| feed.writes.contains_key(&entry.key);
-        if inner.feeds_ended != feeds_ended || inner.feeding.as_ref().is_some_and(is_fed) {
+        let only_it = (
+            Bound::Included(&entry.key[..]),
+            Bound::Included(&entry.key[..]),
+        );
+        if !inner.feeding.spares(only_it, missing_since) {
             return;
         }
         let mut gone = HashMap::new();
@@ -98,10 +99,13 @@ impl Points {
 
     /// Removes the points that a feed makes outdated. Call this before sled is fed.
     pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
-        self.write().feeding = Some(feed.clone());
+        self.write().feeding.begin(feed);
         let mut keys = feed.writes.keys().peekable();
         while keys.peek().is_some() {
             let mut inner = self.write();
+            if inner.young.is_empty() && inner.old.is_empty() {
+                return;
+            }
             for key in keys.by_ref().take(FORGET_STEP) {
                 // What it took stays counted until the young ones become old.
                 inner.young.remove(key);
@@ -112,10 +116,7 @@ impl Points {
 
     /// Call this after sled was fed, or feeding has failed.
     pub(super) fn end_feed(&self) {
-        let mut inner = self.write();
-        inner.feeds_ended += 1;
-        let fed = inner.feeding.take();
-        drop(inner);
+        let fed = self.write().feeding.end();
         drop(fed);
     }
 
@@ -156,7 +157,7 @@ mod tests {
         })
     }
 
-    fn missing(points: &Points, key: &str) -> Missing {
+    fn missing(points: &Points, key: &str) -> Moment {
         points.get(key.as_bytes()).unwrap_err()
     }
 

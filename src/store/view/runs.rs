@@ -14,7 +14,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::Feed;
+use super::{
+    Feed,
+    feeding::{Feeding, Moment},
+};
 use crate::store::batch::{Entry, Found, Framed};
 
 /// The share of the cache that runs may take: a third. In the rest sled holds where the values stand.
@@ -62,8 +65,7 @@ pub(super) struct Draft {
     keys: Vec<u8>,
     framed: Vec<u8>,
     framing: Framing,
-    /// How many feeds had ended when it was begun.
-    feeds_ended: u64,
+    begun: Moment,
 }
 
 /// The runs of one sled. Their size is limited.
@@ -78,9 +80,7 @@ struct Inner {
     /// The runs by their first keys. They do not overlap.
     runs: BTreeMap<Vec<u8>, Arc<Run>>,
     bytes: usize,
-    /// The feed that is being written to sled.
-    feeding: Option<Arc<Feed>>,
-    feeds_ended: u64,
+    feeding: Feeding,
     /// Where the search for runs that nobody reads continues.
     hand: Vec<u8>,
 }
@@ -116,7 +116,7 @@ impl Runs {
             .runs
             .range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded));
         let next = next.map(|(from, _)| from.clone()).next();
-        let feeds_ended = inner.feeds_ended;
+        let begun = inner.feeding.now();
         drop(inner);
         At::Gap(
             Draft {
@@ -125,7 +125,7 @@ impl Runs {
                 keys: Vec::new(),
                 framed: Vec::with_capacity(RUN_BYTES),
                 framing,
-                feeds_ended,
+                begun,
             },
             next,
         )
@@ -143,7 +143,7 @@ impl Runs {
             spans,
             keys,
             mut framed,
-            feeds_ended,
+            begun,
             ..
         } = draft;
         framed.shrink_to_fit();
@@ -156,11 +156,7 @@ impl Runs {
             was_read: AtomicBool::new(false),
         });
         let mut inner = self.write();
-        let is_present = inner.feeds_ended == feeds_ended
-            && inner.feeding.as_ref().is_none_or(|feed| {
-                let mut fed = feed.writes.range::<[u8], _>(run.range());
-                fed.next().is_none()
-            });
+        let is_present = inner.feeding.spares(run.range(), begun);
         if is_present && run.bytes() <= self.bytes_max && !inner.reaches_into(&run) {
             inner.put(run.clone());
             inner.make_room(self.bytes_max);
@@ -170,7 +166,7 @@ impl Runs {
 
     /// Removes the runs that a feed makes outdated. Call this before sled is fed.
     pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
-        self.write().feeding = Some(feed.clone());
+        self.write().feeding.begin(feed);
         let mut keys = feed.writes.keys().peekable();
         while keys.peek().is_some() {
             let mut inner = self.write();
@@ -185,10 +181,7 @@ impl Runs {
 
     /// Call this after sled was fed, or feeding has failed.
     pub(super) fn end_feed(&self) {
-        let mut inner = self.write();
-        inner.feeds_ended += 1;
-        let fed = inner.feeding.take();
-        drop(inner);
+        let fed = self.write().feeding.end();
         drop(fed);
     }
 
@@ -196,7 +189,7 @@ impl Runs {
     #[cfg(test)]
     pub(super) fn clear(&self) {
         let mut inner = self.write();
-        inner.feeds_ended += 1;
+        inner.feeding.end();
         inner.runs.clear();
         inner.bytes = 0;
     }

@@ -188,13 +188,13 @@ impl Sled {
     /// # Errors
     /// The same as for [`Sled::get`].
     pub(super) fn get_again(&self, key: &[u8], waits: Waits<'_>) -> Result<Option<Entry>, Error> {
-        let missing = match self.points.get(key) {
+        let missing_since = match self.points.get(key) {
             Ok(entry) => return Ok(Some(entry)),
-            Err(missing) => missing,
+            Err(since) => since,
         };
         let entry = self.get(key, waits)?;
         if let Some(entry) = &entry {
-            self.points.keep(entry, missing);
+            self.points.keep(entry, missing_since);
         }
         Ok(entry)
     }
