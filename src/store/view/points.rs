@@ -86,11 +86,12 @@ impl Points {
             gone = std::mem::replace(&mut inner.old, young);
             inner.young_bytes = 0;
         }
-        if inner
-            .young
-            .insert(entry.key.clone(), entry.clone())
-            .is_none()
-        {
+        let point = Entry {
+            // A slice may keep a whole leaf of sled in memory.
+            value: Bytes::copy_from_slice(&entry.value),
+            ..entry.clone()
+        };
+        if inner.young.insert(point.key.clone(), point).is_none() {
             inner.young_bytes += bytes;
         }
         drop(inner);
