@@ -47,6 +47,16 @@ fn answers(asked: &mut [Asked<'_>]) -> Vec<Option<Result<Outcome, Error>>> {
         .collect()
 }
 
+/// Commits a batch by itself. Returns its revision.
+fn committed(store: &Store, workers: &mut Workers, batch: Batch) -> u64 {
+    let mut asked = ask(store, [batch]);
+    assert!(workers.committer.step());
+    match answers(&mut asked)[..] {
+        [Some(Ok(Outcome::Committed(revision)))] => revision,
+        ref other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_group_has_no_more_than_the_most_batches_and_bytes() {
     let runtime = runtime();
@@ -84,9 +94,8 @@ fn only_what_rests_on_a_failed_group_shares_its_fate() {
         ..Options::default()
     };
     let (store, mut workers, disk) = stepped(&dir, &options);
-    let mut first = ask(&store, [Batch::default().put("durable", "value")]);
-    assert!(workers.committer.step());
-    assert_eq!(answers(&mut first), [Some(Ok(Outcome::Committed(1)))]);
+    let batch = Batch::default().put("durable", "value");
+    assert_eq!(committed(&store, &mut workers, batch), 1);
     disk.set_full(true);
     let mut asked = ask(
         &store,
@@ -107,7 +116,7 @@ fn only_what_rests_on_a_failed_group_shares_its_fate() {
     // It was not as expected only because of the first one.
     assert_eq!(given[1], given[0]);
     assert_eq!(given[2], Some(Ok(Outcome::Changed)));
-    drop((first, asked, workers));
+    drop((asked, workers));
     store.abandon();
 }
 
@@ -126,18 +135,16 @@ fn a_file_that_could_not_replace_the_old_one_is_written_no_more() {
     for _ in 0..2 {
         assert!(workers.rewriter.step());
     }
-    let mut asked = ask(&store, [Batch::default().put("k", "to both")]);
-    assert!(workers.committer.step());
-    assert_eq!(answers(&mut asked), [Some(Ok(Outcome::Committed(1)))]);
+    let batch = Batch::default().put("k", "to both");
+    assert_eq!(committed(&store, &mut workers, batch), 1);
     disk.set_full(true);
     assert!(workers.rewriter.step());
     let refused = answered.try_recv().unwrap();
     assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
     assert_eq!(disk.open_files(), open_files, "it is let go");
-    let mut later = ask(&store, [Batch::default().put("k", "to one")]);
-    assert!(workers.committer.step());
-    assert_eq!(answers(&mut later), [Some(Ok(Outcome::Committed(2)))]);
-    drop((asked, later, workers));
+    let batch = Batch::default().put("k", "to one");
+    assert_eq!(committed(&store, &mut workers, batch), 2);
+    drop(workers);
     store.abandon();
 }
 
@@ -155,9 +162,8 @@ fn frames_are_written_where_something_was_written_before() {
         let (mut written_end, mut fills) = (0, 0);
         disk.writes();
         for _ in 0..40 {
-            let mut asked = ask(&store, [Batch::default().put("k", vec![7; 5 << 10])]);
-            assert!(workers.committer.step());
-            assert!(matches!(answers(&mut asked)[..], [Some(Ok(_))]));
+            let batch = Batch::default().put("k", vec![7; 5 << 10]);
+            committed(&store, &mut workers, batch);
             let mut writes = disk.writes();
             let (frame, is_zeros) = writes.pop().unwrap();
             assert!(!is_zeros);
