@@ -78,16 +78,19 @@ enum Records {
 
 /// Collects the records of a page.
 ///
+/// Framed records are not copied, unless so little of what they are in is in the page that the page would keep more than twice its
+/// bytes in memory.
+///
 /// The revision of a stored record is known only after the record is encoded, so that it stands beside the record. On the wire it
 /// comes last: of a repeated field, the last one counts.
 #[derive(Clone, Debug)]
 pub struct Splice<T> {
-    /// The pieces before the last one.
+    /// The pieces that are complete.
     pieces: Vec<Bytes>,
-    /// The last piece, if other pages share its bytes.
-    shared: Option<(Bytes, Range<usize>)>,
-    /// The last piece, if it does not share its bytes.
+    /// The records that follow them, copied.
     own: BytesMut,
+    /// The records that follow these, within what other pages share.
+    shared: Option<(Bytes, Range<usize>)>,
     bytes: usize,
     count: usize,
     resource: PhantomData<fn() -> T>,
@@ -97,8 +100,8 @@ impl<T> Default for Splice<T> {
     fn default() -> Self {
         Splice {
             pieces: Vec::new(),
-            shared: None,
             own: BytesMut::new(),
+            shared: None,
             bytes: 0,
             count: 0,
             resource: PhantomData,
@@ -120,16 +123,14 @@ impl<T: Revisioned> Splice<T> {
 
     /// Adds an encoded record with its revision.
     pub fn push(&mut self, record: &[u8], revision: u64) {
-        if self.shared.is_some() {
-            self.end_piece();
-        }
+        self.end_shared();
         let before = self.own.len();
         Self::frame(record, revision, &mut self.own);
         self.bytes += self.own.len() - before;
         self.count += 1;
     }
 
-    /// Adds the record in `range` of `within`, which [`Splice::frame`] made. It is not copied.
+    /// Adds the record in `range` of `within`, which [`Splice::frame`] made.
     pub fn push_framed(&mut self, within: &Bytes, range: Range<usize>) {
         self.bytes += range.len();
         self.count += 1;
@@ -140,16 +141,25 @@ impl<T: Revisioned> Splice<T> {
                 last.end = range.end;
             }
             _ => {
-                self.end_piece();
+                self.end_shared();
                 self.shared = Some((within.clone(), range));
             }
         }
     }
 
-    fn end_piece(&mut self) {
-        if let Some((shared, range)) = self.shared.take() {
+    fn end_shared(&mut self) {
+        let Some((shared, range)) = self.shared.take() else {
+            return;
+        };
+        if range.len() * 2 < shared.len() {
+            self.own.extend_from_slice(&shared[range]);
+        } else {
+            self.end_own();
             self.pieces.push(shared.slice(range));
         }
+    }
+
+    fn end_own(&mut self) {
         if !self.own.is_empty() {
             self.pieces.push(self.own.split().freeze());
         }
@@ -170,7 +180,8 @@ impl<T: Revisioned> Splice<T> {
     /// Makes a page of these records.
     #[must_use]
     pub fn into_page(mut self, next_page_token: String, revision: u64) -> Page<T> {
-        self.end_piece();
+        self.end_shared();
+        self.end_own();
         Page {
             records: Records::Spliced {
                 pieces: self.pieces,
@@ -196,6 +207,32 @@ impl<T> Page<T> {
 }
 
 impl<T> Page<T> {
+    /// The encoded page in pieces. What is in pieces already is not copied.
+    #[must_use]
+    pub fn encoded_pieces(&self) -> Vec<Bytes> {
+        let mut pieces = match &self.records {
+            Records::Spliced { pieces, .. } => pieces.clone(),
+            Records::Apart(_) => Vec::new(),
+        };
+        let mut rest = BytesMut::new();
+        self.encode_rest(&mut rest);
+        pieces.push(rest.freeze());
+        pieces
+    }
+
+    /// Encodes what is not in pieces.
+    fn encode_rest(&self, buf: &mut impl BufMut) {
+        if let Records::Apart(records) = &self.records {
+            encoding::bytes::encode_repeated(RECORDS_TAG, records, buf);
+        }
+        if !self.next_page_token.is_empty() {
+            encoding::string::encode(NEXT_PAGE_TOKEN_TAG, &self.next_page_token, buf);
+        }
+        if self.revision != 0 {
+            encoding::uint64::encode(REVISION_TAG, &self.revision, buf);
+        }
+    }
+
     /// The encoded records, one after another. Each is a part of the page's bytes, not a copy.
     ///
     /// # Errors
@@ -248,16 +285,12 @@ impl<T> Default for Page<T> {
 
 impl<T> Message for Page<T> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
-        match &self.records {
-            Records::Spliced { pieces, .. } => pieces.iter().for_each(|piece| buf.put_slice(piece)),
-            Records::Apart(records) => encoding::bytes::encode_repeated(RECORDS_TAG, records, buf),
+        if let Records::Spliced { pieces, .. } = &self.records {
+            for piece in pieces {
+                buf.put_slice(piece);
+            }
         }
-        if !self.next_page_token.is_empty() {
-            encoding::string::encode(NEXT_PAGE_TOKEN_TAG, &self.next_page_token, buf);
-        }
-        if self.revision != 0 {
-            encoding::uint64::encode(REVISION_TAG, &self.revision, buf);
-        }
+        self.encode_rest(buf);
     }
 
     fn merge_field(
@@ -374,8 +407,36 @@ mod tests {
         assert_eq!(page.count(), ordinary.jobs.len());
         assert_eq!(page.encode_to_vec(), ordinary.encode_to_vec());
         assert_eq!(page.encoded_len(), ordinary.encoded_len());
+        assert_eq!(page.encoded_pieces().concat(), ordinary.encode_to_vec());
         let read_back = Page::<Job>::decode(ordinary.encode_to_vec().as_slice()).unwrap();
         assert_eq!(read_back.decoded().unwrap(), ordinary.jobs);
         assert_eq!(page.decoded().unwrap(), ordinary.jobs);
+        assert_eq!(
+            read_back.encoded_pieces().concat(),
+            ordinary.encode_to_vec()
+        );
+    }
+
+    #[test]
+    fn a_page_keeps_at_most_twice_its_bytes_in_memory() {
+        let record = vec![7; 100];
+        let mut framed = Vec::new();
+        let heads = [(); 10].map(|()| {
+            Splice::<Job>::frame(&record, 1, &mut framed);
+            framed.len()
+        });
+        let (framed, len) = (Bytes::from(framed), heads[0]);
+        for (count, is_shared) in [(1, false), (4, false), (5, true), (10, true)] {
+            let mut splice = Splice::<Job>::default();
+            for at in 3..3 + count.min(7) {
+                splice.push_framed(&framed, at * len..(at + 1) * len);
+            }
+            let pieces = splice.into_page(String::new(), 0).encoded_pieces();
+            assert_eq!(
+                framed.as_ptr_range().contains(&pieces[0].as_ptr()),
+                is_shared
+            );
+            assert_eq!(pieces[0], framed[3 * len..(3 + count.min(7)) * len]);
+        }
     }
 }

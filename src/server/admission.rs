@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     identity::{Access, Caller, Rpc, Shape, Share},
-    service::{AnswerBytes, HeldBytes},
+    service::{AnswerBytes, HeldBytes, Pieces},
 };
 
 /// What a request takes before its message is read, and about what an answer takes that does not tell its size.
@@ -187,6 +187,7 @@ impl Room {
             let says = response.extensions().get::<AnswerBytes>();
             let bytes = says.map_or(ANSWER_BYTES, |says| says.0);
             let held = response.extensions().get::<HeldBytes>().cloned();
+            let pieces = response.extensions_mut().remove::<Pieces>();
             let patience = if is_stream {
                 Patience::Endless
             } else {
@@ -199,8 +200,10 @@ impl Room {
                 _page: page,
             };
             let waits = (bytes, patience);
-            response
-                .map(|body| Body::new(Outgoing::new(body, &self.waiting, &peer, waits, attached)))
+            response.map(|body| {
+                let body = pieces.map_or(body, Body::new);
+                Body::new(Outgoing::new(body, &self.waiting, &peer, waits, attached))
+            })
         });
         drop(making);
         Ok(answered)

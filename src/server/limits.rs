@@ -35,7 +35,8 @@ pub struct Limits {
     /// How long an answer may wait until its caller reads on. Then the connection is closed. Messages of a stream may wait as long
     /// as there is room.
     pub stall_timeout: Duration,
-    /// Bytes of answers that may wait for their callers. Beyond that, the connection that has waited longest is closed.
+    /// Bytes of answers that may wait for their callers. Beyond that, the connection that has waited longest is closed. A page of a
+    /// list may keep up to twice its bytes in memory.
     pub stalled_bytes: usize,
     /// How often a watch reports its revision when nothing happens, so that its caller knows that it is alive.
     pub bookmark_interval: Duration,

@@ -99,7 +99,9 @@ impl Outgoing {
     fn begin(&mut self, data: Bytes) {
         let held = self.attached.held.as_ref();
         let held = held.map_or(0, |held| held.0.load(Ordering::Relaxed));
-        let kept = std::mem::replace(&mut self.kept, data.len() + held);
+        // A body that knows what is left of it has it in memory.
+        let left = usize::try_from(self.body.size_hint().lower()).unwrap_or(usize::MAX);
+        let kept = std::mem::replace(&mut self.kept, data.len() + held + left);
         self.turn.exchange(kept, self.kept);
         self.rest = data;
     }
@@ -201,7 +203,10 @@ mod tests {
     use tokio::sync::{Semaphore, watch};
 
     use super::*;
-    use crate::server::{Limits, metrics::Disconnected};
+    use crate::{
+        server::{Limits, metrics::Disconnected},
+        service::Pieces,
+    };
 
     const BYTES_MAX: usize = 100_000;
 
@@ -265,6 +270,24 @@ mod tests {
         parts.truncate(1);
         assert_eq!(waiting.bytes(), PART_BYTES_MAX);
         parts.clear();
+        assert_eq!(waiting.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn all_of_an_answer_in_pieces_waits_until_it_is_written() {
+        let waiting = waiting();
+        let pieces = vec![Bytes::from(vec![7; 70_000]), Bytes::from(vec![8; 20_000])];
+        let body = Body::new(Pieces::of(pieces, 90_000));
+        let mut outgoing = outgoing(body, &waiting, Patience::Little);
+        let prefix = next(&mut outgoing).await.unwrap();
+        assert_eq!(waiting.bytes(), 90_005);
+        drop(prefix);
+        assert_eq!(waiting.bytes(), 90_000);
+        let first = next(&mut outgoing).await.unwrap();
+        assert_eq!(first.len(), PART_BYTES_MAX);
+        drop(first);
+        assert_eq!(waiting.bytes(), 90_000 - PART_BYTES_MAX);
+        drop(outgoing);
         assert_eq!(waiting.bytes(), 0);
     }
 

@@ -31,6 +31,6 @@ impl AuditService for Audit {
     ) -> Result<Response<ListChangesResponse>, Status> {
         let behalf = behalf_of(&request);
         let page = audit(&self.catalog, &behalf, request.into_inner()).await?;
-        Ok(super::page(page))
+        Ok(super::large(page))
     }
 }

@@ -6,6 +6,7 @@ mod backup_service;
 mod client_service;
 mod job_service;
 mod maintenance_service;
+mod pieces;
 mod resources;
 mod session_service;
 mod status;
@@ -17,6 +18,7 @@ pub(crate) use backup_service::Backups;
 pub(crate) use client_service::Clients;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
+pub(crate) use pieces::Pieces;
 pub(crate) use session_service::Sessions;
 pub(crate) use watch::{WatchStream, Watches};
 
@@ -25,10 +27,13 @@ use std::sync::{Arc, atomic::AtomicUsize};
 use prost::Message;
 use tonic::{Request, Response, metadata::MetadataValue};
 
-use crate::calls::Behalf;
+use crate::{calls::Behalf, proto::Page};
 
 /// Metadata of the response to a create that found an equal resource with that id and wrote nothing. Its value is `true`.
 pub(crate) const UNCHANGED_METADATA: &str = "icebox-unchanged";
+
+/// A smaller page is encoded into one piece: several frames would cost more than to copy it.
+const PIECES_BYTES_MIN: usize = 16 << 10;
 
 /// The size of an answer in bytes. It is in the extensions of an answer that may be large.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +43,22 @@ pub(crate) struct AnswerBytes(pub(crate) usize);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldBytes(pub(crate) Arc<AtomicUsize>);
 
-/// The response with a page of a list.
-fn page<T: Message>(page: T) -> Response<T> {
-    let bytes = page.encoded_len();
-    let mut response = Response::new(page);
+/// The response with a message that may be large.
+fn large<T: Message>(message: T) -> Response<T> {
+    let bytes = message.encoded_len();
+    let mut response = Response::new(message);
     response.extensions_mut().insert(AnswerBytes(bytes));
+    response
+}
+
+/// The response with a page of a list.
+fn page<R>(page: Page<R>) -> Response<Page<R>> {
+    let mut response = large(page);
+    let bytes = response.get_ref().encoded_len();
+    if bytes >= PIECES_BYTES_MIN {
+        let pieces = Pieces::of(response.get_ref().encoded_pieces(), bytes);
+        response.extensions_mut().insert(pieces);
+    }
     response
 }
 

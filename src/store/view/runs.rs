@@ -22,7 +22,8 @@ use crate::store::batch::{Entry, Found, Framed};
 
 /// The share of the cache that runs may take: a third. In the rest sled holds where the values stand.
 const SHARE_OF_CACHE: u64 = 3;
-/// A run that has this many bytes takes no further entry.
+/// A run that would exceed this with another entry like its last one takes none. It is twice what a frame of HTTP/2 holds, so that a
+/// page consists of whole frames.
 const RUN_BYTES: usize = 32 << 10;
 /// The most entries in a run.
 const RUN_ENTRIES_MAX: usize = 256;
@@ -264,6 +265,7 @@ impl Draft {
 
     /// Adds the next entry. Returns whether there is room for another.
     pub(super) fn push(&mut self, found: &Found<'_>) -> bool {
+        let before = self.framed.len();
         let value_start = (self.framing)(found.value, found.revision, &mut self.framed);
         self.keys.extend_from_slice(found.key);
         self.spans.push(Span {
@@ -273,11 +275,12 @@ impl Draft {
             value_end: offset(value_start + found.value.len()),
             framed_end: offset(self.framed.len()),
         });
-        self.framed.len() + self.keys.len() < RUN_BYTES && self.spans.len() < RUN_ENTRIES_MAX
+        let of_last = self.framed.len() - before;
+        self.framed.len() + of_last <= RUN_BYTES && self.spans.len() < RUN_ENTRIES_MAX
     }
 }
 
-/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that reaches [`RUN_BYTES`], and messages are limited.
+/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that exceeds [`RUN_BYTES`] at the latest, and messages are limited.
 fn offset(place: usize) -> u32 {
     u32::try_from(place).expect("a run is far smaller than 4 GiB")
 }
