@@ -10,10 +10,11 @@ use std::{
 
 use futures_util::future::maybe_done;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf},
+    net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
-use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::{rustls::pki_types::CertificateDer, server::TlsStream};
 
 use super::{
     Tls,
@@ -29,9 +30,28 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PAGES_MAX: usize = 16;
 
 /// What a connection's bytes go through.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
+    /// While it is corked, it may keep what is written to it, so that it leaves in larger parts.
+    fn cork(&self, _is_corked: bool) {}
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+impl Transport for TcpStream {
+    #[cfg(target_os = "linux")]
+    fn cork(&self, is_corked: bool) {
+        // It fails only for a socket that is no longer connected.
+        let _ = rustix::net::sockopt::set_tcp_cork(self, is_corked);
+    }
+}
+
+impl Transport for UnixStream {}
+
+impl Transport for DuplexStream {}
+
+impl Transport for TlsStream<Box<dyn Transport>> {
+    fn cork(&self, is_corked: bool) {
+        self.get_ref().0.cork(is_corked);
+    }
+}
 
 /// The peer at the other end of a connection.
 #[derive(Debug)]
@@ -156,6 +176,12 @@ fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
         dns.chain(certificate.valid_uri_names()).map(str::to_owned)
     });
     names.collect()
+}
+
+impl Transport for Connection {
+    fn cork(&self, is_corked: bool) {
+        self.transport.cork(is_corked);
+    }
 }
 
 impl AsyncRead for Connection {

@@ -1,7 +1,8 @@
-//! Joins small writes to a connection into larger ones.
+//! Joins what is written to a connection, until the [`Cork`] is pulled.
 //!
-//! HTTP/2 writes and flushes each answer by itself. Each write is a system call, and wakes the client. So small writes are kept until
-//! the [`Cork`] is pulled.
+//! HTTP/2 writes and flushes each frame of an answer by itself. Each write is a system call, and wakes the client. So small writes are
+//! kept here. Larger ones are not, because copying them costs more than the system call: the transport itself is corked for them,
+//! so that the client is not woken for each.
 
 use std::{
     io::{self, IoSlice},
@@ -13,23 +14,26 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A larger write is not kept. It takes with it what is kept. This is more than a frame of HTTP/2, so that the two frames of a page
-/// leave together.
-const SMALL_BYTES_MAX: usize = 17 << 10;
-/// The most bytes that are kept. They stay in the processor's cache: with twice as much, lists are a sixth slower.
-const KEPT_BYTES_MAX: usize = 36 << 10;
+use super::connection::Transport;
+
+/// A larger write is not kept. It takes with it what is kept.
+const SMALL_BYTES_MAX: usize = 4 << 10;
+/// The most bytes that are kept.
+const KEPT_BYTES_MAX: usize = 16 << 10;
 /// The most slices that are written at a time.
 const SLICES_MAX: usize = 16;
 
-/// A transport whose small writes are kept. A flush does nothing.
+/// A transport that is written to until the cork is pulled. A flush does nothing.
 pub(super) struct Corked<T>(Arc<Mutex<Shared<T>>>);
 
-/// Lets out what is kept.
+/// Lets out what was written.
 pub(super) struct Cork<T>(Arc<Mutex<Shared<T>>>);
 
 struct Shared<T> {
     transport: T,
     kept: BytesMut,
+    /// Whether the transport itself is corked, too.
+    is_corked: bool,
     /// Why what was kept could not be written. The next read fails with it.
     failed: Option<io::Error>,
 }
@@ -39,13 +43,14 @@ pub(super) fn corked<T>(transport: T) -> (Corked<T>, Cork<T>) {
     let shared = Arc::new(Mutex::new(Shared {
         transport,
         kept: BytesMut::new(),
+        is_corked: false,
         failed: None,
     }));
     (Corked(shared.clone()), Cork(shared))
 }
 
-impl<T: AsyncWrite + Unpin> Cork<T> {
-    /// Writes what is kept. If the transport takes no more now, `cx` is woken once it does. Returns whether a read is due, because
+impl<T: Transport> Cork<T> {
+    /// Writes what is kept, and lets the transport send all of it. If the transport takes no more now, `cx` is woken once it does. Returns whether a read is due, because
     /// the transport has failed.
     pub(super) fn pull(&self, cx: &mut Context<'_>) -> bool {
         let mut shared = lock(&self.0);
@@ -59,7 +64,7 @@ impl<T: AsyncWrite + Unpin> Cork<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Shared<T> {
+impl<T: Transport> Shared<T> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept.is_empty() {
             let written = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.kept))?;
@@ -67,6 +72,10 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.is_written(written);
+        }
+        if self.is_corked {
+            self.transport.cork(false);
+            self.is_corked = false;
         }
         Pin::new(&mut self.transport).poll_flush(cx)
     }
@@ -92,6 +101,10 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
             }
             return Poll::Ready(Ok(bytes));
         }
+        if !self.is_corked {
+            self.transport.cork(true);
+            self.is_corked = true;
+        }
         loop {
             let kept = self.kept.len();
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -108,7 +121,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Corked<T> {
+impl<T: Transport> AsyncRead for Corked<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -122,7 +135,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Corked<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
+impl<T: Transport> AsyncWrite for Corked<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -174,6 +187,13 @@ mod tests {
         is_full: bool,
         is_broken: bool,
         is_shut_down: bool,
+        corks: Mutex<Vec<bool>>,
+    }
+
+    impl Transport for Socket {
+        fn cork(&self, is_corked: bool) {
+            self.corks.lock().unwrap().push(is_corked);
+        }
     }
 
     impl AsyncRead for Socket {
@@ -271,6 +291,23 @@ mod tests {
     }
 
     #[test]
+    fn the_transport_is_corked_from_the_first_large_write_to_the_pull() {
+        let (mut transport, cork) = made(usize::MAX);
+        write(&mut transport, b"small");
+        assert!(!pull(&cork));
+        assert!(lock(&cork.0).corks().is_empty());
+        for _ in 0..2 {
+            write(&mut transport, &[7; SMALL_BYTES_MAX + 1]);
+        }
+        write(&mut transport, b"small");
+        assert_eq!(lock(&cork.0).corks(), [true]);
+        assert!(!pull(&cork));
+        assert!(!pull(&cork));
+        assert_eq!(lock(&cork.0).corks(), [true, false]);
+        assert_eq!(lock(&cork.0).written().last().unwrap(), b"small");
+    }
+
+    #[test]
     fn no_more_than_the_limit_is_kept() {
         let (mut transport, cork) = made(usize::MAX);
         lock(&cork.0).transport.is_full = true;
@@ -279,7 +316,7 @@ mod tests {
             kept += written;
             assert!(kept <= KEPT_BYTES_MAX);
         }
-        assert_eq!(kept, 36_000);
+        assert_eq!(kept, 16_000);
         assert!(!pull(&cork));
         lock(&cork.0).transport.is_full = false;
         assert!(!pull(&cork));
@@ -308,6 +345,10 @@ mod tests {
     }
 
     impl Shared<Socket> {
+        fn corks(&self) -> Vec<bool> {
+            self.transport.corks.lock().unwrap().clone()
+        }
+
         fn written(&self) -> &[Vec<u8>] {
             &self.transport.written
         }

@@ -15,13 +15,11 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use super::{connection::Transport, corked::Cork};
 use futures_util::{
     FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered, task::AtomicWaker,
 };
 use hyper::rt::Executor;
-use tokio::io::AsyncWrite;
-
-use super::corked::Cork;
 
 /// How many turns follow each other before other tasks are let in.
 const TURNS_MAX: usize = 8;
@@ -114,7 +112,7 @@ impl Part {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Turns<T> {
+impl<T: Transport> Turns<T> {
     /// The turns of a connection that begins its answers with `begun` and writes through `cork`.
     pub(super) fn new(begun: Begun, cork: Cork<T>) -> Turns<T> {
         let task = Arc::new(Task::default());
@@ -191,16 +189,16 @@ mod tests {
     use std::{sync::atomic::AtomicUsize, thread, time::Duration};
 
     use futures_util::task::noop_waker;
-    use tokio::sync::oneshot;
+    use tokio::{io::DuplexStream, sync::oneshot};
 
     use super::*;
     use crate::server::corked::corked;
 
     const SOON: Duration = Duration::from_secs(20);
 
-    fn turns() -> (Turns<tokio::io::Sink>, Begun) {
+    fn turns() -> (Turns<DuplexStream>, Begun) {
         let begun = Begun::default();
-        let (_, cork) = corked(tokio::io::sink());
+        let (_, cork) = corked(tokio::io::duplex(64).0);
         (Turns::new(begun.clone(), cork), begun)
     }
 
