@@ -104,6 +104,11 @@ pub(super) fn spawn(
         })
 }
 
+/// Lets other threads go first that are ready to run on this processor.
+pub(super) fn give_way() {
+    thread::yield_now();
+}
+
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {

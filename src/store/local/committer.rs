@@ -210,6 +210,9 @@ impl Committer {
     /// Commits until every sender of the queue has gone.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
+            // Whoever has a batch nearly ready can add it to the group. So groups are nearly twice as large on a busy machine, and there
+            // are fewer syncs, which take time of the processor, too. On an idle machine this waits for nothing.
+            outside::give_way();
             self.core.view.wait_for_room();
             self.commit_group(first);
         }
