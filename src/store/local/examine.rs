@@ -101,7 +101,6 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
         Ok(Some((_, shown, _))) => *shown,
         _ => 0,
     };
-    let checked = checked(&stored, shown);
     let home = Home {
         disk: disk.clone(),
         paths,
@@ -109,10 +108,9 @@ pub(crate) fn examine(path: &Path, view: Option<&Path>) -> Result<Examined, Open
         journal_room_bytes: 0,
         closing: Arc::default(),
     };
-    let whole = checked.and_then(|checked| {
-        stored.verify()?;
-        Ok(checked)
-    });
+    // This reads the records for both.
+    let whole = stored.verify();
+    let whole = whole.and_then(|()| checked(&stored, shown));
     let whole = whole.inspect_err(|damage| found(damage.to_string(), RESTORE));
     let (sled, revision) = if let Ok((log, end)) = whole {
         let current = Arc::new(Current::new(log));
