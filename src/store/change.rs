@@ -27,6 +27,8 @@ pub(super) struct Placed<'a> {
     pub(super) revision: u64,
     /// Where the value can be read later.
     pub(super) stands: Stands,
+    /// The value's share of the state hash, if it is known already.
+    pub(super) share: Option<StateHash>,
 }
 
 /// Where the truth keeps a value.

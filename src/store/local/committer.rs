@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::{core::Core, frame::encoded_len, journal::Journal, rewriter::Work};
 use crate::store::{
     Batch, Error, Outcome,
-    change::{Change, Group, Write},
+    change::{Change, Group, Placed, Write},
     outside,
     state_hash::StateHash,
     tally::Tally,
@@ -70,8 +70,8 @@ impl CommitClock {
 #[derive(Default)]
 pub(super) struct Pending {
     group: HashMap<Bytes, Option<Known>>,
-    /// What they change: each key with the size of its value before and after.
-    changed: Vec<(Bytes, Option<usize>, Option<usize>)>,
+    /// What they change, in order: each key with what was known of it before and after.
+    changed: Vec<(Bytes, Option<Known>, Option<Known>)>,
 }
 
 impl Pending {
@@ -128,8 +128,7 @@ impl Pending {
             let is_again = writes[..n].iter().any(|write| write.key == key);
             let old = if is_again { self.group[key] } else { old };
             let new = value.as_ref().map(|value| Known::of(key, value, revision));
-            let len = |known: Option<Known>| known.map(|known| known.len);
-            self.changed.push((key.clone(), len(old), len(new)));
+            self.changed.push((key.clone(), old, new));
             let hash = |known: Option<Known>| known.map(|known| known.hash);
             state = state.changed(hash(old), hash(new));
             self.group.insert(key.clone(), new);
@@ -137,10 +136,20 @@ impl Pending {
         Ok(state)
     }
 
+    /// The group's writes as the view takes them, if its frame begins at `frame_at`.
+    fn placed<'a>(&self, group: &'a Group, frame_at: u64) -> Vec<Placed<'a>> {
+        let mut placed = group.placed(Some(frame_at));
+        for (write, (_, _, after)) in placed.iter_mut().zip(&self.changed) {
+            write.share = after.map(|known| known.hash);
+        }
+        placed
+    }
+
     /// The group has become durable.
     fn is_durable(&mut self, tally: &mut Tally) {
+        let len = |known: Option<Known>| known.map(|known| known.len);
         for (key, before, after) in self.changed.drain(..) {
-            tally.change(&key, before, after);
+            tally.change(&key, len(before), len(after));
         }
         self.group.clear();
     }
@@ -308,9 +317,10 @@ impl Committer {
             ..
         } = &*self.core;
         meters.appended(took, group.changes.len(), bytes);
+        let placed = self.pending.placed(&group, frame_at);
         self.pending.is_durable(&mut view.tally());
         recent.push(group.clone(), bytes);
-        view.show(&group.placed(Some(frame_at)), journal.end());
+        view.show(&placed, journal.end());
         Ok(())
     }
 

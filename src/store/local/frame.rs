@@ -121,6 +121,7 @@ impl Group {
                     value: value.as_ref(),
                     revision: change.revision,
                     stands: frame_at.map_or(Stands::Nowhere, |_| Stands::Journal(value_at)),
+                    share: None,
                 });
                 if let Some(value) = value {
                     at = value_at + value.len() as u64;

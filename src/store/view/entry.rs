@@ -61,7 +61,8 @@ pub(super) fn stored(write: &Placed<'_>, value: &[u8]) -> Vec<u8> {
     stored.extend_from_slice(&write.revision.to_le_bytes());
     if let Some((tag, at)) = place {
         let len = u32::try_from(value.len()).expect("it came through a frame");
-        let hash = StateHash::of(write.key, value, write.revision);
+        let hash = write.share;
+        let hash = hash.unwrap_or_else(|| StateHash::of(write.key, value, write.revision));
         stored.push(tag);
         stored.extend_from_slice(&len.to_le_bytes());
         stored.extend_from_slice(&at.to_le_bytes());

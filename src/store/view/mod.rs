@@ -390,6 +390,7 @@ mod tests {
             stands: value.as_ref().map_or(Stands::Nowhere, |value| {
                 Stands::Journal(journal.append(value))
             }),
+            share: None,
         };
         view.show(&[write], end);
     }

@@ -151,6 +151,7 @@ mod tests {
             value: None,
             revision: 2,
             stands: Stands::Nowhere,
+            share: None,
         };
         Arc::new(Feed {
             writes: [(key.to_owned().into(), written)].into(),

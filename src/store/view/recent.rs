@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::store::{
     batch::{Entry, Found},
     change::{Placed, Position, Stands},
+    state_hash::StateHash,
 };
 
 /// sled is fed once this much waits, or something has waited for [`FEED_AFTER`]. When writes with neighbouring keys come together,
@@ -43,6 +44,8 @@ pub(in crate::store) struct Written {
     pub(in crate::store) revision: u64,
     /// Where else the value can be read.
     pub(in crate::store) stands: Stands,
+    /// The value's share of the state hash, if it is known already.
+    pub(in crate::store) share: Option<StateHash>,
 }
 
 impl Written {
@@ -62,6 +65,7 @@ impl Written {
             value: self.value.as_ref(),
             revision: self.revision,
             stands: self.stands,
+            share: self.share,
         }
     }
 
@@ -182,6 +186,7 @@ impl Recent {
                 value: write.value.cloned(),
                 revision: write.revision,
                 stands: write.stands,
+                share: write.share,
             };
             tables.taking.insert(write.key.clone(), written);
         }

@@ -430,6 +430,7 @@ mod tests {
             value: None,
             revision: 2,
             stands: Stands::Nowhere,
+            share: None,
         };
         let keys = keys
             .iter()

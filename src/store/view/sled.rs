@@ -361,6 +361,7 @@ impl Sled {
             value: Some(&entry.value),
             revision: entry.revision,
             stands,
+            share: None,
         }))
     }
 
@@ -376,6 +377,7 @@ impl Sled {
             value: Some(&shown.into()),
             revision,
             stands: Stands::Nowhere,
+            share: None,
         }))
     }
 
@@ -506,6 +508,7 @@ mod tests {
                 value: Some(&value),
                 revision: 7,
                 stands,
+                share: None,
             };
             view.apply(&[write], 7, StateHash::default()).unwrap();
         };
