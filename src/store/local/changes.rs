@@ -27,21 +27,14 @@ const RING_BYTES_MAX: usize = 4 << 20;
 /// The most groups that are read from the journal and still in use: each may take some MiB.
 const READ_AT_A_TIME: usize = 4;
 
-/// The latest groups, and the permits to read older ones.
-#[derive(Debug)]
-pub(super) struct Ring {
-    groups: Mutex<Groups>,
-    turns: Arc<Semaphore>,
+/// The permits to read groups from the journal.
+pub(super) fn journal_reads() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(READ_AT_A_TIME))
 }
 
-impl Default for Ring {
-    fn default() -> Self {
-        Ring {
-            groups: Mutex::default(),
-            turns: Arc::new(Semaphore::new(READ_AT_A_TIME)),
-        }
-    }
-}
+/// The latest groups.
+#[derive(Debug, Default)]
+pub(super) struct Ring(Mutex<Groups>);
 
 #[derive(Debug, Default)]
 struct Groups {
@@ -75,7 +68,7 @@ impl Ring {
     }
 
     fn lock(&self) -> MutexGuard<'_, Groups> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,7 +159,7 @@ impl Changes {
             self.follower = None;
             (group, None)
         } else {
-            let turn = core.recent.turns.clone().acquire_owned().await;
+            let turn = core.journal_reads.clone().acquire_owned().await;
             let turn = turn.expect("the semaphore is never closed");
             let follower = self.follower.take();
             let read = move || {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::{
@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) view: Arc<View>,
     /// The latest groups, for those who follow changes.
     pub(super) recent: Ring,
+    /// A permit for each group that was read from the journal and is still in use.
+    pub(super) journal_reads: Arc<Semaphore>,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) space: Space,
     pub(super) rewriter: SyncSender<Work>,

@@ -234,6 +234,7 @@ impl Local {
             id,
             view: Arc::new(view),
             recent: Ring::default(),
+            journal_reads: changes::journal_reads(),
             condition,
             space,
             rewriter: work,
