@@ -186,9 +186,17 @@ async fn connected(uri: String) -> Channel {
 
 #[tokio::test]
 async fn it_serves_on_listeners_of_ones_own_until_it_is_closed() {
+    const BACKUPS: usize = 300;
     let dir = tempfile::tempdir().unwrap();
     let icebox = open(&dir.path().join("store")).await;
-    icebox.backups().create(PROJECT, backup("b")).await.unwrap();
+    for n in 0..BACKUPS {
+        // Pages of all sizes, from a hundred bytes to some hundred thousand.
+        let long = backup_with(&format!("b{n:03}"), |_, metadata| {
+            metadata.container = "/srv".repeat(1 + n * 7 % 250);
+        });
+        icebox.backups().create(PROJECT, long).await.unwrap();
+    }
+    let stored = icebox.backups().list(PROJECT).limit(1000).await.unwrap();
 
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
@@ -203,16 +211,21 @@ async fn it_serves_on_listeners_of_ones_own_until_it_is_closed() {
         over(client).await,
     ];
     for channel in &channels {
-        let request = ListBackupsRequest {
-            project_id: PROJECT.into(),
-            ..ListBackupsRequest::default()
-        };
-        let page = BackupServiceClient::new(channel.clone())
-            .list_backups(request)
-            .await
-            .unwrap()
-            .into_inner();
-        assert_eq!(page.count(), 1);
+        let pages = (0..40).map(async |n| {
+            let limit = [1, 3, 30, 299, 1000][n % 5];
+            let marker = n * 7 % BACKUPS;
+            let request = ListBackupsRequest {
+                project_id: PROJECT.into(),
+                limit: i32::try_from(limit).unwrap(),
+                marker: stored.items[marker].backup_id.clone(),
+                ..ListBackupsRequest::default()
+            };
+            let mut backups = BackupServiceClient::new(channel.clone());
+            let page = backups.list_backups(request).await.unwrap().into_inner();
+            let behind = &stored.items[marker + 1..];
+            assert_eq!(page.decoded().unwrap(), behind[..limit.min(behind.len())]);
+        });
+        futures_util::future::join_all(pages).await;
     }
     icebox.close().await.unwrap();
     for serving in serving {

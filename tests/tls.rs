@@ -2,6 +2,7 @@
 //! server that others can reach does not start without TLS and tokens.
 
 mod child;
+mod harness;
 
 use std::{
     fs::{self, Permissions},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use child::ChildServer;
+use harness::{PROJECT, job};
 use icebox::{
     Icebox, Listener, Options, Tls,
     proto::{ListJobsRequest, job_service_client::JobServiceClient},
@@ -284,6 +286,7 @@ fn who_has_a_certificate_is_known_by_a_name_in_it() {
 
 #[tokio::test]
 async fn a_certificate_is_replaced_while_connections_go_on() {
+    const PAGE: usize = 500;
     let dir = tempfile::tempdir().unwrap();
     let made = ["old", "new"].map(|name| {
         let (certificate, key) = certificate(dir.path(), name);
@@ -294,6 +297,10 @@ async fn a_certificate_is_replaced_while_connections_go_on() {
         .map(|(certificate, key)| Tls::from_pem(certificate, key).unwrap());
     let icebox = Icebox::open(dir.path().join("icebox.db"), Options::default());
     let icebox = icebox.await.unwrap();
+    for _ in 0..PAGE {
+        // A page of them takes several frames.
+        icebox.jobs().create(PROJECT, job("nightly")).await.unwrap();
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!(
         "https://localhost:{}",
@@ -308,11 +315,13 @@ async fn a_certificate_is_replaced_while_connections_go_on() {
     };
     let list = async |channel: &Channel| {
         let request = ListJobsRequest {
-            project_id: "demo".into(),
+            project_id: PROJECT.into(),
+            limit: 1000,
             ..ListJobsRequest::default()
         };
         let mut jobs = JobServiceClient::new(channel.clone());
-        jobs.list_jobs(request).await.unwrap();
+        let page = jobs.list_jobs(request).await.unwrap().into_inner();
+        assert_eq!(page.decoded().unwrap().len(), PAGE);
     };
     let before = connect(&made[0]).await.unwrap();
     list(&before).await;
