@@ -419,24 +419,21 @@ mod tests {
 
     #[test]
     fn a_page_keeps_at_most_twice_its_bytes_in_memory() {
-        let record = vec![7; 100];
+        const RECORDS: usize = 10;
         let mut framed = Vec::new();
-        let heads = [(); 10].map(|()| {
-            Splice::<Job>::frame(&record, 1, &mut framed);
-            framed.len()
-        });
-        let (framed, len) = (Bytes::from(framed), heads[0]);
-        for (count, is_shared) in [(1, false), (4, false), (5, true), (10, true)] {
+        for _ in 0..RECORDS {
+            Splice::<Job>::frame(&[7; 100], 1, &mut framed);
+        }
+        let (len, framed) = (framed.len() / RECORDS, Bytes::from(framed));
+        for count in 1..=RECORDS {
             let mut splice = Splice::<Job>::default();
-            for at in 3..3 + count.min(7) {
+            for at in 0..count {
                 splice.push_framed(&framed, at * len..(at + 1) * len);
             }
-            let pieces = splice.into_page(String::new(), 0).encoded_pieces();
-            assert_eq!(
-                framed.as_ptr_range().contains(&pieces[0].as_ptr()),
-                is_shared
-            );
-            assert_eq!(pieces[0], framed[3 * len..(3 + count.min(7)) * len]);
+            let records = &splice.into_page(String::new(), 0).encoded_pieces()[0];
+            let is_shared = framed.as_ptr_range().contains(&records.as_ptr());
+            assert_eq!(is_shared, count * 2 >= RECORDS);
+            assert_eq!(*records, framed[..count * len]);
         }
     }
 }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     identity::{Access, Caller, Rpc, Shape, Share},
-    service::{AnswerBytes, HeldBytes, Pieces},
+    service::{AnswerBytes, HeldBytes, PREFIX_BYTES, Pieces},
 };
 
 /// What a request takes before its message is read, and about what an answer takes that does not tell its size.
@@ -37,8 +37,6 @@ const REQUEST_BYTES: usize = 8 << 10;
 const ANSWER_BYTES: usize = 4 << 10;
 /// The most pages of lists that are made at a time. Only the processor makes them, so that more at a time would only take memory.
 const PAGES_MADE_MAX: usize = 16;
-/// A flag and a length stand before a message.
-const PREFIX_BYTES: usize = 5;
 /// How much of a request that is too large is read, and for how long, before it is refused.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);

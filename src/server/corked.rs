@@ -50,8 +50,8 @@ pub(super) fn corked<T>(transport: T) -> (Corked<T>, Cork<T>) {
 }
 
 impl<T: Transport> Cork<T> {
-    /// Writes what is kept, and lets the transport send all of it. If the transport takes no more now, `cx` is woken once it does. Returns whether a read is due, because
-    /// the transport has failed.
+    /// Writes what is kept, and lets the transport send all of it. If the transport takes no more now, `cx` is woken once it does.
+    /// Returns whether a read is due, because the transport has failed.
     pub(super) fn pull(&self, cx: &mut Context<'_>) -> bool {
         let mut shared = lock(&self.0);
         match shared.poll_flush(cx) {

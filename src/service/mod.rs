@@ -18,7 +18,7 @@ pub(crate) use backup_service::Backups;
 pub(crate) use client_service::Clients;
 pub(crate) use job_service::Jobs;
 pub(crate) use maintenance_service::Maintenance;
-pub(crate) use pieces::Pieces;
+pub(crate) use pieces::{PREFIX_BYTES, Pieces};
 pub(crate) use session_service::Sessions;
 pub(crate) use watch::{WatchStream, Watches};
 

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 /// The bytes before a message of gRPC: a flag that says whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// The body of an answer whose message is in pieces, and has other owners, too. It is in the answer's extensions, and takes the place
 /// of the body that tonic makes: tonic would encode the message, which copies all of it.

@@ -280,7 +280,8 @@ impl Draft {
     }
 }
 
-/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that exceeds [`RUN_BYTES`] at the latest, and messages are limited.
+/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that exceeds [`RUN_BYTES`] at the latest, and messages
+/// are limited.
 fn offset(place: usize) -> u32 {
     u32::try_from(place).expect("a run is far smaller than 4 GiB")
 }
