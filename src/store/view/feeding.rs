@@ -1,9 +1,15 @@
 //! Which keys sled is being fed with, for those who keep copies of what sled has: a copy that was read before a feed must not be
 //! kept after it.
 
-use std::{ops::Bound, sync::Arc};
+use std::{
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+};
 
 use super::Feed;
+
+/// How many keys' copies are removed under one lock. Readers wait no longer than that.
+const FORGET_STEP: usize = 64;
 
 /// The feed that is being written to sled, and how many have ended.
 #[derive(Debug, Default)]
@@ -16,14 +22,44 @@ pub(super) struct Feeding {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment(u64);
 
-impl Feeding {
-    /// Call this before sled is fed, and before copies are removed.
-    pub(super) fn begin(&mut self, feed: &Arc<Feed>) {
-        self.feed = Some(feed.clone());
-    }
+/// Copies of what sled has.
+pub(super) trait Copies {
+    fn feeding(&mut self) -> &mut Feeding;
 
-    /// Call this after sled was fed, or feeding has failed. Returns the feed, so that it can be dropped without a lock.
-    pub(super) fn end(&mut self) -> Option<Arc<Feed>> {
+    fn is_empty(&self) -> bool;
+
+    /// Removes what was copied of a key.
+    fn forget(&mut self, key: &[u8]);
+}
+
+/// Removes the copies that a feed makes outdated. Call this before sled is fed.
+pub(super) fn begin(copies: &RwLock<impl Copies>, feed: &Arc<Feed>) {
+    write(copies).feeding().feed = Some(feed.clone());
+    let mut keys = feed.writes.keys().peekable();
+    while keys.peek().is_some() {
+        let mut copies = write(copies);
+        if copies.is_empty() {
+            return;
+        }
+        for key in keys.by_ref().take(FORGET_STEP) {
+            copies.forget(key);
+        }
+    }
+}
+
+/// Call this after sled was fed, or feeding has failed.
+pub(super) fn end(copies: &RwLock<impl Copies>) {
+    let fed = write(copies).feeding().end();
+    // It may be the last owner, and then drops thousands of values. Nobody waits for that.
+    drop(fed);
+}
+
+fn write<C>(copies: &RwLock<C>) -> RwLockWriteGuard<'_, C> {
+    copies.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Feeding {
+    fn end(&mut self) -> Option<Arc<Feed>> {
         self.ended += 1;
         self.feed.take()
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{
     Feed,
-    feeding::{Feeding, Moment},
+    feeding::{self, Copies, Feeding, Moment},
 };
 use crate::store::batch::Entry;
 
@@ -24,8 +24,6 @@ const VALUE_BYTES_MAX: usize = 256;
 /// The memory that a point takes beside its key and value: a place in the map, of which up to half are empty, and what counts who
 /// holds them.
 const POINT_OVERHEAD_BYTES: usize = 256;
-/// How many keys' points are removed under one lock. Readers wait no longer than that.
-const FORGET_STEP: usize = 64;
 
 /// The points of one sled. Their size is limited.
 #[derive(Debug, Default)]
@@ -100,25 +98,12 @@ impl Points {
 
     /// Removes the points that a feed makes outdated. Call this before sled is fed.
     pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
-        self.write().feeding.begin(feed);
-        let mut keys = feed.writes.keys().peekable();
-        while keys.peek().is_some() {
-            let mut inner = self.write();
-            if inner.young.is_empty() && inner.old.is_empty() {
-                return;
-            }
-            for key in keys.by_ref().take(FORGET_STEP) {
-                // What it took stays counted until the young ones become old.
-                inner.young.remove(key);
-                inner.old.remove(key);
-            }
-        }
+        feeding::begin(&self.inner, feed);
     }
 
     /// Call this after sled was fed, or feeding has failed.
     pub(super) fn end_feed(&self) {
-        let fed = self.write().feeding.end();
-        drop(fed);
+        feeding::end(&self.inner);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -127,6 +112,22 @@ impl Points {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Copies for Inner {
+    fn feeding(&mut self) -> &mut Feeding {
+        &mut self.feeding
+    }
+
+    fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        // What it took stays counted until the young ones become old.
+        self.young.remove(key);
+        self.old.remove(key);
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     Feed,
-    feeding::{Feeding, Moment},
+    feeding::{self, Copies, Feeding, Moment},
 };
 use crate::store::batch::{Entry, Found, Framed};
 
@@ -30,8 +30,6 @@ const RUN_ENTRIES_MAX: usize = 256;
 /// The memory that a run takes beside its entries, and each entry beside its key and value.
 const RUN_OVERHEAD_BYTES: usize = 256;
 const ENTRY_OVERHEAD_BYTES: usize = size_of::<Span>();
-/// How many keys' runs are removed under one lock. Readers wait no longer than that.
-const FORGET_STEP: usize = 64;
 
 /// Appends a value with its revision to `to` in the form that a reader wants. Returns where the value itself begins. A range of
 /// keys is always read with the same function.
@@ -167,30 +165,19 @@ impl Runs {
 
     /// Removes the runs that a feed makes outdated. Call this before sled is fed.
     pub(super) fn begin_feed(&self, feed: &Arc<Feed>) {
-        self.write().feeding.begin(feed);
-        let mut keys = feed.writes.keys().peekable();
-        while keys.peek().is_some() {
-            let mut inner = self.write();
-            if inner.runs.is_empty() {
-                return;
-            }
-            for key in keys.by_ref().take(FORGET_STEP) {
-                inner.forget(key);
-            }
-        }
+        feeding::begin(&self.inner, feed);
     }
 
     /// Call this after sled was fed, or feeding has failed.
     pub(super) fn end_feed(&self) {
-        let fed = self.write().feeding.end();
-        drop(fed);
+        feeding::end(&self.inner);
     }
 
     /// Removes all runs.
     #[cfg(test)]
     pub(super) fn clear(&self) {
+        feeding::end(&self.inner);
         let mut inner = self.write();
-        inner.feeding.end();
         inner.runs.clear();
         inner.bytes = 0;
     }
@@ -201,6 +188,23 @@ impl Runs {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Copies for Inner {
+    fn feeding(&mut self) -> &mut Feeding {
+        &mut self.feeding
+    }
+
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        if let Some(run) = self.covering(key).cloned() {
+            self.bytes -= run.bytes();
+            self.runs.remove(&run.from);
+        }
     }
 }
 
@@ -230,13 +234,6 @@ impl Inner {
     fn put(&mut self, run: Arc<Run>) {
         self.bytes += run.bytes();
         self.runs.insert(run.from.clone(), run);
-    }
-
-    fn forget(&mut self, key: &[u8]) {
-        if let Some(run) = self.covering(key).cloned() {
-            self.bytes -= run.bytes();
-            self.runs.remove(&run.from);
-        }
     }
 
     /// Removes runs that were not read since the last time, until the others fit. The search goes around like the hand of a clock.
