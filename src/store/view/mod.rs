@@ -179,8 +179,7 @@ impl View {
     /// If the view cannot be read.
     pub(super) fn known(&self, key: &[u8]) -> Result<Option<Known>, Error> {
         if let Some(written) = self.recent.get(key) {
-            let value = written.value.as_ref();
-            return Ok(value.map(|value| Known::of(key, value, written.revision)));
+            return Ok(written.known(key));
         }
         let sled = self.sled()?;
         self.noticed(&sled, sled.known(key))

@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::Known;
 use crate::store::{
     batch::{Entry, Found},
     change::{Placed, Position, Stands},
@@ -55,6 +56,19 @@ impl Written {
             key: Bytes::copy_from_slice(key),
             value: self.value.clone()?,
             revision: self.revision,
+        })
+    }
+
+    /// What is known about the key after it.
+    pub(super) fn known(&self, key: &[u8]) -> Option<Known> {
+        let value = self.value.as_ref()?;
+        Some(match self.share {
+            Some(hash) => Known {
+                revision: self.revision,
+                len: value.len(),
+                hash,
+            },
+            None => Known::of(key, value, self.revision),
         })
     }
 
