@@ -15,11 +15,12 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use super::{connection::Transport, corked::Cork};
 use futures_util::{
     FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered, task::AtomicWaker,
 };
 use hyper::rt::Executor;
+
+use super::{connection::Transport, corked::Cork};
 
 /// How many turns follow each other before other tasks are let in.
 const TURNS_MAX: usize = 8;
