@@ -2,15 +2,19 @@
 //!
 //! `cargo bench --bench rpc`. The limit is a server that returns constants at once. The peer is etcd, if it is on `PATH`: its
 //! `Range` of one key for a get, and its `Put` of the same bytes for a create. The loop is closed: each caller sends its next call
-//! when the last one was answered. The client is this process, and the servers are other processes on the same cores; lists are not
-//! decoded. The figures are medians of several rounds, in which all servers take turns. Creates are also compared with the disk: with
-//! appends of groups of the size that the server has committed, each with its fdatasync, one after the other. The creates of one caller
-//! are also compared with the least that they can take: a create that does nothing, and then an append with its fdatasync.
+//! when the last one was answered. The client is this process, and the servers are other processes on the same cores; what it sends
+//! is encoded ahead, and answers are not decoded. The figures are medians of several rounds, in which all servers take turns. A ratio is taken within each round, so that
+//! a machine that is slower in some rounds is so for both sides; of these ratios, too, the median is told. Creates are also compared
+//! with the disk: with appends of groups of the size that the server has committed, each with its fdatasync, one after the other. The
+//! creates of one caller are also compared with the least that they can take: a create that does nothing, and then an append with its
+//! fdatasync.
 //!
-//! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (3), `ICEBOX_CALL` the only call to
+//! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (5), `ICEBOX_CALL` the only call to
 //! measure, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
 //! change costs.
 
+#[path = "rpc/client.rs"]
+mod client;
 #[path = "rpc/constants.rs"]
 mod constants;
 #[path = "rpc/disk.rs"]
@@ -30,21 +34,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::uri::PathAndQuery;
 use icebox::{
     Icebox, Options,
-    proto::{
-        CreateBackupRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse,
-        backup_service_client::BackupServiceClient,
-    },
+    proto::{ListBackupsRequest, ListBackupsResponse, backup_service_client::BackupServiceClient},
 };
-use prost::Message;
 use serde_json::json;
 use tonic::transport::Channel;
-use tonic_prost::ProstCodec;
 
+use client::{Creates, create, create_request, etcd_get, get, list};
 use servers::{Kind, Server, start_constants, start_etcd, start_icebox};
-use shared::{backup, write_figures};
+use shared::write_figures;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,6 +52,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STORED: u64 = 20_000;
 /// The calls under way in one measurement, and the connections that they share.
 const LOADS: [(usize, usize); 5] = [(1, 1), (16, 1), (64, 1), (64, 8), (256, 8)];
+/// A turn warms up for this part of the time that is counted.
+const WARM_UP_PART: u32 = 5;
+/// More creates than any server here answers.
+const CREATES_A_MILLISECOND_MAX: usize = 25;
 /// Set in the process that returns constants.
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
 /// The number of the first backup that exists before.
@@ -78,24 +81,6 @@ enum Call {
     Create,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct EtcdPut {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct EtcdRange {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-}
-
-/// Any answer; it is not decoded.
-#[derive(Clone, PartialEq, Message)]
-struct Anything {}
-
 fn setting(name: &str, default: f64) -> f64 {
     let set = std::env::var(name).ok();
     set.map_or(default, |set| set.parse().expect("a number"))
@@ -105,7 +90,7 @@ fn setting(name: &str, default: f64) -> f64 {
 async fn measure() {
     let duration = Duration::from_secs_f64(setting("ICEBOX_SECONDS", 1.0));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let rounds = setting("ICEBOX_ROUNDS", 3.0) as usize;
+    let rounds = setting("ICEBOX_ROUNDS", 5.0) as usize;
     let dir = tempfile::tempdir().expect("a directory");
     store_before(dir.path()).await;
     let icebox = start_icebox(dir.path());
@@ -163,9 +148,11 @@ async fn measure() {
             }
             let [real, limit, peer] = turns.each_ref().map(|turns| median(turns));
             let (real, limit) = (real.expect("measured"), limit.expect("measured"));
-            let etcd = peer.as_ref().map_or_else(
+            let [of_limit, of_etcd] =
+                [&turns[1], &turns[2]].map(|other| of_rates(&turns[0], other));
+            let etcd = peer.as_ref().zip(of_etcd).map_or_else(
                 || format!("{:>18}", ""),
-                |etcd| format!("{:>11.0}{:>7.2}", etcd.rate, real.rate / etcd.rate),
+                |(etcd, ratio)| format!("{:>11.0}{ratio:>7.2}", etcd.rate),
             );
             let disk = (call == Call::Create).then(|| {
                 let creates = icebox.groups().mean_since(groups_before);
@@ -187,17 +174,14 @@ async fn measure() {
                 real.p99_us,
                 real.server_cpu_us,
                 limit.rate,
-                real.rate / limit.rate,
+                of_limit.expect("measured"),
             );
-            let least_us = (!least_us[0].is_empty())
-                .then(|| least_us.map(|us| middle(us.into_iter(), u64::cmp)));
-            if let Some([least_us, handed_over_us]) = least_us {
-                #[expect(clippy::cast_precision_loss)]
-                let ratio = |us: u64| real.p50_us as f64 / us as f64;
+            let least = (!least_us[0].is_empty())
+                .then(|| least_us.map(|least_us| Least::of(&turns[0], &least_us)));
+            if let Some([least, handed_over]) = &least {
                 println!(
-                    "  a create that does nothing, then an append: {least_us} µs (icebox: {:.2}); by another thread: {handed_over_us} µs (icebox: {:.2})",
-                    ratio(least_us),
-                    ratio(handed_over_us)
+                    "  a create that does nothing, then an append: {} µs (icebox: {:.2}); by another thread: {} µs (icebox: {:.2})",
+                    least.us, least.ratio, handed_over.us, handed_over.ratio
                 );
             }
             rows.push(json!({
@@ -207,8 +191,11 @@ async fn measure() {
                 "icebox": real.json(),
                 "limit": limit.json(),
                 "etcd": peer.as_ref().map(Figures::json),
+                "of_limit": of_limit,
+                "of_etcd": of_etcd,
                 "disk": disk.map(|disk| disk.json()),
-                "least_us": least_us,
+                "least_us": least.as_ref().map(|least| least.each_ref().map(|least| least.us)),
+                "of_least": least.as_ref().map(|least| least.each_ref().map(|least| least.ratio)),
             }));
         }
     }
@@ -227,51 +214,6 @@ async fn store_before(dir: &Path) {
     }
 }
 
-fn list(marker: &str) -> ListBackupsRequest {
-    ListBackupsRequest {
-        project_id: "bench".into(),
-        limit: 100,
-        marker: marker.into(),
-        ..ListBackupsRequest::default()
-    }
-}
-
-fn get(n: u64) -> GetBackupRequest {
-    GetBackupRequest {
-        project_id: "bench".into(),
-        backup_id: format!("{n:032x}"),
-    }
-}
-
-async fn create(mut client: BackupServiceClient<Channel>, n: u64) {
-    let request = CreateBackupRequest {
-        project_id: String::new(),
-        backup: Some(backup(n)),
-    };
-    client.create_backup(request).await.expect("created");
-}
-
-fn etcd_key(n: u64) -> Vec<u8> {
-    format!("backup/{n:032x}").into_bytes()
-}
-
-async fn etcd_put(channel: Channel, n: u64) {
-    let put = EtcdPut {
-        key: etcd_key(n),
-        value: backup(n).encode_to_vec(),
-    };
-    etcd(channel, "/etcdserverpb.KV/Put", put).await;
-}
-
-async fn etcd<M: Message + 'static>(channel: Channel, path: &'static str, message: M) {
-    let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.expect("it is connected");
-    let path = PathAndQuery::from_static(path);
-    let codec: ProstCodec<M, Anything> = ProstCodec::default();
-    let answer = client.unary(tonic::Request::new(message), path, codec);
-    answer.await.expect("an answer");
-}
-
 /// Runs `run` for every number below `count`, 64 at a time.
 async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
     let next = AtomicU64::new(0);
@@ -287,12 +229,20 @@ async fn for_all<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
     futures_util::future::join_all(callers).await;
 }
 
+/// Stores the backups for the lists and gets.
+async fn store(kind: Kind, channel: &Channel) {
+    for_all(STORED, |n| {
+        create(channel.clone(), kind, create_request(kind, n))
+    })
+    .await;
+}
+
 /// Fills the server. Returns the ids of some backups, spread over the list.
 async fn fill(server: &Server) -> Vec<String> {
-    let client = BackupServiceClient::new(server.channel().await);
-    for_all(STORED, |n| create(client.clone(), n)).await;
+    let channel = server.channel().await;
+    store(server.kind, &channel).await;
     let mut markers = Vec::new();
-    let mut client = client;
+    let mut client = BackupServiceClient::new(channel);
     let mut page_token = String::new();
     loop {
         let request = ListBackupsRequest {
@@ -349,11 +299,30 @@ fn median(turns: &[Figures]) -> Option<Figures> {
     })
 }
 
-/// The numbers of backups that no earlier measurement has created.
-static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+/// The median of the ratios of rates in the same rounds.
+fn of_rates(turns: &[Figures], others: &[Figures]) -> Option<f64> {
+    let rounds = turns.iter().zip(others);
+    let ratios = rounds.map(|(turn, other)| turn.rate / other.rate);
+    (!others.is_empty()).then(|| middle(ratios, f64::total_cmp))
+}
 
-fn next() -> u64 {
-    NEXT.fetch_add(1, atomic::Ordering::Relaxed)
+/// The least that a create can take.
+struct Least {
+    us: u64,
+    /// The median of what creates took of it in the same rounds.
+    ratio: f64,
+}
+
+impl Least {
+    #[expect(clippy::cast_precision_loss)]
+    fn of(turns: &[Figures], least_us: &[u64]) -> Self {
+        let rounds = turns.iter().zip(least_us);
+        let ratios = rounds.map(|(turn, &least_us)| turn.p50_us as f64 / least_us as f64);
+        Least {
+            us: middle(least_us.iter().copied(), u64::cmp),
+            ratio: middle(ratios, f64::total_cmp),
+        }
+    }
 }
 
 /// How long a create takes that does nothing, and behind it an append of its bytes with its fdatasync, in the median. They take turns,
@@ -366,7 +335,8 @@ async fn least_us_of_a_create(
     duration: Duration,
     handed_over: bool,
 ) -> u64 {
-    let client = BackupServiceClient::new(constant.channel().await);
+    let (channel, kind) = (constant.channel().await, constant.kind);
+    let creates = Creates::encoded(kind, ahead(duration));
     let file = Arc::new(Mutex::new(disk::Appended::new(dir, 1)));
     let append = move || file.lock().expect("nobody panics").append();
     let append_there = append.clone();
@@ -381,7 +351,7 @@ async fn least_us_of_a_create(
         let (start, mut times_us) = (Instant::now(), Vec::new());
         while start.elapsed() < duration {
             let begun = Instant::now();
-            create(client.clone(), next()).await;
+            create(channel.clone(), kind, creates.take()).await;
             if handed_over {
                 let (done, waits) = tokio::sync::oneshot::channel();
                 hand_over.send(done).expect("it runs");
@@ -398,6 +368,39 @@ async fn least_us_of_a_create(
     median_us
 }
 
+/// The creates that are encoded before a turn: more than a turn makes.
+fn ahead(duration: Duration) -> usize {
+    let turn = duration + duration / WARM_UP_PART;
+    usize::try_from(turn.as_millis()).expect("short") * CREATES_A_MILLISECOND_MAX
+}
+
+/// Makes one call.
+async fn make(
+    call: Call,
+    kind: Kind,
+    channel: &Channel,
+    n: u64,
+    markers: &[String],
+    creates: &Creates,
+) {
+    let channel = channel.clone();
+    let client = || BackupServiceClient::new(channel.clone());
+    match (kind, call) {
+        (_, Call::List) => {
+            client().list_backups(list("")).await.expect("a page");
+        }
+        (_, Call::Page) => {
+            let marker = &markers[usize::try_from(n).expect("small") % markers.len()];
+            client().list_backups(list(marker)).await.expect("a page");
+        }
+        (Kind::Freezer, Call::Get) => {
+            client().get_backup(get(n)).await.expect("a backup");
+        }
+        (Kind::Etcd, Call::Get) => etcd_get(channel, n).await,
+        (_, Call::Create) => create(channel, kind, creates.take()).await,
+    }
+}
+
 async fn load(
     server: &Server,
     call: Call,
@@ -411,17 +414,21 @@ async fn load(
         channels.push(server.channel().await);
     }
     let kind = server.kind;
+    let ahead = if call == Call::Create {
+        ahead(duration)
+    } else {
+        0
+    };
+    let creates = Arc::new(Creates::encoded(kind, ahead));
     let start = Instant::now();
-    // The first fifth is the warm-up.
-    let counted_from = start + duration / 5;
+    let counted_from = start + duration / WARM_UP_PART;
     let end = counted_from + duration;
     let markers: Arc<[String]> = markers.into();
     let callers: Vec<_> = (0..callers)
         .map(|caller| {
             let channel = channels[caller % connections].clone();
-            let markers = markers.clone();
+            let (markers, creates) = (markers.clone(), creates.clone());
             tokio::spawn(async move {
-                let mut client = BackupServiceClient::new(channel.clone());
                 let mut times = Vec::new();
                 let mut n = caller as u64;
                 loop {
@@ -430,25 +437,7 @@ async fn load(
                         return times;
                     }
                     n = (n + 7919) % STORED;
-                    match (kind, call) {
-                        (_, Call::List) => {
-                            client.list_backups(list("")).await.expect("a page");
-                        }
-                        (_, Call::Page) => {
-                            let marker =
-                                &markers[usize::try_from(n).expect("small") % markers.len()];
-                            client.list_backups(list(marker)).await.expect("a page");
-                        }
-                        (Kind::Freezer, Call::Get) => {
-                            client.get_backup(get(n)).await.expect("a backup");
-                        }
-                        (Kind::Etcd, Call::Get) => {
-                            let range = EtcdRange { key: etcd_key(n) };
-                            etcd(channel.clone(), "/etcdserverpb.KV/Range", range).await;
-                        }
-                        (Kind::Freezer, Call::Create) => create(client.clone(), next()).await,
-                        (Kind::Etcd, Call::Create) => etcd_put(channel.clone(), next()).await,
-                    }
+                    make(call, kind, &channel, n, &markers, &creates).await;
                     if begun >= counted_from {
                         times.push(begun.elapsed());
                     }

@@ -11,7 +11,11 @@ use icebox::proto::backup_service_client::BackupServiceClient;
 use prost::Message;
 use tonic::transport::Channel;
 
-use super::{CONSTANTS, STORED, disk, etcd_put, for_all, get, list};
+use super::{
+    CONSTANTS,
+    client::{get, list},
+    disk, store,
+};
 
 /// A server in a process of its own. It ends when this is dropped.
 pub(crate) struct Server {
@@ -121,12 +125,7 @@ pub(crate) async fn start_etcd(dir: &Path) -> Option<Server> {
     }
     // It elects itself before it accepts writes.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let channel = server.channel().await;
-    for_all(STORED, move |n| {
-        let channel = channel.clone();
-        async move { etcd_put(channel, n).await }
-    })
-    .await;
+    store(server.kind, &server.channel().await).await;
     Some(server)
 }
 
