@@ -10,7 +10,7 @@
 //! fdatasync.
 //!
 //! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (5), `ICEBOX_CALL` the only call to
-//! measure, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
+//! measure, `ICEBOX_CALLERS` how many callers to measure only, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
 //! change costs.
 
 #[path = "rpc/client.rs"]
@@ -116,6 +116,7 @@ async fn measure() {
     );
     let mut rows = Vec::new();
     let only = std::env::var("ICEBOX_CALL").ok();
+    let only_callers = std::env::var("ICEBOX_CALLERS").ok();
     for call in [Call::List, Call::Page, Call::Get, Call::Create] {
         if only
             .as_ref()
@@ -124,6 +125,12 @@ async fn measure() {
             continue;
         }
         for (callers, connections) in LOADS {
+            if only_callers
+                .as_ref()
+                .is_some_and(|only| *only != callers.to_string())
+            {
+                continue;
+            }
             let mut turns: [Vec<Figures>; 3] = Default::default();
             let groups_before = icebox.groups();
             let peer = etcd
