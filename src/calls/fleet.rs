@@ -108,7 +108,7 @@ impl Calls<'_, Client> {
             self.catalog
                 .transact(author, (project, id.clone()), Reach::Far, move |made| {
                     let now = made.now();
-                    let mut client = client.clone();
+                    let mut client = Client::clone(&client);
                     if let Some(stored) = made.get::<Client>(&id)? {
                         let client = over(&stored.resource, client, now)?;
                         let resource = made.replace(&stored, client)?;

@@ -97,20 +97,27 @@ impl<'a, R: Resource> Calls<'a, R> {
         project_id: &str,
         resource: impl Into<Option<R>>,
     ) -> Result<Created<R>, Error> {
-        let mut resource = resource.into();
-        if let Some(resource) = &mut resource {
-            self.behalf.authority.sign(resource)?;
-        }
-        let resource = Valid::new(project_id, resource)?;
-        self.behalf
-            .authority
-            .check_project(resource.get().project_id())?;
+        let resource = self.checked(project_id, resource.into())?;
         let (resource, is_new) = self
             .catalog
             .create(self.behalf.author.as_ref(), resource)
             .await?;
-        let resource = self.behalf.authority.shown(resource);
+        let resource = self.behalf.authority.shown(*resource);
         Ok(Created { resource, is_new })
+    }
+
+    /// A resource that the caller may create.
+    ///
+    /// # Errors
+    /// Every bad field; [`Error::Denied`] if the caller may not.
+    fn checked(&self, project_id: &str, mut resource: Option<R>) -> Result<Valid<R>, Error> {
+        if let Some(resource) = &mut resource {
+            self.behalf.authority.sign(resource)?;
+        }
+        let resource = Valid::new(project_id, resource)?;
+        let project = resource.get().project_id();
+        self.behalf.authority.check_project(project)?;
+        Ok(resource)
     }
 
     /// The resource with that id.

@@ -121,54 +121,88 @@ impl Catalog {
         &self,
         author: Option<&Author>,
         resource: Valid<R>,
-    ) -> Result<(R, bool), Error> {
+    ) -> Result<(Box<R>, bool), Error> {
         let mut resource = resource.into_inner();
-        let id = id_of(&resource);
-        let project = project_of(&resource);
+        let id = id_of(&*resource);
+        let project = project_of(&*resource);
         // Each try takes from the neighbours what they say at that time.
         let asked = R::HAS_NEIGHBOURS.then(|| resource.clone());
         for _ in 0..CHANGE_TRIES_MAX {
             let mut plan = Plan::default();
+            // What not every create does is boxed, so that the others have no room for it in their futures.
             if let Some(asked) = asked.clone() {
-                let (owner, now) = (project.clone(), self.now());
-                let planned = self.store.read(Reach::Page, move |view| {
-                    let mut transaction = Transaction::new(view, &owner, now);
-                    let settled = transaction.create(asked.clone())?;
-                    Ok::<_, Error>((settled, transaction.into_plan().unwrap_or_default()))
-                });
-                (resource, plan) = planned.await?;
+                (resource, plan) = Box::pin(self.settled(project.clone(), asked)).await?;
             } else {
-                plan.create(&mut resource, self.now());
+                plan.create(&mut *resource, self.now());
             }
             if let Outcome::Committed(revision) = self.store.commit(plan.signed(author)).await? {
-                let stored = with_revision(resource, revision);
-                tell("created", &stored);
-                return Ok((stored, true));
+                set_revision(&mut *resource, revision);
+                tell("created", &*resource);
+                return Ok((resource, true));
             }
-            let (owner, found) = (project.clone(), id.clone());
-            let found: Option<Stored<R>> = self
-                .store
-                .read(Reach::Page, move |view| find(view, owner.as_str(), &found))
-                .await?;
-            // It may have been deleted in between. Then it can be created after all.
-            if let Some(Stored {
-                resource: stored, ..
-            }) = found
-            {
-                let mut unstamped = stored.clone();
-                unstamped.set_stamps(Stamps::default());
-                resource.set_stamps(Stamps::default());
-                return if unstamped == resource {
-                    Ok((stored, false))
-                } else {
-                    Err(Error::AlreadyExists {
-                        kind: R::KIND,
-                        id: id.to_string(),
-                    })
-                };
+            let made_before = self.made_before(project.clone(), id.clone(), &mut *resource);
+            if Box::pin(made_before).await? {
+                return Ok((resource, false));
             }
         }
         Err(store::Error::Busy.into())
+    }
+
+    /// A new resource with what its neighbours say of it, and the plan to store it.
+    ///
+    /// # Errors
+    /// The same as for [`Transaction::create`].
+    async fn settled<R: Resource>(
+        &self,
+        project: ProjectId,
+        asked: Box<R>,
+    ) -> Result<(Box<R>, Plan), Error> {
+        let now = self.now();
+        self.store
+            .read(Reach::Page, move |view| {
+                let mut transaction = Transaction::new(view, &project, now);
+                let settled = transaction.create(R::clone(&asked))?;
+                let plan = transaction.into_plan().unwrap_or_default();
+                Ok((Box::new(settled), plan))
+            })
+            .await
+    }
+
+    /// Whether an earlier try of the same create stored the resource, which then becomes what is stored. If nothing is stored with
+    /// its id, it was deleted in between, and can be created after all.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if something else is stored with that id.
+    async fn made_before<R: Resource>(
+        &self,
+        project: ProjectId,
+        id: ResourceId,
+        resource: &mut R,
+    ) -> Result<bool, Error> {
+        let about = id.clone();
+        let found: Option<Stored<R>> = self
+            .store
+            .read(Reach::Page, move |view| {
+                find(view, project.as_str(), &about)
+            })
+            .await?;
+        let Some(Stored {
+            resource: stored, ..
+        }) = found
+        else {
+            return Ok(false);
+        };
+        let mut unstamped = stored.clone();
+        unstamped.set_stamps(Stamps::default());
+        resource.set_stamps(Stamps::default());
+        if unstamped != *resource {
+            return Err(Error::AlreadyExists {
+                kind: R::KIND,
+                id: id.to_string(),
+            });
+        }
+        *resource = stored;
+        Ok(true)
     }
 
     /// The resource with that id, with or without its secret fields.
@@ -437,9 +471,13 @@ fn tell<R: Resource>(what: &'static str, resource: &R) {
 }
 
 fn with_revision<R: Resource>(mut resource: R, revision: u64) -> R {
+    set_revision(&mut resource, revision);
+    resource
+}
+
+fn set_revision<R: Resource>(resource: &mut R, revision: u64) {
     let stamps = resource.stamps();
     resource.set_stamps(Stamps { revision, ..stamps });
-    resource
 }
 
 /// The resource with that id.

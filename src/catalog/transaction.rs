@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 
 use super::{Error, Stored, find, id_of, keys, not_found, plan::Plan};
 use crate::{
-    resource::{Neighbours, ProjectId, Resource, ResourceId, Valid},
+    resource::{Neighbours, ProjectId, Resource, ResourceId, check_changed},
     store::{Found, Read, Reading},
 };
 
@@ -78,7 +78,7 @@ impl<'a> Transaction<'a> {
     /// What the neighbours refuse; every broken rule, if the neighbours change the resource.
     pub(crate) fn create<R: Resource>(&mut self, mut resource: R) -> Result<R, Error> {
         if resource.settle(None, self)? {
-            resource = Valid::changed(resource)?.into_inner();
+            check_changed(&resource)?;
         }
         self.plan.create(&mut resource, self.now);
         Ok(resource)
@@ -94,7 +94,7 @@ impl<'a> Transaction<'a> {
         mut changed: R,
     ) -> Result<R, Error> {
         changed.settle(Some(&stored.resource), self)?;
-        let mut changed = Valid::changed(changed)?.into_inner();
+        check_changed(&changed)?;
         self.put(stored, &mut changed);
         Ok(changed)
     }
@@ -147,11 +147,11 @@ impl Neighbours for Transaction<'_> {
         Ok(stored.map(|stored: Stored<R>| stored.resource))
     }
 
-    fn write<R: Resource>(&mut self, changed: R) -> Result<(), Error> {
+    fn write<R: Resource>(&mut self, mut changed: R) -> Result<(), Error> {
         let id = id_of(&changed);
         let stored = find(self.view, self.project.as_str(), &id)?;
         let stored: Stored<R> = stored.ok_or_else(|| not_found::<R>(&id))?;
-        let mut changed = Valid::changed(changed)?.into_inner();
+        check_changed(&changed)?;
         self.put(&stored, &mut changed);
         Ok(())
     }

@@ -214,8 +214,11 @@ fn wants(wanted: &str, value: &str) -> bool {
 }
 
 /// A valid resource, with its project and id: ready to be stored.
+///
+/// It is boxed, because it is handed from future to future. Each of them would have room for all of it, twice, and a call's future
+/// is copied when it begins.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Valid<R>(R);
+pub(crate) struct Valid<R>(Box<R>);
 
 impl<R: Resource> Valid<R> {
     /// A new resource from a create request. The request's `project_id` may also stand in the resource. A resource without an id
@@ -240,17 +243,7 @@ impl<R: Resource> Valid<R> {
         }
         resource.set_stamps(Stamps::default());
         resource.check(&mut violations);
-        violations.or(Valid(resource))
-    }
-
-    /// A resource after an update.
-    ///
-    /// # Errors
-    /// Every bad field.
-    pub(crate) fn changed(resource: R) -> Result<Valid<R>, Violations> {
-        let mut violations = Violations::new();
-        resource.check(&mut violations);
-        violations.or(Valid(resource))
+        violations.or(Valid(Box::new(resource)))
     }
 
     /// A reference to the resource.
@@ -261,9 +254,20 @@ impl<R: Resource> Valid<R> {
 
     /// The resource.
     #[must_use]
-    pub(crate) fn into_inner(self) -> R {
+    #[expect(clippy::unnecessary_box_returns, reason = "it is boxed already")]
+    pub(crate) fn into_inner(self) -> Box<R> {
         self.0
     }
+}
+
+/// Checks a resource after a change.
+///
+/// # Errors
+/// Every bad field.
+pub(crate) fn check_changed<R: Resource>(changed: &R) -> Result<(), Violations> {
+    let mut violations = Violations::new();
+    changed.check(&mut violations);
+    violations.or(())
 }
 
 /// Checks that a resource is not too large to be stored, before anything of it is copied or searched.
