@@ -42,6 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let serves = env::var_os("CARGO_FEATURE_SERVER").is_some();
     tonic = tonic.build_client(serves).build_server(serves);
     for name in [
+        "CreateActionResponse",
+        "CreateBackupResponse",
+        "CreateJobResponse",
+        "CreateSessionResponse",
         "GetActionResponse",
         "GetBackupResponse",
         "GetClientResponse",

@@ -2,16 +2,19 @@
 //!
 //! `cargo bench --bench rpc`. The limit is a server that returns constants at once. The peer is etcd, if it is on `PATH`: its
 //! `Range` of one key for a get, and its `Put` of the same bytes for a create. The loop is closed: each caller sends its next call
-//! when the last one was answered. The client is this process, and the servers are other processes on the same cores; what it sends
-//! is encoded ahead, and answers are not decoded. The figures are medians of several rounds, in which all servers take turns. A ratio is taken within each round, so that
-//! a machine that is slower in some rounds is so for both sides; of these ratios, too, the median is told. Creates are also compared
-//! with the disk: with appends of groups of the size that the server has committed, each with its fdatasync, one after the other. The
-//! creates of one caller are also compared with the least that they can take: a create that does nothing, and then an append with its
-//! fdatasync.
+//! when the last one was answered. The client is this process, and the servers are other processes on the same cores; what it
+//! creates is encoded ahead, and answers are not decoded.
+//!
+//! The figures are medians of several rounds, in which all servers take turns. A ratio is taken within each round, so that a machine
+//! that is slower in some rounds is so for both sides; of these ratios, too, the median is told.
+//!
+//! Creates are also compared with the disk: with appends of groups of the size that the server has committed, each with its fdatasync,
+//! one after the other. The creates of one caller are also compared with the least that they can take: a create that does nothing,
+//! and then an append with its fdatasync.
 //!
 //! `ICEBOX_SECONDS` is the length of one turn (1), `ICEBOX_ROUNDS` the number of rounds (5), `ICEBOX_CALL` the only call to
-//! measure, `ICEBOX_CALLERS` how many callers to measure only, and `ICEBOX_RECORDS` the number of backups before it begins (0). `ICEBOX_LOG=info` shows what the log line of each
-//! change costs.
+//! measure, `ICEBOX_CALLERS` the only number of callers, and `ICEBOX_RECORDS` the number of backups before it begins (0).
+//! `ICEBOX_LOG=info` shows what the log line of each change costs.
 
 #[path = "rpc/client.rs"]
 mod client;

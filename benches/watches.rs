@@ -103,7 +103,7 @@ async fn create(channel: &Channel, job: Job) -> Job {
     let mut jobs = JobServiceClient::new(channel.clone());
     let created = jobs.create_job(request);
     let created = created.await.expect("it is created").into_inner();
-    created.job.expect("the job")
+    created.decoded().expect("the job")
 }
 
 /// A watch of a client's jobs that has begun.

@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for tries in 1.. {
         let status = match jobs.create_job(request.clone()).await {
             Ok(created) => {
-                let job = created.into_inner().job.unwrap_or_default();
+                let job = created.into_inner().decoded()?;
                 println!("{} is stored at revision {}", job.job_id, job.revision);
                 return Ok(());
             }

@@ -29,6 +29,7 @@ pub use page::{
     ListSessionsResponse, Page, Revisioned, Splice,
 };
 pub use single::{
+    CreateActionResponse, CreateBackupResponse, CreateJobResponse, CreateSessionResponse,
     GetActionResponse, GetBackupResponse, GetClientResponse, GetJobResponse, GetSessionResponse,
     Single,
 };

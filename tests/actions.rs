@@ -34,7 +34,7 @@ async fn create_action(server: &Server, action: Action) -> Result<Action, Status
         action: Some(action),
     };
     let created = actions(server).create_action(request).await?;
-    Ok(created.into_inner().action.expect("the action"))
+    Ok(created.into_inner().decoded().expect("the action"))
 }
 
 /// A job that names stored actions.

@@ -78,7 +78,7 @@ async fn write(
         let Ok(created) = client.create_backup(request).await else {
             return;
         };
-        let created = Box::new(created.into_inner().backup.expect("the backup"));
+        let created = Box::new(created.into_inner().decoded().expect("the backup"));
         note(&id, Known::Stored(created.clone()));
         let mut stored = created;
         if n.is_multiple_of(2) {
@@ -311,7 +311,7 @@ async fn a_thousand_writes_in_flight_at_sigterm_are_each_kept_or_refused() {
         for call in calls {
             match call.await.unwrap() {
                 Ok(created) => {
-                    let backup = created.into_inner().backup.unwrap();
+                    let backup = created.into_inner().decoded().unwrap();
                     kept.insert(backup.backup_id.clone(), backup);
                 }
                 // A status that the client makes for a broken connection has a source; a status from the server has none.

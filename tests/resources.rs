@@ -138,7 +138,7 @@ macro_rules! kind {
                 let created = $client::new(server.channel.clone())
                     .$create(request)
                     .await?;
-                Ok(created.into_inner().$field.expect("what was created"))
+                Ok(created.into_inner().decoded().expect("what was created"))
             }
 
             async fn get(server: &Server, project: &str, id: &str) -> Result<Self, Status> {

@@ -128,7 +128,7 @@ async fn call(channel: &Channel, token: &str) -> Vec<Status> {
     let created = created
         .expect("it is good")
         .into_inner()
-        .backup
+        .decoded()
         .expect("it");
     let create = CreateJobRequest {
         job: Some(job()),

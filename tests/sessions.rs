@@ -26,7 +26,7 @@ async fn create_session(server: &Server, session: Session) -> Result<Session, St
         session: Some(session),
     };
     let created = sessions(server).create_session(request).await?;
-    Ok(created.into_inner().session.expect("the session"))
+    Ok(created.into_inner().decoded().expect("the session"))
 }
 
 async fn get_session(server: &Server, id: &str) -> Session {

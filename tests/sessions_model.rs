@@ -226,7 +226,7 @@ async fn soak(agents: usize, hold_off: i32, seed: u64) -> (Vec<Model>, Vec<(Call
         .expect("created");
     let session_id = created
         .into_inner()
-        .session
+        .decoded()
         .expect("the session")
         .session_id;
     let mut jobs = Vec::new();

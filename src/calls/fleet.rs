@@ -118,7 +118,7 @@ impl Calls<'_, Client> {
                         });
                     }
                     client.seen(now);
-                    let resource = made.create(client)?;
+                    let (resource, _) = made.create(client)?;
                     Ok(Created {
                         resource,
                         is_new: true,

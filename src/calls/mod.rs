@@ -23,7 +23,7 @@ pub use list::{List, Listed};
 pub use watch::{Watch, Watching};
 
 use crate::{
-    catalog::{Catalog, Error, not_found},
+    catalog::{Catalog, Error, Made, not_found},
     proto::{Action, Backup, Client, Job, Session, Single},
     resource::{
         Event, Patch, ProjectId, Resource, ResourceId, Valid, Violations, agreed_project,
@@ -97,13 +97,39 @@ impl<'a, R: Resource> Calls<'a, R> {
         project_id: &str,
         resource: impl Into<Option<R>>,
     ) -> Result<Created<R>, Error> {
-        let resource = self.checked(project_id, resource.into())?;
-        let (resource, is_new) = self
-            .catalog
-            .create(self.behalf.author.as_ref(), resource)
-            .await?;
-        let resource = self.behalf.authority.shown(*resource);
-        Ok(Created { resource, is_new })
+        let made = self.make(project_id, resource.into()).await?;
+        Ok(Created {
+            resource: self.behalf.authority.shown(*made.resource),
+            is_new: made.is_new,
+        })
+    }
+
+    /// Like [`Calls::create`], but the resource stays encoded. Also whether this call stored it.
+    pub(crate) async fn create_encoded(
+        &self,
+        project_id: &str,
+        resource: Option<R>,
+    ) -> Result<(Single<R>, bool), Error> {
+        let made = self.make(project_id, resource).await?;
+        let stored = if R::HAS_SECRETS && self.behalf.authority.sees_secrets() {
+            Single::new(made.resource.encode_to_vec().into(), 0)
+        } else {
+            Single::new(made.record, made.resource.stamps().revision)
+        };
+        Ok((stored, made.is_new))
+    }
+
+    /// Stores a new resource. The future begins with its check, so that it has no room for the resource itself.
+    fn make(
+        &self,
+        project_id: &str,
+        resource: Option<R>,
+    ) -> impl Future<Output = Result<Made<R>, Error>> + Send + use<'a, R> {
+        let Calls {
+            catalog, behalf, ..
+        } = *self;
+        let checked = self.checked(project_id, resource);
+        async move { catalog.create(behalf.author.as_ref(), checked?).await }
     }
 
     /// A resource that the caller may create.

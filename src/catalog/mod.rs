@@ -97,6 +97,15 @@ pub(crate) struct Stored<R> {
     has_secret: bool,
 }
 
+/// What a create has stored, or an earlier try of it.
+pub(crate) struct Made<R> {
+    /// The resource with its secret fields.
+    pub(crate) resource: Box<R>,
+    /// The encoded resource without its secret fields and its revision.
+    pub(crate) record: Bytes,
+    pub(crate) is_new: bool,
+}
+
 impl Catalog {
     /// The catalog of the resources in `store`.
     #[must_use]
@@ -112,7 +121,7 @@ impl Catalog {
         }
     }
 
-    /// Stores a new resource and returns it as stored, and whether it is new.
+    /// Stores a new resource.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] if the project has a different resource with that id. If it has an equal one, an earlier try of the
@@ -121,7 +130,7 @@ impl Catalog {
         &self,
         author: Option<&Author>,
         resource: Valid<R>,
-    ) -> Result<(Box<R>, bool), Error> {
+    ) -> Result<Made<R>, Error> {
         let mut resource = resource.into_inner();
         let id = id_of(&*resource);
         let project = project_of(&*resource);
@@ -129,26 +138,36 @@ impl Catalog {
         let asked = R::HAS_NEIGHBOURS.then(|| resource.clone());
         for _ in 0..CHANGE_TRIES_MAX {
             let mut plan = Plan::default();
+            let record;
             // What not every create does is boxed, so that the others have no room for it in their futures.
             if let Some(asked) = asked.clone() {
-                (resource, plan) = Box::pin(self.settled(project.clone(), asked)).await?;
+                let settled = Box::pin(self.settled(project.clone(), asked));
+                (resource, record, plan) = settled.await?;
             } else {
-                plan.create(&mut *resource, self.now());
+                record = plan.create(&mut *resource, self.now());
             }
             if let Outcome::Committed(revision) = self.store.commit(plan.signed(author)).await? {
                 set_revision(&mut *resource, revision);
                 tell("created", &*resource);
-                return Ok((resource, true));
+                return Ok(Made {
+                    resource,
+                    record,
+                    is_new: true,
+                });
             }
             let made_before = self.made_before(project.clone(), id.clone(), &mut *resource);
-            if Box::pin(made_before).await? {
-                return Ok((resource, false));
+            if let Some(record) = Box::pin(made_before).await? {
+                return Ok(Made {
+                    resource,
+                    record,
+                    is_new: false,
+                });
             }
         }
         Err(store::Error::Busy.into())
     }
 
-    /// A new resource with what its neighbours say of it, and the plan to store it.
+    /// A new resource with what its neighbours say of it, what its record holds, and the plan to store it.
     ///
     /// # Errors
     /// The same as for [`Transaction::create`].
@@ -156,20 +175,20 @@ impl Catalog {
         &self,
         project: ProjectId,
         asked: Box<R>,
-    ) -> Result<(Box<R>, Plan), Error> {
+    ) -> Result<(Box<R>, Bytes, Plan), Error> {
         let now = self.now();
         self.store
             .read(Reach::Page, move |view| {
                 let mut transaction = Transaction::new(view, &project, now);
-                let settled = transaction.create(R::clone(&asked))?;
+                let (settled, record) = transaction.create(R::clone(&asked))?;
                 let plan = transaction.into_plan().unwrap_or_default();
-                Ok((Box::new(settled), plan))
+                Ok((Box::new(settled), record, plan))
             })
             .await
     }
 
-    /// Whether an earlier try of the same create stored the resource, which then becomes what is stored. If nothing is stored with
-    /// its id, it was deleted in between, and can be created after all.
+    /// What the record holds, if an earlier try of the same create stored the resource, which then becomes what is stored. If nothing
+    /// is stored with its id, it was deleted in between, and can be created after all.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] if something else is stored with that id.
@@ -178,7 +197,7 @@ impl Catalog {
         project: ProjectId,
         id: ResourceId,
         resource: &mut R,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Bytes>, Error> {
         let about = id.clone();
         let found: Option<Stored<R>> = self
             .store
@@ -187,10 +206,12 @@ impl Catalog {
             })
             .await?;
         let Some(Stored {
-            resource: stored, ..
+            resource: stored,
+            record,
+            ..
         }) = found
         else {
-            return Ok(false);
+            return Ok(None);
         };
         let mut unstamped = stored.clone();
         unstamped.set_stamps(Stamps::default());
@@ -202,7 +223,7 @@ impl Catalog {
             });
         }
         *resource = stored;
-        Ok(true)
+        Ok(Some(record.value))
     }
 
     /// The resource with that id, with or without its secret fields.

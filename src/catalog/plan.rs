@@ -41,8 +41,8 @@ struct Replaced {
 }
 
 impl Plan {
-    /// Stores a resource that must not exist yet, stamped with the time.
-    pub(super) fn create<R: Resource>(&mut self, resource: &mut R, now: Timestamp) {
+    /// Stores a resource that must not exist yet, stamped with the time. Returns what its record holds.
+    pub(super) fn create<R: Resource>(&mut self, resource: &mut R, now: Timestamp) -> Bytes {
         resource.set_stamps(Stamps {
             create_time: Some(now),
             update_time: Some(now),
@@ -53,8 +53,10 @@ impl Plan {
         let record = keys::record::<R>(resource.project_id(), resource.name(), &id);
         let batch = self.take().expect(locator.clone(), None);
         let batch = batch.put(locator, resource.name().as_bytes().to_vec());
-        self.batch = secret::put(batch, record, resource);
+        let (batch, record) = secret::put(batch, record, resource);
+        self.batch = batch;
         self.refer(resource, &resource.references(), &[]);
+        record
     }
 
     /// Puts a changed resource, stamped with the time, in place of the stored one. That one must still be as it was read.
@@ -94,7 +96,7 @@ impl Plan {
                 .put(locator.key.clone(), changed.name().as_bytes().to_vec());
         }
         let key = keys::record::<R>(changed.project_id(), changed.name(), &id_of(changed));
-        self.batch = secret::put(batch, key, changed);
+        (self.batch, _) = secret::put(batch, key, changed);
         self.refer(
             changed,
             &changed.references(),

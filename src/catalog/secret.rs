@@ -10,10 +10,10 @@ use crate::{
     store::{self, Batch, Found, Read, Reading},
 };
 
-/// Puts a resource's record and, apart from it, its secret fields.
-pub(super) fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &mut R) -> Batch {
+/// Puts a resource's record and, apart from it, its secret fields. Returns what the record holds, too.
+pub(super) fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &mut R) -> (Batch, Bytes) {
     let secret = resource.take_secret().map(|secret| secret.encode_to_vec());
-    let open = resource.encode_to_vec();
+    let open = Bytes::from(resource.encode_to_vec());
     let batch = match secret {
         Some(secret) => {
             let merged = resource.merge(&*secret);
@@ -22,7 +22,7 @@ pub(super) fn put<R: Resource>(batch: Batch, record: Vec<u8>, resource: &mut R) 
         }
         None => batch,
     };
-    batch.put(record, open)
+    (batch.put(record, open.clone()), open)
 }
 
 /// The secret fields of the resource with this record, if it has any.

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use prost_types::Timestamp;
 
 use super::{Error, Stored, find, id_of, keys, not_found, plan::Plan};
@@ -72,16 +73,16 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Stores a new, checked resource, and returns it as stored.
+    /// Stores a new, checked resource, and returns it as stored, and what its record holds.
     ///
     /// # Errors
     /// What the neighbours refuse; every broken rule, if the neighbours change the resource.
-    pub(crate) fn create<R: Resource>(&mut self, mut resource: R) -> Result<R, Error> {
+    pub(crate) fn create<R: Resource>(&mut self, mut resource: R) -> Result<(R, Bytes), Error> {
         if resource.settle(None, self)? {
             check_changed(&resource)?;
         }
-        self.plan.create(&mut resource, self.now);
-        Ok(resource)
+        let record = self.plan.create(&mut resource, self.now);
+        Ok((resource, record))
     }
 
     /// Puts a changed resource in place of the stored one if it differs, and returns it as stored.

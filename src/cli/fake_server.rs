@@ -96,9 +96,8 @@ impl BackupService for Arc<Catalog> {
             "secret" => Err(Status::unauthenticated("say who you are")),
             _ => {
                 self.ids.lock().unwrap().insert(backup.backup_id.clone());
-                Ok(Response::new(CreateBackupResponse {
-                    backup: Some(backup),
-                }))
+                let stored = backup.encode_to_vec().into();
+                Ok(Response::new(CreateBackupResponse::new(stored, 0)))
             }
         }
     }

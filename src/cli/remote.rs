@@ -13,13 +13,14 @@ use crate::{
         DeleteJobRequest, DeleteSessionRequest, GetActionRequest, GetBackupRequest,
         GetClientRequest, GetJobRequest, GetSessionRequest, Job, ListActionsRequest,
         ListBackupsRequest, ListClientsRequest, ListJobsRequest, ListSessionsRequest, Page,
-        RegisterClientRequest, Session, Single, UpdateActionRequest, UpdateBackupRequest,
-        UpdateClientRequest, UpdateJobRequest, UpdateSessionRequest, WatchBackupsRequest,
-        WatchClientsRequest, WatchJobsRequest, WatchSessionsRequest, Watched,
+        RegisterClientRequest, RegisterClientResponse, Session, Single, UpdateActionRequest,
+        UpdateBackupRequest, UpdateClientRequest, UpdateJobRequest, UpdateSessionRequest,
+        WatchBackupsRequest, WatchClientsRequest, WatchJobsRequest, WatchSessionsRequest, Watched,
         action_service_client::ActionServiceClient, backup_service_client::BackupServiceClient,
         client_service_client::ClientServiceClient, job_service_client::JobServiceClient,
         session_service_client::SessionServiceClient,
     },
+    resource::Resource,
     service::UNCHANGED_METADATA,
 };
 
@@ -58,6 +59,31 @@ pub(super) trait Watchable: Remote {
         after_revision: u64,
         filter: &Self::Filter,
     ) -> Result<Streaming<Watched<Self>>, Status>;
+}
+
+/// The resource in the server's answer.
+pub(super) fn decoded<R: Resource>(answer: &Single<R>) -> Result<R, Status> {
+    answer
+        .decoded()
+        .map_err(|error| Status::data_loss(format!("the server's answer cannot be read: {error}")))
+}
+
+/// The answer to a call that stores a resource.
+trait Storing<R> {
+    /// The resource as it is stored.
+    fn stored(self) -> Result<R, Status>;
+}
+
+impl<R: Resource> Storing<R> for Single<R> {
+    fn stored(self) -> Result<R, Status> {
+        decoded(&self)
+    }
+}
+
+impl Storing<Client> for RegisterClientResponse {
+    fn stored(self) -> Result<Client, Status> {
+        Ok(self.client.unwrap_or_default())
+    }
 }
 
 /// Implements the calls by the names of a service's methods and requests. Registering a client never tells whether it was
@@ -109,7 +135,7 @@ macro_rules! remote {
                 let mut client = $client::new(channel.clone());
                 let answer = client.$create(request).await?;
                 let is_new = !answer.metadata().contains_key(UNCHANGED_METADATA);
-                let resource = answer.into_inner().$field.unwrap_or_default();
+                let resource = answer.into_inner().stored()?;
                 Ok(Created { resource, is_new })
             }
 

@@ -1,4 +1,4 @@
-//! The answer to a get. On the wire it equals a message whose field 1 is the resource, which stays encoded as it is stored.
+//! The answer to a get or a create. On the wire it equals a message whose field 1 is the resource, which stays encoded as it is stored.
 
 use std::marker::PhantomData;
 
@@ -14,14 +14,22 @@ const RECORD_TAG: u32 = 1;
 
 /// One backup.
 pub type GetBackupResponse = Single<Backup>;
+/// The backup as it is stored.
+pub type CreateBackupResponse = Single<Backup>;
 /// One stored action.
 pub type GetActionResponse = Single<Action>;
+/// The action as it is stored.
+pub type CreateActionResponse = Single<Action>;
 /// One client.
 pub type GetClientResponse = Single<Client>;
 /// One session.
 pub type GetSessionResponse = Single<Session>;
+/// The session as it is stored.
+pub type CreateSessionResponse = Single<Session>;
 /// One job.
 pub type GetJobResponse = Single<Job>;
+/// The job as it is stored.
+pub type CreateJobResponse = Single<Job>;
 
 /// One resource.
 #[derive(Clone, Debug, PartialEq)]

@@ -55,11 +55,9 @@ macro_rules! resource_service {
                 ) -> Result<Response<$create_response>, Status> {
                     let behalf = $crate::service::behalf_of(&request);
                     let $create_request { project_id, $field } = request.into_inner();
-                    let created = self.calls(&behalf).create(&project_id, $field).await?;
-                    let response = $create_response {
-                        $field: Some(created.resource),
-                    };
-                    Ok($crate::service::created(response, created.is_new))
+                    let calls = self.calls(&behalf);
+                    let (stored, is_new) = calls.create_encoded(&project_id, $field).await?;
+                    Ok($crate::service::created(stored, is_new))
                 }
             )?
 

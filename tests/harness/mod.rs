@@ -93,7 +93,7 @@ impl Server {
             .create_backup(request)
             .await?
             .into_inner()
-            .backup
+            .decoded()
             .expect("the backup"))
     }
 
@@ -179,7 +179,7 @@ impl Server {
             .create_job(request)
             .await?
             .into_inner()
-            .job
+            .decoded()
             .expect("the job"))
     }
 

@@ -8,9 +8,8 @@ use tonic_types::StatusExt;
 
 use super::{Done, Target};
 use crate::{
-    cli::remote::Remote,
+    cli::remote::{Remote, decoded},
     freezer_json::{Document, Form, path_in_document},
-    proto::Single,
     resource::{Resource, ResourceId, Valid},
 };
 
@@ -105,13 +104,6 @@ async fn compared<R: Remote>(target: &Target, resource: &R) -> Result<Option<boo
 
 fn differs() -> Status {
     Status::already_exists("it is there already and differs: --overwrite updates it")
-}
-
-/// The resource in the server's answer.
-pub(super) fn decoded<R: Resource>(answer: &Single<R>) -> Result<R, Status> {
-    answer
-        .decoded()
-        .map_err(|error| Status::data_loss(format!("the server's answer cannot be read: {error}")))
 }
 
 /// Whether the connection failed. A status made on this side has its cause as a source; a status that the server sent has none.

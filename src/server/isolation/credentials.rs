@@ -74,7 +74,7 @@ async fn a_jobs_credentials_are_shown_to_admins_and_to_its_client_alone() {
     let house = House::new().await;
     let created = |answered: Result<Bytes, Status>| {
         let created = proto::CreateJobResponse::decode(answered.unwrap()).unwrap();
-        created.job.unwrap()
+        created.decoded().unwrap()
     };
     // The one who stores them does not see them again.
     let path = "/freezer.v2.JobService/CreateJob";

@@ -192,7 +192,7 @@ async fn an_agent_sees_and_reports_on_its_own_client_only() {
     let path = "/freezer.v2.BackupService/CreateBackup";
     let answered = house.call(path, message(path, OWN, "", &mine), agent).await;
     let created = proto::CreateBackupResponse::decode(answered.unwrap()).unwrap();
-    assert_eq!(created.backup.unwrap().client_id, CLIENT);
+    assert_eq!(created.decoded().unwrap().client_id, CLIENT);
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn who_stores_something_is_named_in_it_whatever_the_request_says() {
         let sent = message(path, OWN, CLIENT, &stored);
         let answered = house.call(path, sent, &[&bearer]).await;
         let created = proto::CreateBackupResponse::decode(answered.unwrap()).unwrap();
-        let created = created.backup.unwrap();
+        let created = created.decoded().unwrap();
         assert_eq!((&*created.user_id, &*created.user_name), (user, user_name));
     }
     let path = "/freezer.v2.JobService/CreateJob";
@@ -219,7 +219,7 @@ async fn who_stores_something_is_named_in_it_whatever_the_request_says() {
         .call(path, message(path, OWN, CLIENT, &stored), member)
         .await;
     let created = proto::CreateJobResponse::decode(answered.unwrap()).unwrap();
-    let created = created.job.unwrap();
+    let created = created.decoded().unwrap();
     assert_eq!(created.user_id, "the-member");
     assert_eq!(created.job_actions[0].user_id, "the-member");
     // In an update, only new actions get the user.
