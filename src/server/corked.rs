@@ -291,6 +291,32 @@ mod tests {
     }
 
     #[test]
+    fn a_large_write_is_not_said_to_be_taken_while_only_what_was_kept_is() {
+        let (mut transport, cork) = made(b"small".len());
+        write(&mut transport, b"small");
+        let large = vec![7; SMALL_BYTES_MAX + 1];
+        assert_eq!(write(&mut transport, &large), Some(5));
+        assert_eq!(lock(&cork.0).written(), [*b"small", [7; 5]]);
+    }
+
+    #[test]
+    fn slices_are_written_together_up_to_a_limit() {
+        let (mut transport, cork) = made(usize::MAX);
+        assert!(transport.is_write_vectored());
+        let piece = vec![7; SMALL_BYTES_MAX];
+        let bufs = [IoSlice::new(&piece); SLICES_MAX * 2];
+        let waker = noop_waker();
+        let written =
+            Pin::new(&mut transport).poll_write_vectored(&mut Context::from_waker(&waker), &bufs);
+        let Poll::Ready(Ok(written)) = written else {
+            panic!("the socket takes all: {written:?}");
+        };
+        // One slice is for what is kept.
+        assert_eq!(written, (SLICES_MAX - 1) * piece.len());
+        assert_eq!(lock(&cork.0).written().len(), 1);
+    }
+
+    #[test]
     fn the_transport_is_corked_from_the_first_large_write_to_the_pull() {
         let (mut transport, cork) = made(usize::MAX);
         write(&mut transport, b"small");

@@ -304,6 +304,21 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_on_which_nothing_happens_rests() {
+        let (mut turns, begun) = turns();
+        begun.execute(std::future::pending());
+        let taken = AtomicUsize::new(0);
+        let mut connection = std::pin::pin!(poll_fn(|_| {
+            taken.fetch_add(1, Ordering::SeqCst);
+            Poll::<()>::Pending
+        }));
+        let waker = noop_waker();
+        let _ = turns.poll(connection.as_mut(), &mut Context::from_waker(&waker));
+        // `FuturesUnordered` wakes once more after it has polled all that it has.
+        assert!(taken.load(Ordering::SeqCst) <= 2);
+    }
+
+    #[test]
     fn what_is_answered_is_written_before_more_is_answered() {
         let (mut turns, begun) = turns();
         let given = Arc::new(Given::default());

@@ -77,6 +77,11 @@ mod tests {
         let message = [vec![7; 300], vec![8; 2]].map(Bytes::from);
         let pieces = Pieces::of(message.into(), 302);
         assert_eq!(pieces.size_hint().exact(), Some(307));
+        let mut frames = pieces.clone();
+        while !frames.is_end_stream() {
+            frames.frame().await.expect("there is more").unwrap();
+        }
+        assert!(frames.frame().await.is_none());
         let mut body = pieces.collect().await.unwrap();
         let trailers = body.trailers().expect("gRPC ends with them");
         let status = Status::from_header_map(trailers).expect("they say how it went");
