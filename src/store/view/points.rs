@@ -202,4 +202,22 @@ mod tests {
         }
         assert!(kept >= 130, "{kept}");
     }
+
+    #[test]
+    fn points_that_just_fit_are_kept() {
+        assert_eq!(Points::share_of(256 << 20), 8 << 20);
+        let largest = |key: &str| entry(key, vec![7; VALUE_BYTES_MAX]);
+        let bytes = (POINT_OVERHEAD_BYTES + 1 + VALUE_BYTES_MAX) as u64;
+        let kept = |bytes_max, keys: [&str; 4]| {
+            let points = Points::new(bytes_max);
+            for key in keys {
+                points.keep(&largest(key), missing(&points, key));
+            }
+            keys.map(|key| points.get(key.as_bytes()).is_ok())
+        };
+        let keys = ["a", "b", "c", "d"];
+        assert_eq!(kept(4 * bytes, keys), [true; 4]);
+        assert_eq!(kept(2 * bytes, keys), [false, false, true, true]);
+        assert_eq!(kept(2 * bytes - 1, keys), [false; 4]);
+    }
 }
