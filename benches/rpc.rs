@@ -25,6 +25,9 @@ mod disk;
 #[path = "rpc/servers.rs"]
 mod servers;
 mod shared;
+#[path = "../tests/wire/mod.rs"]
+#[allow(dead_code)]
+mod wire;
 
 use std::{
     cmp::Ordering,

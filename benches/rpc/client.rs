@@ -3,17 +3,13 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use icebox::proto::{CreateBackupRequest, GetBackupRequest, ListBackupsRequest};
 use prost::Message;
-use tonic::{
-    Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::transport::Channel;
 
-use super::{servers::Kind, shared::backup};
+use super::{servers::Kind, shared::backup, wire::Raw};
 
 #[derive(Clone, PartialEq, Message)]
 struct EtcdPut {
@@ -29,49 +25,11 @@ struct EtcdRange {
     key: Vec<u8>,
 }
 
-/// Sends encoded messages, and decodes none.
-struct Encoded;
-
-impl Codec for Encoded {
-    type Encode = Bytes;
-    type Decode = ();
-    type Encoder = Encoded;
-    type Decoder = Encoded;
-
-    fn encoder(&mut self) -> Encoded {
-        Encoded
-    }
-
-    fn decoder(&mut self) -> Encoded {
-        Encoded
-    }
-}
-
-impl Encoder for Encoded {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Encoded {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        buffer.advance(buffer.remaining());
-        Ok(Some(()))
-    }
-}
-
 async fn send(channel: Channel, path: &'static str, message: Bytes) {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.expect("it is connected");
     let path = PathAndQuery::from_static(path);
-    let answer = client.unary(tonic::Request::new(message), path, Encoded);
+    let answer = client.unary(tonic::Request::new(message), path, Raw);
     answer.await.expect("an answer");
 }
 

@@ -1,4 +1,4 @@
-//! Calls with messages of any bytes, for the tests here and in `src/server/isolation/`.
+//! Calls with messages of any bytes, for the tests here and in `src/server/isolation/`, and for `benches/rpc.rs`.
 
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
@@ -12,7 +12,7 @@ use tonic::{
 
 /// The messages as they are on the wire.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;
