@@ -135,7 +135,7 @@ impl Catalog {
         let id = id_of(&*resource);
         let project = project_of(&*resource);
         // Each try takes from the neighbours what they say at that time.
-        let asked = R::HAS_NEIGHBOURS.then(|| resource.clone());
+        let asked = R::HAS_NEIGHBOURS.then(|| Arc::new(R::clone(&resource)));
         for _ in 0..CHANGE_TRIES_MAX {
             let mut plan = Plan::default();
             let record;
@@ -174,7 +174,7 @@ impl Catalog {
     async fn settled<R: Resource>(
         &self,
         project: ProjectId,
-        asked: Box<R>,
+        asked: Arc<R>,
     ) -> Result<(Box<R>, Bytes, Plan), Error> {
         let now = self.now();
         self.store
