@@ -60,8 +60,9 @@ const STORED: u64 = 20_000;
 const LOADS: [(usize, usize); 5] = [(1, 1), (16, 1), (64, 1), (64, 8), (256, 8)];
 /// A turn warms up for this part of the time that is counted.
 const WARM_UP_PART: u32 = 5;
-/// More creates than any server here answers.
-const CREATES_A_MILLISECOND_MAX: usize = 25;
+/// More creates in a millisecond than any server here answers, to one caller and to all.
+const CREATES_OF_A_CALLER_MAX: usize = 5;
+const CREATES_MAX: usize = 25;
 /// Set in the process that returns constants.
 const CONSTANTS: &str = "ICEBOX_BENCH_CONSTANTS";
 /// The number of the first backup that exists before.
@@ -124,17 +125,11 @@ async fn measure() {
     let only = std::env::var("ICEBOX_CALL").ok();
     let only_callers = std::env::var("ICEBOX_CALLERS").ok();
     for call in [Call::List, Call::Page, Call::Get, Call::Create] {
-        if only
-            .as_ref()
-            .is_some_and(|only| *only != format!("{call:?}"))
-        {
+        if leaves_out(only.as_ref(), &format!("{call:?}")) {
             continue;
         }
         for (callers, connections) in LOADS {
-            if only_callers
-                .as_ref()
-                .is_some_and(|only| *only != callers.to_string())
-            {
+            if leaves_out(only_callers.as_ref(), &callers.to_string()) {
                 continue;
             }
             let mut turns: [Vec<Figures>; 3] = Default::default();
@@ -216,6 +211,11 @@ async fn measure() {
     if only.is_none() && only_callers.is_none() {
         write_figures("rpc", &json!({"rows": rows}));
     }
+}
+
+/// Whether only something else is to be measured.
+fn leaves_out(only: Option<&String>, this: &str) -> bool {
+    only.is_some_and(|only| only != this)
 }
 
 /// Fills the store before its server starts.
@@ -352,7 +352,7 @@ async fn least_us_of_a_create(
     handed_over: bool,
 ) -> u64 {
     let (channel, kind) = (constant.channel().await, constant.kind);
-    let creates = Creates::encoded(kind, ahead(duration));
+    let creates = Creates::encoded(kind, ahead(1, duration));
     let file = Arc::new(Mutex::new(disk::Appended::new(dir, 1)));
     let append = move || file.lock().expect("nobody panics").append();
     let append_there = append.clone();
@@ -384,10 +384,11 @@ async fn least_us_of_a_create(
     median_us
 }
 
-/// The creates that are encoded before a turn: more than a turn makes.
-fn ahead(duration: Duration) -> usize {
+/// The creates that are encoded before a turn: more than so many callers make in it.
+fn ahead(callers: usize, duration: Duration) -> usize {
     let turn = duration + duration / WARM_UP_PART;
-    usize::try_from(turn.as_millis()).expect("short") * CREATES_A_MILLISECOND_MAX
+    let a_millisecond = (callers * CREATES_OF_A_CALLER_MAX).min(CREATES_MAX);
+    usize::try_from(turn.as_millis()).expect("short") * a_millisecond
 }
 
 /// Makes one call.
@@ -431,7 +432,7 @@ async fn load(
     }
     let kind = server.kind;
     let ahead = if call == Call::Create {
-        ahead(duration)
+        ahead(callers, duration)
     } else {
         0
     };
