@@ -213,11 +213,9 @@ impl Core {
             Bound::Excluded(Sled::LAST_OWN_KEY.to_vec()),
             Bound::Unbounded,
         );
-        for entry in sled.range(all, Direction::Forward) {
-            match entry {
-                Ok(entry) => writer.record(&entry)?,
-                Err(error) => return self.view.noticed(&sled, Err(error)),
-            }
+        let entries = sled.range(all, Direction::Forward);
+        for entry in self.view.noticed(&sled, entries)? {
+            writer.record(&self.view.noticed(&sled, entry)?)?;
         }
         // Everything that the scan has seen was durable before sled had it.
         let latest = self.log();

@@ -1,8 +1,7 @@
-//! What sled holds under a key: the value itself, or where it stands and what is known about it.
+//! What sled holds of a key: the value itself, or where it stands and what is known about it.
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 4 | CRC-32C of the key and what follows here |
 //! | 8 | revision of the last write |
 //! | 1 | whether the value follows, or where it stands |
 //! | … | the value; or the next three |
@@ -10,8 +9,8 @@
 //! | 8 | its place in the journal, if it stands there, or did before the file was written anew |
 //! | 16 | its share of the state hash |
 //!
-//! So everything that is damaged or belongs to another key is noticed, in sled and elsewhere. And the state hash of sled is known
-//! without reading values that stand elsewhere.
+//! The block that it is in has a checksum. So everything that is damaged or belongs to another key is noticed, in sled and elsewhere.
+//! And the state hash of sled is known without reading values that stand elsewhere.
 
 use bytes::Bytes;
 
@@ -24,9 +23,8 @@ use crate::store::{
     state_hash::StateHash,
 };
 
-const CRC_BYTES: usize = 4;
-/// The bytes before the value or its place: checksum, revision and tag.
-pub(super) const HEAD_BYTES: usize = CRC_BYTES + 8 + 1;
+/// The bytes before the value or its place: revision and tag.
+pub(super) const HEAD_BYTES: usize = 8 + 1;
 pub(super) const PLACE_BYTES: usize = 4 + 8 + StateHash::BYTES;
 /// The tags for what follows the head.
 const VALUE: u8 = 0;
@@ -47,37 +45,27 @@ pub(in crate::store) fn bytes_in_memory(key: &[u8], value_len: usize) -> u64 {
     (KEY_OVERHEAD_BYTES + key.len() + HEAD_BYTES + held) as u64
 }
 
-/// The entry for a value: the value itself if it is small or stands nowhere else, otherwise where it stands.
-pub(super) fn stored(write: &Placed<'_>, value: &[u8]) -> Vec<u8> {
+/// Appends the entry for a value: the value itself if it is small or stands nowhere else, otherwise where it stands.
+pub(super) fn store(write: &Placed<'_>, value: &[u8], to: &mut Vec<u8>) {
     let place = match write.stands {
         _ if value.len() <= VALUE_BYTES_MAX => None,
         Stands::Journal(at) => Some((IN_JOURNAL, at)),
         Stands::Records => Some((IN_RECORDS, 0)),
         Stands::Nowhere => None,
     };
-    let held_len = place.map_or(value.len(), |_| PLACE_BYTES);
-    let mut stored = Vec::with_capacity(HEAD_BYTES + held_len);
-    stored.extend_from_slice(&[0; CRC_BYTES]);
-    stored.extend_from_slice(&write.revision.to_le_bytes());
+    to.extend_from_slice(&write.revision.to_le_bytes());
     if let Some((tag, at)) = place {
         let len = u32::try_from(value.len()).expect("it came through a frame");
         let hash = write.share;
         let hash = hash.unwrap_or_else(|| StateHash::of(write.key, value, write.revision));
-        stored.push(tag);
-        stored.extend_from_slice(&len.to_le_bytes());
-        stored.extend_from_slice(&at.to_le_bytes());
-        stored.extend_from_slice(&hash.to_le_bytes());
+        to.push(tag);
+        to.extend_from_slice(&len.to_le_bytes());
+        to.extend_from_slice(&at.to_le_bytes());
+        to.extend_from_slice(&hash.to_le_bytes());
     } else {
-        stored.push(VALUE);
-        stored.extend_from_slice(value);
+        to.push(VALUE);
+        to.extend_from_slice(value);
     }
-    let crc = checksum(write.key, &stored[CRC_BYTES..]);
-    stored[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
-    stored
-}
-
-fn checksum(key: &[u8], behind: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(key), behind)
 }
 
 /// An entry of sled.
@@ -123,10 +111,6 @@ impl<'a> Held<'a> {
     pub(super) fn parse(key: &[u8], stored: &'a [u8]) -> Result<Self, Error> {
         let parse = || {
             let mut reader = Reader(stored);
-            let crc = reader.u32()?;
-            if checksum(key, reader.0) != crc {
-                return None;
-            }
             let revision = reader.u64()?;
             let tag = reader.take(1)?[0];
             if tag == VALUE {

@@ -1,13 +1,16 @@
-//! sled, which holds every key as of some revision, in the form that `entry.rs` describes. Only this file knows sled.
+//! sled, which holds every key as of some revision, in the form that `entry.rs` describes, in blocks (`blocks.rs`). Only this module
+//! knows sled.
 //!
 //! One key, [`SHOWN_KEY`], holds the revision that the view shows and its state hash. It is written after the writes that bring the
 //! view there. So everything up to that revision is there, and perhaps more.
 
+mod block;
+mod blocks;
 mod sum;
 
 use std::{
     io,
-    ops::{Bound, ControlFlow},
+    ops::{Bound, ControlFlow, Range},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -17,9 +20,13 @@ use std::{
 use bytes::Bytes;
 use sled::IVec;
 
+use self::{
+    block::{CRC_BYTES, seal, unsealed},
+    blocks::{Blocks, Put},
+};
 use super::{
     Feed,
-    entry::{Held, Known, checked, stored},
+    entry::{Held, Known, checked, store},
     filter::Filter,
     points::Points,
     runs::{At, Draft, Framing, Run, Runs, behind, first_behind, first_within},
@@ -34,8 +41,8 @@ use crate::store::{
     state_hash::StateHash,
 };
 
-/// Sorts before every key of the catalog, because those start with a letter.
-const SHOWN_KEY: &[u8] = b"\0shown";
+/// Sorts before every block. Views without blocks have another key: they are made anew.
+const SHOWN_KEY: &[u8] = b"\0shown by blocks";
 /// How often memory is collected after a batch: it takes a few epochs until replaced memory can be freed.
 const COLLECT_ROUNDS: usize = 4;
 /// How often, and after which time, to try again while sled's lock is held: two seconds in all.
@@ -82,8 +89,6 @@ impl Sled {
         let filter = Filter::new(cache_bytes);
         let runs_bytes = Runs::share_of(cache_bytes);
         let points_bytes = Points::share_of(cache_bytes);
-        // This key is not among those that are added to the filter when the view is read.
-        filter.insert(SHOWN_KEY);
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -104,7 +109,7 @@ impl Sled {
             .map_err(|_| Error::Corrupt {
                 what: "sled panicked while opening the view".into(),
             })?
-            .map_err(|error| sled_failed("open the view", &error))?;
+            .map_err(failed_to("open the view"))?;
         if db.is_empty() {
             filter.is_complete();
         }
@@ -140,20 +145,22 @@ impl Sled {
     /// # Errors
     /// If sled fails, or the view has no such key: then it was being made when the process ended.
     pub(in crate::store) fn shown(&self) -> Result<(u64, StateHash), Error> {
-        match self.stored(SHOWN_KEY)? {
-            None if self.db.is_empty() => Ok((0, StateHash::default())),
-            None => Err(Error::Corrupt {
-                what: "the view does not say its revision".into(),
-            }),
-            Some(stored) => {
-                let held = Held::parse(SHOWN_KEY, &stored)?;
-                let mut reader = Reader(held.checked(SHOWN_KEY, None)?);
-                let shown = reader.u64().zip(reader.state_hash());
-                shown.ok_or_else(|| Error::Corrupt {
-                    what: "the view's revision has the wrong size".into(),
+        let Some(held) = self.db.get(SHOWN_KEY).map_err(failed_to("read the view"))? else {
+            return if self.db.is_empty() {
+                Ok((0, StateHash::default()))
+            } else {
+                Err(Error::Corrupt {
+                    what: "the view does not say its revision".into(),
                 })
-            }
-        }
+            };
+        };
+        let shown = || {
+            let mut reader = Reader(unsealed(SHOWN_KEY, &held)?);
+            reader.u64().zip(reader.state_hash())
+        };
+        shown().ok_or_else(|| Error::Corrupt {
+            what: "the view's revision fails its checksum".into(),
+        })
     }
 
     /// What a key holds.
@@ -214,36 +221,24 @@ impl Sled {
         if self.filter.lacks(key) {
             return Ok(None);
         }
-        let stored = self.db.get(key);
-        stored.map_err(|error| sled_failed("read the view", &error))
+        Blocks(&self.db).get(key)
     }
 
-    /// The keys within the bounds with their entries, in order.
+    /// The keys within the bounds with their entries, in order. Nobody may write while they are read backward.
+    ///
+    /// # Errors
+    /// If sled fails. The items are errors if it fails later, or a value is damaged.
     pub(in crate::store) fn range(
         &self,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         direction: Direction,
-    ) -> impl Iterator<Item = Result<Entry, Error>> + use<> {
+    ) -> Result<impl Iterator<Item = Result<Entry, Error>> + use<>, Error> {
         let mut reader = self.reader(Waits::Yes);
-        self.stored_range(bounds, direction).map(move |entry| {
+        let entries = Blocks(&self.db).range(bounds, direction)?;
+        Ok(entries.map(move |entry| {
             let (key, stored) = entry?;
-            checked(Bytes::from_owner(key), stored, &mut reader)
-        })
-    }
-
-    fn stored_range(
-        &self,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        direction: Direction,
-    ) -> impl Iterator<Item = Result<(IVec, IVec), Error>> + use<> {
-        let mut range = self.db.range(bounds);
-        std::iter::from_fn(move || {
-            let entry = match direction {
-                Direction::Forward => range.next(),
-                Direction::Backward => range.next_back(),
-            };
-            entry.map(|entry| entry.map_err(|error| sled_failed("read the view", &error)))
-        })
+            checked(key, stored, &mut reader)
+        }))
     }
 
     /// Calls `visit` in order with what the keys within the bounds hold, until `visit` breaks off. Returns whether it did.
@@ -257,7 +252,7 @@ impl Sled {
         mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let mut reader = self.reader(waits);
-        for entry in self.stored_range(bounds, Direction::Forward) {
+        for entry in Blocks(&self.db).range(bounds, Direction::Forward)? {
             let (key, stored) = entry?;
             let held = Held::parse(&key, &stored)?;
             let read = held.read(&key, &mut reader)?;
@@ -370,41 +365,44 @@ impl Sled {
     /// # Errors
     /// If sled fails.
     pub(in crate::store) fn shows(&self, revision: u64, state: StateHash) -> Result<(), Error> {
-        let mut shown = revision.to_le_bytes().to_vec();
+        let mut shown = vec![0; CRC_BYTES];
+        shown.extend_from_slice(&revision.to_le_bytes());
         shown.extend_from_slice(&state.to_le_bytes());
-        self.put(std::iter::once(Placed {
-            key: &Bytes::from_static(SHOWN_KEY),
-            value: Some(&shown.into()),
-            revision,
-            stands: Stands::Nowhere,
-            share: None,
-        }))
+        seal(SHOWN_KEY, &mut shown);
+        written(|| {
+            let written = self.db.insert(SHOWN_KEY, shown);
+            written.map(drop).map_err(failed_to("write the view"))
+        })
     }
 
-    /// Puts and deletes keys one by one. One of sled's own batches would delay every reader until it is done.
+    /// Puts and deletes keys. One of sled's own batches would delay every reader until it is done.
     fn put<'a>(&self, writes: impl Iterator<Item = Placed<'a>>) -> Result<(), Error> {
-        let put_all = || {
-            for write in writes {
-                match write.value {
-                    Some(value) => {
-                        self.filter.insert(write.key);
-                        self.db.insert(write.key, stored(&write, value))?
-                    }
-                    None => self.db.remove(write.key)?,
-                };
+        let mut stored = Vec::new();
+        let mut places = Vec::with_capacity(writes.size_hint().0);
+        for write in writes {
+            let start = stored.len();
+            if let Some(value) = write.value {
+                self.filter.insert(write.key);
+                store(&write, value, &mut stored);
             }
-            Ok(())
-        };
-        let written = catch_unwind(AssertUnwindSafe(put_all));
-        // sled itself frees replaced memory too rarely: without this it piles up.
-        for _ in 0..COLLECT_ROUNDS {
-            sled::pin().flush();
+            let place = write.value.map(|_| start..stored.len());
+            places.push((write.key, place));
         }
-        written
-            .map_err(|_| Error::Corrupt {
-                what: "sled panicked while writing the view".into(),
-            })?
-            .map_err(|error| sled_failed("write the view", &error))
+        let put = |(key, place): (&'a Bytes, Option<Range<usize>>)| Put {
+            key,
+            stored: place.map(|place| &stored[place]),
+        };
+        let mut puts: Vec<Put<'_>> = places.into_iter().map(put).collect();
+        puts.sort_by_key(|put| put.key);
+        // Of a key's writes, the last one counts.
+        puts.dedup_by(|later, put| {
+            let is_again = later.key == put.key;
+            if is_again {
+                *put = *later;
+            }
+            is_again
+        });
+        written(|| Blocks(&self.db).put(&puts))
     }
 
     /// Writes everything to sled's files. The next open checks by itself whether it reached the disk: on Linux, sled's flush never
@@ -414,9 +412,7 @@ impl Sled {
     /// If sled fails.
     pub(in crate::store) fn flush(&self) -> Result<(), Error> {
         let flushed = self.db.flush();
-        flushed
-            .map(drop)
-            .map_err(|error| sled_failed("flush the view", &error))
+        flushed.map(drop).map_err(failed_to("flush the view"))
     }
 }
 
@@ -424,17 +420,12 @@ impl Sled {
 impl Sled {
     /// Loses a key without noticing.
     pub(in crate::store) fn lose(&self, key: &[u8]) -> Result<(), Error> {
-        let lost = self.db.remove(key);
-        lost.map(drop)
-            .map_err(|error| sled_failed("lose a key", &error))
+        Blocks(&self.db).put(&[Put { key, stored: None }])
     }
 
-    /// Flips a bit of the entry of a key.
+    /// Flips a bit of the block that has a key.
     pub(in crate::store) fn damage(&self, key: &[u8]) {
-        let stored = self.db.get(key).expect("sled reads").expect("it is there");
-        let mut damaged = stored.to_vec();
-        *damaged.last_mut().expect("it has a checksum") ^= 1;
-        self.db.insert(key, damaged).expect("sled writes");
+        Blocks(&self.db).damage(key);
         self.runs.clear();
     }
 }
@@ -453,8 +444,9 @@ fn unlocked(open: impl Fn() -> sled::Result<sled::Db>) -> sled::Result<sled::Db>
     open()
 }
 
-fn sled_failed(action: &str, error: &sled::Error) -> Error {
-    match error {
+/// Says what sled has failed to do.
+fn failed_to(action: &str) -> impl Fn(sled::Error) -> Error {
+    move |error| match error {
         sled::Error::Io(io) if io.kind() == io::ErrorKind::StorageFull => Error::Full {
             action: action.into(),
         },
@@ -466,6 +458,20 @@ fn sled_failed(action: &str, error: &sled::Error) -> Error {
             reason: error.to_string(),
         },
     }
+}
+
+/// Runs what writes to sled.
+fn written(write: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    let written = catch_unwind(AssertUnwindSafe(write));
+    // sled itself frees replaced memory too rarely: without this it piles up.
+    for _ in 0..COLLECT_ROUNDS {
+        sled::pin().flush();
+    }
+    written.unwrap_or_else(|_| {
+        Err(Error::Corrupt {
+            what: "sled panicked while writing the view".into(),
+        })
+    })
 }
 
 #[cfg(test)]
@@ -519,14 +525,14 @@ mod tests {
         );
         put("small", small, Stands::Journal(journal.append(small)));
         put("nowhere else", &large, Stands::Nowhere);
-        let held = |key: &str| view.db.get(key).unwrap().unwrap().len();
+        let held = |key: &str| view.stored(key.as_bytes()).unwrap().unwrap().len();
         assert_eq!(
             ["in the journal", "small", "nowhere else"].map(held),
             [PLACE_BYTES, small.len(), large.len()].map(|len| HEAD_BYTES + len)
         );
         let values = || -> Vec<_> {
             let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
-            let values = view.range(all, Direction::Backward);
+            let values = view.range(all, Direction::Backward).unwrap();
             values.map(|entry| Some(entry.ok()?.value)).collect()
         };
         let large = Some(Bytes::from(large.clone()));

@@ -50,19 +50,21 @@ async fn a_view_that_turns_out_wrong_is_made_anew_while_the_store_is_open() {
 async fn a_value_that_fails_its_checksum_heals_while_others_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = opened(&dir.path().join("store"));
-    put(&store, "k1", "one").await;
-    put(&store, "k2", "two").await;
-    store.fed_sled().damage(b"k1");
+    // So many that the first and the last are in different blocks.
+    fill(&store, 100).await;
+    put(&store, "k0000", "one").await;
+    put(&store, "k0099", "two").await;
+    store.fed_sled().damage(b"k0000");
     assert!(matches!(
-        store.view.patiently().get(b"k1"),
+        store.view.patiently().get(b"k0000"),
         Err(Error::Corrupt { .. })
     ));
     assert_eq!(
-        store.view.patiently().get(b"k2").unwrap().unwrap().value,
+        store.view.patiently().get(b"k0099").unwrap().unwrap().value,
         "two"
     );
     for _ in 0..200 {
-        if let Ok(Some(entry)) = store.view.patiently().get(b"k1") {
+        if let Ok(Some(entry)) = store.view.patiently().get(b"k0000") {
             assert_eq!(entry.value, "one");
             store.local().rewrite().await.unwrap();
             return;

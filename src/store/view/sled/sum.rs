@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Direction, SHOWN_KEY, Sled};
+use super::{Blocks, Direction, SHOWN_KEY, Sled};
 use crate::store::{Error, outside, state_hash::StateHash, tally::Tally, view::entry::Held};
 
 /// How many entries are read at a time.
@@ -52,7 +52,7 @@ impl Sled {
         closing: &AtomicBool,
     ) -> Result<(StateHash, Tally), Error> {
         let all = (Bound::Excluded(SHOWN_KEY.to_vec()), Bound::Unbounded);
-        let mut entries = self.stored_range(all, direction);
+        let mut entries = Blocks(&self.db).range(all, direction)?;
         let mut sum = StateHash::default();
         let mut tally = Tally::default();
         loop {
@@ -60,7 +60,7 @@ impl Sled {
             for entry in entries.by_ref().take(STATE_STEP) {
                 let (key, stored) = entry?;
                 let known = Held::parse(&key, &stored)?.known(&key);
-                step.push((Bytes::from_owner(key), known));
+                step.push((key, known));
             }
             if closing.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
