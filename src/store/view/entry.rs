@@ -202,3 +202,59 @@ pub(super) fn checked(
         revision,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A truth that has one value, and remembers what it was asked for.
+    struct Truth(Bytes, Option<(Stands, usize)>);
+
+    impl ValueReader for &mut Truth {
+        fn read(&mut self, _: &[u8], stands: Stands, len: usize) -> Result<Option<Bytes>, Error> {
+            self.1 = Some((stands, len));
+            Ok(Some(self.0.clone()))
+        }
+    }
+
+    #[test]
+    fn an_entry_has_its_value_or_says_where_it_stands() {
+        let key = Bytes::from("key");
+        for stands in [Stands::Journal(5), Stands::Records, Stands::Nowhere] {
+            for len in [0, VALUE_BYTES_MAX, VALUE_BYTES_MAX + 1] {
+                let value = Bytes::from(vec![7; len]);
+                let write = Placed {
+                    key: &key,
+                    value: Some(&value),
+                    revision: 9,
+                    stands,
+                    share: None,
+                };
+                let mut stored = Vec::new();
+                store(&write, &value, &mut stored);
+                let known = Held::parse(&key, &stored).unwrap().known(&key);
+                assert_eq!(known, Known::of(&key, &value, 9));
+                let mut truth = Truth(value.clone(), None);
+                let mut reader: Option<Box<dyn ValueReader>> = Some(Box::new(&mut truth));
+                let entry = checked(key.clone(), stored.clone(), &mut reader).unwrap();
+                drop(reader);
+                assert_eq!((&entry.value, entry.revision), (&value, 9));
+                let elsewhere = len > VALUE_BYTES_MAX && stands != Stands::Nowhere;
+                assert_eq!(truth.1, elsewhere.then_some((stands, len)));
+                if elsewhere {
+                    assert_eq!(stored.len(), HEAD_BYTES + PLACE_BYTES);
+                    let is_whole = |len| Held::parse(&key, &stored[..len]).is_ok();
+                    assert!(!(0..stored.len()).any(is_whole));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_takes_its_bytes_and_its_entrys_in_memory() {
+        for (value_len, held) in [(0, 0), (64, 64), (65, PLACE_BYTES), (4096, PLACE_BYTES)] {
+            let bytes = KEY_OVERHEAD_BYTES + 3 + HEAD_BYTES + held;
+            assert_eq!(bytes_in_memory(b"key", value_len), bytes as u64);
+        }
+    }
+}
