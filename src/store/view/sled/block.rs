@@ -230,6 +230,25 @@ mod tests {
     }
 
     #[test]
+    fn entries_are_distributed_evenly_over_as_few_blocks_as_possible() {
+        // An entry of 64 bytes each, whose key shares nothing with the one before it.
+        const ENTRY_BYTES: usize = 64;
+        let keys: Vec<[u8; 4]> = (0..=u8::MAX).map(|n| [n, 1, 2, 3]).collect();
+        let stored = [7; ENTRY_BYTES - LENS_BYTES - 4];
+        let entries: Vec<_> = keys.iter().map(|key| (&key[..], &stored[..])).collect();
+        let fit = BLOCK_BYTES / ENTRY_BYTES;
+        let lens = |count: usize| -> Vec<usize> {
+            let parts = split(&entries[..count]).into_iter();
+            let len = |part: Part| (part.bytes.len() - CRC_BYTES) / ENTRY_BYTES;
+            parts.map(len).collect()
+        };
+        assert!(lens(0).is_empty());
+        assert_eq!(lens(fit), [fit]);
+        assert_eq!(lens(fit + 2), [fit / 2 + 1, fit / 2 + 1]);
+        assert_eq!(lens(4 * fit), [fit; 4]);
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed_and_bytes_of_another_block_are_too() {
         let [first, second, ..] = &blocks()[..] else {
             panic!("there are several");

@@ -124,25 +124,44 @@ fn scanned(view: &Sled, from: u32, to: u32) -> usize {
 }
 
 fn key(n: u32) -> Bytes {
-    format!("k{n:03}").into()
+    format!("k{n:05}").into()
+}
+
+/// Puts keys that hold themselves. Returns what the state hash is then.
+fn fill(view: &Sled, count: u32) -> StateHash {
+    let keys: Vec<Bytes> = (0..count).map(key).collect();
+    let write = |key| Placed {
+        key,
+        value: Some(key),
+        revision: 7,
+        stands: Stands::Nowhere,
+        share: None,
+    };
+    let writes: Vec<Placed<'_>> = keys.iter().map(write).collect();
+    let with = |state: StateHash, key: &Bytes| state.with(key, key, 7);
+    let state = keys.iter().fold(StateHash::default(), with);
+    view.apply(&writes, 7, state).unwrap();
+    state
+}
+
+#[test]
+fn every_key_is_summed_up_once_from_whichever_end() {
+    for count in [0, 1, 2, 999, 1000, 1001, 3000, 7777] {
+        let dir = tempfile::tempdir().unwrap();
+        let view = Sled::open(dir.path(), 8 << 20).unwrap();
+        let state = fill(&view, count);
+        let goes_on = std::sync::atomic::AtomicBool::new(false);
+        let (summed, tally) = view.state(&goes_on).unwrap();
+        assert!(summed == state, "of {count} keys");
+        assert_eq!(tally.count(*b"k0"), u64::from(count));
+    }
 }
 
 #[test]
 fn a_run_that_is_made_before_another_one_ends_there_and_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let view = Sled::open(dir.path(), 8 << 20).unwrap();
-    let keys: Vec<Bytes> = (0..100).map(key).collect();
-    let writes: Vec<Placed<'_>> = keys
-        .iter()
-        .map(|key| Placed {
-            key,
-            value: Some(key),
-            revision: 7,
-            stands: Stands::Nowhere,
-            share: None,
-        })
-        .collect();
-    view.apply(&writes, 7, StateHash::default()).unwrap();
+    fill(&view, 100);
     assert_eq!(scanned(&view, 50, 99), 50);
     assert_eq!(scanned(&view, 0, 99), 100);
     // The runs are not told of this, and still have them.
