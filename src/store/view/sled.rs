@@ -48,9 +48,10 @@ const COLLECT_ROUNDS: usize = 4;
 /// How often, and after which time, to try again while sled's lock is held: two seconds in all.
 const LOCK_TRIES_MAX: usize = 200;
 const LOCK_RETRY: Duration = Duration::from_millis(10);
-/// How many bytes sled takes for each byte of its cache's capacity, measured with a million records. Pages grow in memory, buffers
-/// come on top, and a page counts only after 64 accesses in its shard, of which there are 256.
-const CACHE_OVERHEAD: f64 = 3.5;
+/// How many bytes sled takes for each byte of its cache's capacity, measured with a million records. Its entries take about as much
+/// as it counts. Buffers come on top, and pages that it does not count yet: one counts only after 64 accesses in its shard, of which
+/// there are 256.
+const CACHE_OVERHEAD: f64 = 1.5;
 
 /// The direction in which a range is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
