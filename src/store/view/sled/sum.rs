@@ -92,3 +92,30 @@ impl Sled {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::view::sled::tests::fill;
+
+    #[test]
+    fn what_one_end_has_read_the_other_leaves_out() {
+        for count in [0, 1, 2, 999, 1000, 1001, 2500] {
+            let dir = tempfile::tempdir().unwrap();
+            let view = Sled::open(dir.path(), 8 << 20).unwrap();
+            let state = fill(&view, count);
+            let both = [Direction::Backward, Direction::Forward];
+            for directions in [both, [both[1], both[0]]] {
+                let unread = Mutex::new((Bytes::from_static(SHOWN_KEY), None));
+                let sums = directions.map(|direction| {
+                    let sum =
+                        view.sum_towards_the_other(direction, &unread, &AtomicBool::default());
+                    sum.unwrap()
+                });
+                let keys = sums.each_ref().map(|(_, tally)| tally.count(*b"k0"));
+                assert_eq!(keys, [u64::from(count), 0]);
+                assert!(sums[0].0.plus(sums[1].0) == state);
+            }
+        }
+    }
+}

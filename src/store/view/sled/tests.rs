@@ -128,7 +128,7 @@ fn key(n: u32) -> Bytes {
 }
 
 /// Puts keys that hold themselves. Returns what the state hash is then.
-fn fill(view: &Sled, count: u32) -> StateHash {
+pub(super) fn fill(view: &Sled, count: u32) -> StateHash {
     let keys: Vec<Bytes> = (0..count).map(key).collect();
     let write = |key| Placed {
         key,
