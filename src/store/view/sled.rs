@@ -151,7 +151,8 @@ impl Sled {
                 Ok((0, StateHash::default()))
             } else {
                 Err(Error::Corrupt {
-                    what: "the view does not say its revision".into(),
+                    what: "the view does not say its revision: it was not finished, or another version has made it"
+                        .into(),
                 })
             };
         };
