@@ -131,14 +131,8 @@ impl BlockEntries<'_> {
     }
 }
 
-/// A block that is being made, with room for its checksum.
-pub(super) struct Part {
-    pub(super) first_key: Vec<u8>,
-    pub(super) bytes: Vec<u8>,
-}
-
-/// Distributes entries evenly over blocks.
-pub(super) fn split(entries: &[(&[u8], &[u8])]) -> Vec<Part> {
+/// Distributes entries evenly over blocks. The first one has this own key, the others begin with theirs.
+pub(super) fn split(own_key: &[u8], entries: &[(&[u8], &[u8])]) -> Vec<Block> {
     let mut before: &[u8] = &[];
     let shared: Vec<usize> = entries
         .iter()
@@ -154,22 +148,28 @@ pub(super) fn split(entries: &[(&[u8], &[u8])]) -> Vec<Part> {
     };
     let bytes: usize = each.clone().map(len).sum();
     let part_bytes = bytes.div_ceil(bytes.div_ceil(BLOCK_BYTES).max(1));
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<(&[u8], Vec<u8>)> = Vec::new();
     for (&(key, stored), shared) in each {
         match parts.last_mut() {
-            Some(part) if part.bytes.len() < CRC_BYTES + part_bytes => {
-                append((key, stored), shared, &mut part.bytes);
+            Some((_, bytes)) if bytes.len() < CRC_BYTES + part_bytes => {
+                append((key, stored), shared, bytes);
             }
             _ => {
                 let mut bytes = Vec::with_capacity(CRC_BYTES + part_bytes + KEY_BYTES);
                 bytes.resize(CRC_BYTES, 0);
                 append((key, stored), 0, &mut bytes);
-                let first_key = key.to_vec();
-                parts.push(Part { first_key, bytes });
+                parts.push((if parts.is_empty() { own_key } else { key }, bytes));
             }
         }
     }
-    parts
+    let sealed = |(key, mut bytes): (&[u8], Vec<u8>)| {
+        seal(key, &mut bytes);
+        Block {
+            key: key.into(),
+            bytes: bytes.into(),
+        }
+    };
+    parts.into_iter().map(sealed).collect()
 }
 
 fn append((key, stored): (&[u8], &[u8]), shared: usize, block: &mut Vec<u8>) {
@@ -207,15 +207,7 @@ mod tests {
             .iter()
             .map(|key| (key.as_bytes(), &[7; 40][..]))
             .collect();
-        let sealed = |part: Part| {
-            let mut bytes = part.bytes;
-            seal(&part.first_key, &mut bytes);
-            Block {
-                key: part.first_key.into(),
-                bytes: bytes.into(),
-            }
-        };
-        split(&entries).into_iter().map(sealed).collect()
+        split(b"key 00", &entries)
     }
 
     fn is_damaged(key: &IVec, bytes: &[u8]) -> bool {
@@ -238,9 +230,9 @@ mod tests {
         let entries: Vec<_> = keys.iter().map(|key| (&key[..], &stored[..])).collect();
         let fit = BLOCK_BYTES / ENTRY_BYTES;
         let lens = |count: usize| -> Vec<usize> {
-            let parts = split(&entries[..count]).into_iter();
-            let len = |part: Part| (part.bytes.len() - CRC_BYTES) / ENTRY_BYTES;
-            parts.map(len).collect()
+            let blocks = split(b"", &entries[..count]).into_iter();
+            let len = |block: Block| (block.bytes.len() - CRC_BYTES) / ENTRY_BYTES;
+            blocks.map(len).collect()
         };
         assert!(lens(0).is_empty());
         assert_eq!(lens(fit), [fit]);

@@ -17,7 +17,7 @@ use sled::IVec;
 
 use super::{
     Direction,
-    block::{Block, seal, split},
+    block::{Block, split},
     failed_to,
 };
 use crate::store::Error;
@@ -116,23 +116,19 @@ impl Blocks<'_> {
     ) -> Result<(), Error> {
         let old = block.map_or(Ok(Vec::new()), |block| block.read(end))?;
         let own_key = block.map_or(FIRST_KEY, |block| &block.key);
-        let mut parts = split(&merged(&old, puts)).into_iter();
-        let Some(first) = parts.next() else {
-            return self
-                .0
-                .remove(own_key)
-                .map(drop)
-                .map_err(failed_to("write the view"));
-        };
-        for part in parts.rev() {
-            self.write(&part.first_key, part.bytes)?;
+        let blocks = split(own_key, &merged(&old, puts));
+        if blocks.is_empty() {
+            let removed = self.0.remove(own_key);
+            return removed.map(drop).map_err(failed_to("write the view"));
         }
-        self.write(own_key, first.bytes)
+        blocks
+            .into_iter()
+            .rev()
+            .try_for_each(|block| self.write(block))
     }
 
-    fn write(&self, own_key: &[u8], mut bytes: Vec<u8>) -> Result<(), Error> {
-        seal(own_key, &mut bytes);
-        let written = self.0.insert(own_key, bytes);
+    fn write(&self, block: Block) -> Result<(), Error> {
+        let written = self.0.insert(block.key, block.bytes);
         written.map(drop).map_err(failed_to("write the view"))
     }
 
@@ -390,8 +386,8 @@ mod tests {
             .iter()
             .map(|(key, stored)| (&key[..], stored.as_deref().unwrap()))
             .collect();
-        let part = split(&entries).pop().unwrap();
-        Blocks(&db).write(&part.first_key, part.bytes).unwrap();
+        let block = split(&key(5), &entries).pop().unwrap();
+        Blocks(&db).write(block).unwrap();
         second.extend(writes(0..5, b"old"));
         let expected: Model = second
             .into_iter()
