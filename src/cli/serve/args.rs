@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// The directory of the view, from which lists are read; it is made again if it is missing [default: FILE.view]
     #[arg(long, env = "ICEBOX_VIEW", value_name = "DIR")]
     pub(super) view: Option<PathBuf>,
-    /// Memory for the store's cache, in MiB; the process takes up to 380 MiB more
+    /// Memory for the store's cache, in MiB; the process takes up to 256 MiB more
     #[arg(long, env = "ICEBOX_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=1 << 20))]
     pub(super) cache_mib: u64,
     /// Write the store's file anew only after its journal has grown by this much, in MiB
