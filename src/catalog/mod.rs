@@ -15,6 +15,8 @@ mod page;
 mod plan;
 mod secret;
 mod seen;
+#[cfg(test)]
+mod tests;
 mod token;
 mod touched;
 mod transaction;

@@ -250,7 +250,7 @@ fn secrets<R: Resource>(
 }
 
 /// Whether the page is simply the first records of the query's range.
-fn takes_what_comes<R: Resource>(query: &Query<R>) -> bool {
+pub(super) fn takes_what_comes<R: Resource>(query: &Query<R>) -> bool {
     compared(query).is_none() && query.only.is_none() && query.skip == 0
 }
 
