@@ -1,4 +1,4 @@
-//! The catalog compared with a model: jobs of two projects, written, read by id, listed and watched.
+//! The catalog compared with a model: jobs of two projects, written, read by id, listed, watched, followed and audited.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,7 +7,10 @@ use tokio::runtime;
 
 use super::{page::takes_what_comes, *};
 use crate::{
-    proto::{FreezerAction, JobAction, JobFilter, Page, UserCredentials, WatchEvent},
+    proto::{
+        ChangeOperation, FreezerAction, JobAction, JobFilter, Page, UserCredentials, WatchEvent,
+    },
+    resource::Kind,
     store::Options,
 };
 
@@ -16,6 +19,9 @@ const CLIENTS: [&str; 3] = ["", "web", "db"];
 
 /// What is stored: by project, name and id, as lists are sorted.
 type Model = BTreeMap<(String, String, String), Job>;
+
+/// A change in the audit log: what was done, and the project, the name and the id of the job.
+type Logged = (ChangeOperation, (String, String, String));
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -109,10 +115,21 @@ fn key_of(job: &Job) -> (String, String, String) {
     (project, name, job.job_id.clone())
 }
 
+/// Applies what a watch has reported.
+fn apply(event: WatchEvent<Job>, jobs: &mut BTreeMap<String, Job>) {
+    match event {
+        WatchEvent::Put(job) => drop(jobs.insert(job.job_id.clone(), job)),
+        WatchEvent::Removed(id) => drop(jobs.remove(&id)),
+        WatchEvent::Synced => {}
+    }
+}
+
 /// A catalog beside its model.
 struct Tested {
     catalog: Catalog,
     model: Model,
+    log: Vec<Logged>,
+    author: Author,
 }
 
 impl Tested {
@@ -122,6 +139,11 @@ impl Tested {
         Tested {
             catalog: Catalog::new(store.unwrap()),
             model: Model::new(),
+            log: Vec::new(),
+            author: Author {
+                caller: "somebody".into(),
+                peer: "somewhere".into(),
+            },
         }
     }
 
@@ -180,7 +202,7 @@ impl Tested {
 
     async fn create(&mut self, job: Job) {
         let new = Valid::new(&job.project_id, Some(job.clone())).unwrap();
-        let created = self.catalog.create(None, new).await;
+        let created = self.catalog.create(Some(&self.author), new).await;
         let mut all = self.model.values();
         let same_id = all.find(|it| (&it.project_id, &it.job_id) == (&job.project_id, &job.job_id));
         let is_equal = same_id.is_some_and(|stored| {
@@ -191,6 +213,7 @@ impl Tested {
         match (same_id, created) {
             (None, Ok(made)) => {
                 assert!(made.is_new);
+                self.log.push((ChangeOperation::Created, key_of(&job)));
                 self.model.insert(key_of(&job), *made.resource);
             }
             (Some(stored), Ok(made)) => {
@@ -237,9 +260,9 @@ impl Tested {
         let refused = refused.await.unwrap_err();
         assert!(matches!(refused, Error::Stale { current, .. } if current == job.revision));
         let before = self.catalog.revision();
-        let updated = self
-            .catalog
-            .update(None, project, id, Some(job.revision), update);
+        let updated =
+            self.catalog
+                .update(Some(&self.author), project, id, Some(job.revision), update);
         let (stored, is_changed) = updated.await.unwrap();
         assert_eq!(is_changed, expected != job);
         assert_eq!(self.catalog.revision() > before, is_changed);
@@ -248,6 +271,9 @@ impl Tested {
             ..stored.stamps()
         });
         assert_eq!(stored, expected);
+        if is_changed {
+            self.log.push((ChangeOperation::Updated, key_of(&stored)));
+        }
         self.model.remove(&key_of(&job));
         self.model.insert(key_of(&stored), stored);
     }
@@ -259,13 +285,15 @@ impl Tested {
         let (project, id) = (project_id(&job.project_id), resource_id(&job.job_id));
         let delete = |revision| {
             let (project, id) = (project.clone(), id.clone());
-            self.catalog.delete::<Job>(None, project, id, revision)
+            let author = Some(&self.author);
+            self.catalog.delete::<Job>(author, project, id, revision)
         };
         let refused = delete(Some(job.revision + 1)).await.unwrap_err();
         assert!(matches!(refused, Error::Stale { .. }));
         delete(Some(job.revision)).await.unwrap();
         let refused = delete(None).await.unwrap_err();
         assert!(matches!(refused, Error::NotFound { .. }));
+        self.log.push((ChangeOperation::Deleted, key_of(&job)));
         self.model.remove(&key_of(&job));
     }
 
@@ -361,19 +389,93 @@ impl Tested {
         assert_eq!(status.revision, self.catalog.revision());
     }
 
+    /// Reads the audit log in pages of three, and compares it with what was done.
+    async fn check_log(&self, scope: &Scope, kind: Option<Kind>, resource_id: &str) {
+        let wanted = |(_, (project, _, id)): &&Logged| {
+            let is_of_scope = match scope {
+                Scope::Project(wanted) => wanted.as_str() == project,
+                Scope::AllProjects => true,
+            };
+            let is_of_kind = kind.is_none_or(|kind| kind == Job::KIND);
+            is_of_scope && is_of_kind && (resource_id.is_empty() || resource_id == id)
+        };
+        let mut expected = self.log.iter().filter(wanted);
+        let (mut after_revision, mut is_last) = (0, false);
+        while !is_last {
+            let query = AuditQuery {
+                scope: scope.clone(),
+                after_revision,
+                limit: 3,
+                kind,
+                resource_id: resource_id.into(),
+            };
+            let page = self.catalog.audit(query).await.unwrap();
+            assert!(page.changes.len() == 3 || page.is_last && page.changes.len() < 3);
+            for change in page.changes {
+                assert!(change.revision > after_revision);
+                let (operation, (project, name, id)) = expected.next().unwrap();
+                assert_eq!(change.operation(), *operation);
+                let told = [&change.project_id, &change.name, &change.resource_id];
+                assert_eq!(told, [project, name, id]);
+                let (caller, peer) = (&*change.caller, &*change.peer);
+                assert_eq!((caller, peer), ("somebody", "somewhere"));
+            }
+            (after_revision, is_last) = (page.next_after_revision, page.is_last);
+        }
+        assert_eq!(expected.next(), None);
+    }
+
+    /// Makes a model from all changes, and compares it.
+    async fn check_changes(&self) {
+        let mut changes = self.catalog.changes(0);
+        let mut jobs = BTreeMap::new();
+        let mut last = 0;
+        while changes.after() < self.catalog.revision() {
+            for Change { revision, changed } in changes.next().await.unwrap() {
+                assert!(revision > last);
+                last = revision;
+                match changed {
+                    Changed::Job(job) => {
+                        assert_eq!(job.revision, revision);
+                        jobs.insert((job.project_id.clone(), job.job_id.clone()), job);
+                    }
+                    Changed::JobDeleted { project_id, job_id } => {
+                        assert!(jobs.remove(&(project_id, job_id)).is_some());
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let jobs = jobs.into_values().map(|job| (key_of(&job), job));
+        assert_eq!(jobs.collect::<Model>(), self.model);
+    }
+
     /// The jobs that a watch has reported, once it is in sync.
     async fn watched(
         watch: &mut Watch<Job>,
         mut jobs: BTreeMap<String, Job>,
     ) -> BTreeMap<String, Job> {
         loop {
-            let said = watch.next().await.unwrap();
-            match said.decoded().unwrap().unwrap() {
-                WatchEvent::Put(job) => drop(jobs.insert(job.job_id.clone(), job)),
-                WatchEvent::Removed(id) => drop(jobs.remove(&id)),
+            match watch.next().await.unwrap().decoded().unwrap().unwrap() {
                 WatchEvent::Synced => return jobs,
+                event => apply(event, &mut jobs),
             }
         }
+    }
+
+    /// Follows a watch in the background. Returns the jobs that it has reported so far.
+    fn follow(
+        mut watch: Watch<Job>,
+        seen: BTreeMap<String, Job>,
+    ) -> sync::watch::Receiver<BTreeMap<String, Job>> {
+        let (jobs, follower) = sync::watch::channel(seen);
+        tokio::spawn(async move {
+            while let Ok(said) = watch.next().await {
+                let event = said.decoded().unwrap().unwrap();
+                jobs.send_modify(|jobs| apply(event, jobs));
+            }
+        });
+        follower
     }
 
     fn watch(&self, client: &str, after_revision: u64) -> Result<Watch<Job>, Error> {
@@ -413,19 +515,32 @@ proptest! {
                         let mut watch = tested.watch(client, 0).unwrap();
                         let seen = Tested::watched(&mut watch, BTreeMap::new()).await;
                         assert_eq!(seen, tested.of_client(client));
-                        watchers.push((client, tested.catalog.revision(), seen));
+                        let follower = Tested::follow(watch, seen.clone());
+                        watchers.push((client, tested.catalog.revision(), seen, follower));
                     }
                 }
                 tested.run(op).await;
             }
             tested.check().await;
-            for (client, revision, seen) in watchers {
+            for (client, revision, seen, mut follower) in watchers {
+                let expected = tested.of_client(client);
                 let mut resumed = tested.watch(client, revision).unwrap();
-                let now = Tested::watched(&mut resumed, seen).await;
-                assert_eq!(now, tested.of_client(client));
+                assert_eq!(Tested::watched(&mut resumed, seen).await, expected);
+                let followed = follower.wait_for(|jobs| *jobs == expected);
+                let followed = tokio::time::timeout(Duration::from_secs(20), followed).await;
+                drop(followed.expect("the watch is told of changes"));
             }
             let ahead = tested.watch("", tested.catalog.revision() + 1);
             assert!(matches!(ahead, Err(Error::Ahead { .. })));
+            tested.check_changes().await;
+            let of_project = Scope::Project(project_id(PROJECTS[0]));
+            let id = "07".repeat(16);
+            for scope in [Scope::AllProjects, of_project] {
+                for kind in [None, Some(Job::KIND), Some(Backup::KIND)] {
+                    tested.check_log(&scope, kind, "").await;
+                    tested.check_log(&scope, kind, &id).await;
+                }
+            }
             let verified = tested.catalog.store.read_far(|view| verify(view)).await;
             assert_eq!(verified.unwrap().jobs, tested.model.len() as u64);
         });
