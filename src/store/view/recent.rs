@@ -349,3 +349,99 @@ fn is_empty(lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> bool {
         ) => lower >= upper,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::{
+        sync::mpsc::{self, Receiver},
+        thread,
+        time::Instant,
+    };
+
+    use super::*;
+
+    const KEY: &[u8] = b"key";
+    /// Longer than a wait that should end takes.
+    const LONG: Duration = Duration::from_secs(20);
+    /// Shorter than a wait that should not end takes.
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// Puts a key that takes this much memory.
+    fn put(recent: &Recent, bytes: usize) {
+        let value = vec![7; bytes - WRITE_OVERHEAD_BYTES - KEY.len()];
+        let write = Placed {
+            key: &Bytes::from_static(KEY),
+            value: Some(&value.into()),
+            revision: 1,
+            stands: Stands::Nowhere,
+            share: None,
+        };
+        recent.put(&[write], Position::default());
+    }
+
+    /// Says when a wait has ended.
+    fn waiting<T: Send + 'static>(
+        recent: &Arc<Recent>,
+        wait: impl FnOnce(&Recent) -> T + Send + 'static,
+    ) -> Receiver<T> {
+        let (says, hears) = mpsc::channel();
+        let recent = recent.clone();
+        thread::spawn(move || drop(says.send(wait(&recent))));
+        hears
+    }
+
+    #[test]
+    fn a_writer_waits_for_room_while_the_table_is_full() {
+        let recent = Arc::new(Recent::new(Position::default()));
+        let half = TABLE_BYTES_MAX / 2;
+        put(&recent, half);
+        put(&recent, half - 1);
+        recent.wait_for_room();
+        put(&recent, WRITE_OVERHEAD_BYTES + KEY.len());
+        let writer = waiting(&recent, Recent::wait_for_room);
+        assert!(writer.recv_timeout(SHORT).is_err());
+        assert_eq!(recent.next_feed().unwrap().writes.len(), 1);
+        assert!(writer.recv_timeout(LONG).is_ok());
+        // Both tables are full, and sled will take nothing any more.
+        put(&recent, TABLE_BYTES_MAX);
+        let writer = waiting(&recent, Recent::wait_for_room);
+        assert!(writer.recv_timeout(SHORT).is_err());
+        recent.break_off();
+        assert!(writer.recv_timeout(LONG).is_ok());
+    }
+
+    #[test]
+    fn the_feeder_waits_for_much_or_for_some_time() {
+        let recent = Arc::new(Recent::new(Position::default()));
+        let feeder = waiting(&recent, Recent::wait_for_work);
+        assert!(feeder.recv_timeout(SHORT).is_err());
+        let began = Instant::now();
+        put(&recent, FEED_BYTES - 1);
+        assert_eq!(feeder.recv_timeout(LONG), Ok(None));
+        assert!(began.elapsed() >= FEED_AFTER);
+        // The machine may be busy for some of these rounds, but hardly for all.
+        let is_prompt = |_| {
+            assert!(recent.next_feed().is_some());
+            recent.is_fed();
+            assert_eq!(recent.next_feed().map(|feed| feed.writes.len()), None);
+            put(&recent, FEED_BYTES - 1);
+            let feeder = waiting(&recent, Recent::wait_for_work);
+            thread::sleep(FEED_AFTER / 10);
+            let began = Instant::now();
+            put(&recent, WRITE_OVERHEAD_BYTES + KEY.len());
+            assert_eq!(feeder.recv_timeout(LONG), Ok(None));
+            began.elapsed() < FEED_AFTER / 2
+        };
+        assert!((0..10).any(is_prompt));
+    }
+
+    #[test]
+    fn the_feeder_ends_when_it_is_told_to() {
+        let recent = Arc::new(Recent::new(Position::default()));
+        let feeder = waiting(&recent, Recent::wait_for_work);
+        assert!(feeder.recv_timeout(SHORT).is_err());
+        recent.end(End::Fed);
+        assert_eq!(feeder.recv_timeout(LONG), Ok(Some(End::Fed)));
+    }
+}
