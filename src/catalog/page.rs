@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    ops::{Bound, ControlFlow},
+    ops::{Bound, ControlFlow, Range},
     sync::Arc,
 };
 
@@ -24,6 +24,9 @@ const PAGE_BYTES_MAX: usize = 3 << 20;
 /// The most items that one blocking step looks at. A step takes some tens of milliseconds; then the scan notices if its caller has
 /// gone.
 const STEP_ITEMS_MAX: usize = 10_000;
+/// How many records a page looks at as a whole before it looks at extracts: if it is not full then, most records do not match its
+/// filter. In the catalog's own tests, which have few records, a page looks at extracts as well.
+const WHOLE_ITEMS_MAX: usize = if cfg!(test) { 2 } else { 256 };
 /// The most steps of a page whose caller can continue from an empty one.
 const STEPS_MAX: usize = 1;
 /// The most bytes that a page adds to a record: a field's tag, the record's length, and its revision.
@@ -153,71 +156,141 @@ impl<R: Resource> Scan<R> {
     }
 
     fn step(mut self, view: &Reading<'_>) -> Result<Self, Error> {
-        let Scan {
-            query,
-            range,
-            records,
-            place,
-            last,
-            ..
-        } = &mut self;
-        let filter = compared::<R>(query);
-        let secrets = if query.with_secrets {
-            secrets::<R>(view, query, range)?
+        let filter = compared::<R>(&self.query);
+        let has_extracts = filter.is_some() && self.query.only.is_none();
+        let secrets = if self.query.with_secrets {
+            secrets::<R>(view, &self.query, &self.range)?
         } else {
             HashMap::new()
         };
-        let mut looked_at = 0;
-        let mut is_full = false;
-        let scanned = view.scan_framed(range.clone(), framed::<R>, |found| {
-            if looked_at == STEP_ITEMS_MAX {
-                return Ok::<_, Error>(ControlFlow::Break(()));
-            }
-            looked_at += 1;
-            // The page is full only when there is an item that no longer fits.
-            if records.count() == query.limit {
-                is_full = true;
-                return Ok(ControlFlow::Break(()));
-            }
-            let matches = filter
-                .as_ref()
-                .map_or(Ok(true), |filter| filter.matches(found.value));
-            let matches = match &query.only {
-                Some(Only(choose)) if matches == Ok(true) => choose(found.value),
-                _ => matches,
-            };
-            let here = keys::place(found.key);
-            if !matches.map_err(|_| Error::undecodable(found.key))? {
-                // The item is not one of those that the caller wants.
-            } else if query.skip > 0 {
-                query.skip -= 1;
+        let mut step = Step {
+            filter,
+            secrets,
+            items_max: if has_extracts {
+                WHOLE_ITEMS_MAX
             } else {
-                if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
-                    is_full = true;
-                    return Ok(ControlFlow::Break(()));
-                }
-                match (secrets.get(here), found.framed) {
-                    (Some(secret), _) => {
-                        records.push(&secret::whole(found.value, secret), found.revision);
-                    }
-                    (None, Some(framed)) => {
-                        records.push_framed(framed.within, framed.start..framed.end);
-                    }
-                    (None, None) => records.push(found.value, found.revision),
-                }
-                replace(last, here);
-            }
-            replace(place, here);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if is_full {
+                STEP_ITEMS_MAX
+            },
+            looked_at: 0,
+            is_full: false,
+            scan: &mut self,
+        };
+        let range = step.scan.range.clone();
+        let mut scanned = view.scan_framed(range, framed::<R>, |found| step.look(&found))?;
+        if has_extracts && scanned.is_break() && !step.is_full {
+            step.items_max = STEP_ITEMS_MAX;
+            let rest = step.scan.rest();
+            scanned = view.scan_extracts(rest, extract::<R>, |found| {
+                step.look_at_extract(view, &found)
+            })?;
+        }
+        if step.is_full {
             self.end = End::PageFull;
         } else if scanned.is_continue() {
             self.end = End::ListDone;
-        } else if !self.place.is_empty() {
-            self.range.0 = Bound::Excluded(keys::record_at::<R>(&self.place));
+        } else {
+            self.range = self.rest();
         }
         Ok(self)
+    }
+
+    /// What of the range is still to be scanned.
+    fn rest(&self) -> keys::Range {
+        let (start, end) = self.range.clone();
+        if self.place.is_empty() {
+            (start, end)
+        } else {
+            (Bound::Excluded(keys::record_at::<R>(&self.place)), end)
+        }
+    }
+}
+
+/// One blocking step of a scan.
+struct Step<'a, R: Resource> {
+    scan: &'a mut Scan<R>,
+    filter: Option<Chosen<R>>,
+    /// The secret fields of records, by their places.
+    secrets: HashMap<Vec<u8>, Bytes>,
+    /// The most items to look at.
+    items_max: usize,
+    looked_at: usize,
+    is_full: bool,
+}
+
+impl<R: Resource> Step<'_, R> {
+    /// Looks at the next record. Adds it to the page if it is wanted.
+    fn look(&mut self, found: &Found<'_>) -> Result<ControlFlow<()>, Error> {
+        if self.looked_at == self.items_max {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.looked_at += 1;
+        let Scan {
+            query,
+            records,
+            last,
+            ..
+        } = &mut *self.scan;
+        // The page is full only when there is an item that no longer fits.
+        if records.count() == query.limit {
+            self.is_full = true;
+            return Ok(ControlFlow::Break(()));
+        }
+        let matches = self
+            .filter
+            .as_ref()
+            .map_or(Ok(true), |filter| filter.matches(found.value));
+        let matches = match &query.only {
+            Some(Only(choose)) if matches == Ok(true) => choose(found.value),
+            _ => matches,
+        };
+        let here = keys::place(found.key);
+        if !matches.map_err(|_| Error::undecodable(found.key))? {
+            // The item is not one of those that the caller wants.
+        } else if query.skip > 0 {
+            query.skip -= 1;
+        } else {
+            if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
+                self.is_full = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            match (self.secrets.get(here), found.framed) {
+                (Some(secret), _) => {
+                    records.push(&secret::whole(found.value, secret), found.revision);
+                }
+                (None, Some(framed)) => {
+                    records.push_framed(framed.within, framed.start..framed.end);
+                }
+                (None, None) => records.push(found.value, found.revision),
+            }
+            replace(last, here);
+        }
+        replace(&mut self.scan.place, here);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Looks at a record of which only an extract is at hand.
+    fn look_at_extract(
+        &mut self,
+        view: &Reading<'_>,
+        found: &Found<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let matches = self
+            .filter
+            .as_ref()
+            .map_or(Ok(true), |filter| filter.matches(found.value));
+        if matches.map_err(|_| Error::undecodable(found.key))? {
+            // It may have changed since it was extracted, or be gone.
+            return match view.get_scanned(found.key)? {
+                Some(record) => self.look(&record.found()),
+                None => Ok(ControlFlow::Continue(())),
+            };
+        }
+        if self.looked_at == self.items_max {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.looked_at += 1;
+        replace(&mut self.scan.place, keys::place(found.key));
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -264,9 +337,20 @@ fn compared<R: Resource>(Query { scope, filter, .. }: &Query<R>) -> Option<Chose
 }
 
 /// Appends a record in the form that it has in a page.
-fn framed<R: Resource>(record: &[u8], revision: u64, to: &mut Vec<u8>) -> usize {
+fn framed<R: Resource>(record: &[u8], revision: u64, to: &mut Vec<u8>) -> Range<usize> {
+    let start = to.len() + Splice::<R>::frame(record, revision, to);
+    start..start + record.len()
+}
+
+/// Appends what filters test of a record.
+fn extract<R: Resource>(record: &[u8], _: u64, to: &mut Vec<u8>) -> Range<usize> {
     let start = to.len();
-    start + Splice::<R>::frame(record, revision, to)
+    match R::decode(record) {
+        Ok(resource) => to.extend_from_slice(&resource.facets().encode_to_vec()),
+        // Who filters it will find that it cannot be read.
+        Err(_) => to.extend_from_slice(record),
+    }
+    start..to.len()
 }
 
 fn replace(place: &mut Vec<u8>, by: &[u8]) {

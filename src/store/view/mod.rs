@@ -22,7 +22,6 @@ use std::{
 
 use tokio::sync::watch;
 
-use self::recent::{PART_WRITES_FIRST, PART_WRITES_MAX, Part, Recent};
 pub(crate) use self::runs::Framing;
 pub(super) use self::{
     entry::{Known, bytes_in_memory},
@@ -30,6 +29,10 @@ pub(super) use self::{
     recent::{End, Feed},
     sled::{Direction, Sled},
     values::{ValueReader, Values, Waits},
+};
+use self::{
+    recent::{PART_WRITES_FIRST, PART_WRITES_MAX, Part, Recent},
+    sled::Kept,
 };
 use super::{
     Error, Read,
@@ -271,10 +274,33 @@ impl Reading<'_> {
         framing: Framing,
         visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<ControlFlow<()>, E> {
+        self.scan_kept((Kept::Framed, framing), bounds, visit)
+    }
+
+    /// Like [`Read::scan`], for ranges in which most keys are only looked at. A value may be the extract that `extract` has made of
+    /// it, which is kept. The whole value can be had from [`Reading::get_scanned`].
+    ///
+    /// # Errors
+    /// The same as for [`Read::scan`].
+    pub(crate) fn scan_extracts<E: From<Error>>(
+        &self,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        extract: Framing,
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
+        self.scan_kept((Kept::Extracts, extract), bounds, visit)
+    }
+
+    fn scan_kept<E: From<Error>>(
+        &self,
+        kept: (Kept, Framing),
+        bounds: Bounds,
+        visit: impl FnMut(Found<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<ControlFlow<()>, E> {
         refusing(visit, |visit| {
             let (_, upper) = bounds.clone();
             self.view.scan_parts(bounds, visit, &|sled, within, visit| {
-                sled.scan_runs(within, &upper, framing, self.waits, visit)
+                sled.scan_runs(within, &upper, kept, self.waits, visit)
             })
         })
     }
@@ -346,6 +372,7 @@ fn merged(
 mod tests {
     use std::{
         collections::BTreeMap,
+        ops::Range,
         sync::atomic::{AtomicBool, Ordering},
         thread,
         time::Duration,
@@ -394,12 +421,18 @@ mod tests {
         view.show(&[write], end);
     }
 
-    fn framed(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize {
+    fn framed(value: &[u8], revision: u64, to: &mut Vec<u8>) -> Range<usize> {
         to.push(b'[');
         let value_start = to.len();
         to.extend_from_slice(value);
+        let value_end = to.len();
         to.extend_from_slice(&revision.to_le_bytes());
-        value_start
+        value_start..value_end
+    }
+
+    fn first_byte(value: &[u8], _: u64, to: &mut Vec<u8>) -> Range<usize> {
+        to.push(value[0]);
+        to.len() - 1..to.len()
     }
 
     type Model = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
@@ -479,7 +512,7 @@ mod tests {
                         let found = scanned(&view, bounds.clone(), limit.into());
                         let is_empty = from >= to;
                         let expected: Vec<Entry> = model
-                            .range(if is_empty { (Bound::Unbounded, Bound::Excluded(Vec::new())) } else { bounds })
+                            .range(if is_empty { (Bound::Unbounded, Bound::Excluded(Vec::new())) } else { bounds.clone() })
                             .take(limit.into())
                             .map(|(key, (value, revision))| Entry {
                                 key: key.clone().into(),
@@ -487,9 +520,19 @@ mod tests {
                                 revision: *revision,
                             })
                             .collect();
-                        prop_assert_eq!(found, expected);
+                        prop_assert_eq!(&found, &expected);
                         let key = [b'k', from];
                         let reading = view.patiently();
+                        let mut expected = expected.into_iter();
+                        let _ = reading.scan_extracts::<Error>(bounds, first_byte, |found| {
+                            let Some(entry) = expected.next() else {
+                                return Ok(ControlFlow::Break(()));
+                            };
+                            assert_eq!((found.key, found.revision), (&entry.key[..], entry.revision));
+                            assert_eq!(found.value[0], entry.value[0]);
+                            Ok(ControlFlow::Continue(()))
+                        }).unwrap();
+                        prop_assert_eq!(expected.next(), None);
                         let held = [reading.get(&key), reading.get_scanned(&key), reading.get_again(&key)];
                         for held in held {
                             let held = held.unwrap().map(|entry| (entry.value.to_vec(), entry.revision));

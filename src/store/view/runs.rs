@@ -1,7 +1,8 @@
-//! Runs: neighbouring keys and their values, together in one piece of memory and in the form in which they go onto the wire.
+//! Runs: neighbouring keys with what a reader wants of their values, together in one piece of memory.
 //!
-//! sled returns one key at a time, each with its own value. A list that is read again finds runs instead. That takes one search for
-//! about thirty records, which lie side by side and were checked when they were copied.
+//! sled returns one key at a time, each with its own value. A list that is read again finds runs instead, in the form in which
+//! records go onto the wire. That takes one search for about thirty records, which lie side by side and were checked when they were
+//! copied. A filter that lets little through finds runs of extracts, which have only what filters test.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +21,35 @@ use super::{
 };
 use crate::store::batch::{Entry, Found, Framed};
 
-/// The share of the cache that runs may take: a third. In the rest sled holds where the values stand.
-const SHARE_OF_CACHE: u64 = 3;
-/// A run that would exceed this with another entry like its last one takes none. It is twice what a frame of HTTP/2 holds, so that a
-/// page consists of whole frames.
-const RUN_BYTES: usize = 32 << 10;
+/// Runs of whole records. One is twice what a frame of HTTP/2 holds, so that a page consists of whole frames. In the rest of the
+/// cache sled holds where the values stand.
+pub(super) const OF_RECORDS: Shape = Shape {
+    share_of_cache: 3,
+    run_bytes: 32 << 10,
+};
+/// Runs of extracts, about fifty in each: a write of one record removes the extracts of all.
+pub(super) const OF_EXTRACTS: Shape = Shape {
+    share_of_cache: 12,
+    run_bytes: 8 << 10,
+};
 /// The most entries in a run.
 const RUN_ENTRIES_MAX: usize = 256;
 /// The memory that a run takes beside its entries, and each entry beside its key and value.
 const RUN_OVERHEAD_BYTES: usize = 256;
 const ENTRY_OVERHEAD_BYTES: usize = size_of::<Span>();
 
-/// Appends a value with its revision to `to` in the form that a reader wants. Returns where the value itself begins. A range of
-/// keys is always read with the same function.
-pub(crate) type Framing = fn(value: &[u8], revision: u64, to: &mut Vec<u8>) -> usize;
+/// Appends a value with its revision to `to` in the form that a reader wants. Returns where in `to` the value itself is, or what
+/// stands for it. A range of keys is always read with the same function.
+pub(crate) type Framing = fn(value: &[u8], revision: u64, to: &mut Vec<u8>) -> Range<usize>;
+
+/// How much memory runs may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    /// All of them together take the cache, divided by this.
+    share_of_cache: u64,
+    /// A run that would exceed this with another entry like its last one takes none.
+    run_bytes: usize,
+}
 
 /// All existing keys from `from` up to, but not including, `to`, with what they hold.
 #[derive(Debug)]
@@ -64,14 +80,16 @@ pub(super) struct Draft {
     keys: Vec<u8>,
     framed: Vec<u8>,
     framing: Framing,
+    run_bytes: usize,
     begun: Moment,
 }
 
-/// The runs of one sled. Their size is limited.
+/// Runs of one sled. Their size is limited.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     inner: RwLock<Inner>,
     bytes_max: usize,
+    run_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -93,16 +111,19 @@ pub(super) enum At {
 }
 
 impl Runs {
-    /// The share of a cache for runs.
-    pub(super) fn share_of(cache_bytes: u64) -> u64 {
-        cache_bytes / SHARE_OF_CACHE
-    }
-
-    pub(super) fn new(bytes_max: u64) -> Self {
+    /// Runs that take their share of a cache.
+    pub(super) fn new(shape: Shape, cache_bytes: u64) -> Self {
+        let bytes_max = cache_bytes / shape.share_of_cache;
         Runs {
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+            run_bytes: shape.run_bytes,
             ..Runs::default()
         }
+    }
+
+    /// The most bytes that they take.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max as u64
     }
 
     /// The run that covers a key, or a draft that begins there.
@@ -122,8 +143,9 @@ impl Runs {
                 from: key.to_vec(),
                 spans: Vec::new(),
                 keys: Vec::new(),
-                framed: Vec::with_capacity(RUN_BYTES),
+                framed: Vec::with_capacity(self.run_bytes),
                 framing,
+                run_bytes: self.run_bytes,
                 begun,
             },
             next,
@@ -263,22 +285,22 @@ impl Draft {
     /// Adds the next entry. Returns whether there is room for another.
     pub(super) fn push(&mut self, found: &Found<'_>) -> bool {
         let before = self.framed.len();
-        let value_start = (self.framing)(found.value, found.revision, &mut self.framed);
+        let value = (self.framing)(found.value, found.revision, &mut self.framed);
         self.keys.extend_from_slice(found.key);
         self.spans.push(Span {
             revision: found.revision,
             key_end: offset(self.keys.len()),
-            value_start: offset(value_start),
-            value_end: offset(value_start + found.value.len()),
+            value_start: offset(value.start),
+            value_end: offset(value.end),
             framed_end: offset(self.framed.len()),
         });
         let of_last = self.framed.len() - before;
-        self.framed.len() + of_last <= RUN_BYTES && self.spans.len() < RUN_ENTRIES_MAX
+        self.framed.len() + of_last <= self.run_bytes && self.spans.len() < RUN_ENTRIES_MAX
     }
 }
 
-/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that exceeds [`RUN_BYTES`] at the latest, and messages
-/// are limited.
+/// A place in a run. A run is far smaller than 4 GiB: it ends with the entry that exceeds `run_bytes` at the latest, and messages are
+/// limited.
 fn offset(place: usize) -> u32 {
     u32::try_from(place).expect("a run is far smaller than 4 GiB")
 }
@@ -399,9 +421,13 @@ mod tests {
         view::recent::Written,
     };
 
-    fn plain(value: &[u8], _: u64, to: &mut Vec<u8>) -> usize {
+    fn plain(value: &[u8], _: u64, to: &mut Vec<u8>) -> Range<usize> {
         to.extend_from_slice(value);
-        to.len() - value.len()
+        to.len() - value.len()..to.len()
+    }
+
+    fn runs(bytes_max: u64) -> Runs {
+        Runs::new(OF_RECORDS, bytes_max * OF_RECORDS.share_of_cache)
     }
 
     fn gap(runs: &Runs, key: &str) -> (Draft, Option<Vec<u8>>) {
@@ -455,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_run_tells_of_its_keys_and_gaps_end_at_the_next_one() {
-        let runs = Runs::new(1 << 20);
+        let runs = runs(1 << 20);
         let (draft, next) = gap(&runs, "d");
         assert_eq!(next, None);
         let run = runs.keep(fill(draft, &["d", "e", "g"]), b"h".to_vec());
@@ -474,7 +500,7 @@ mod tests {
     #[test]
     fn a_run_is_kept_only_if_sled_was_not_fed_with_a_key_of_it() {
         let outcome = |fed: &[&str], begins_before: bool, ends_before: bool| {
-            let runs = Runs::new(1 << 20);
+            let runs = runs(1 << 20);
             let fed = feed(fed);
             if begins_before {
                 runs.begin_feed(&fed);
@@ -499,7 +525,7 @@ mod tests {
 
     #[test]
     fn what_sled_is_fed_with_is_forgotten_and_the_rest_stays() {
-        let runs = Runs::new(1 << 20);
+        let runs = runs(1 << 20);
         for (from, to) in [("a", "d"), ("d", "g"), ("g", "j")] {
             runs.keep(fill(gap(&runs, from).0, &[from]), to.into());
         }
@@ -519,7 +545,7 @@ mod tests {
 
     #[test]
     fn what_was_read_stays_when_room_is_made() {
-        let runs = Runs::new(8 << 10);
+        let runs = runs(8 << 10);
         let key = |n: usize| format!("k{n:04}");
         for n in 0..1000 {
             let (draft, _) = gap(&runs, &key(n));

@@ -29,7 +29,7 @@ use super::{
     entry::{Held, Known, checked, store},
     filter::Filter,
     points::Points,
-    runs::{At, Draft, Framing, Run, Runs, behind, first_behind, first_within},
+    runs::{At, Draft, Framing, OF_EXTRACTS, OF_RECORDS, Runs, behind, first_behind, first_within},
     values::{ValueReader, Values, Waits},
 };
 use crate::store::{
@@ -62,11 +62,21 @@ pub(in crate::store) enum Direction {
     Backward,
 }
 
+/// What is kept of a range that is read again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The values as a page has them.
+    Framed,
+    /// Small extracts of the values.
+    Extracts,
+}
+
 /// An open sled.
 pub(in crate::store) struct Sled {
     db: sled::Db,
     filter: Filter,
     runs: Runs,
+    extracts: Runs,
     points: Points,
     values: Option<Arc<dyn Values>>,
     capacity: u64,
@@ -88,16 +98,16 @@ impl Sled {
     /// If sled fails or panics. Then the view must be made anew from the journal.
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Sled, Error> {
         let filter = Filter::new(cache_bytes);
-        let runs_bytes = Runs::share_of(cache_bytes);
+        let runs = Runs::new(OF_RECORDS, cache_bytes);
+        let extracts = Runs::new(OF_EXTRACTS, cache_bytes);
         let points_bytes = Points::share_of(cache_bytes);
+        let others_bytes = filter.bytes() + runs.bytes_max() + extracts.bytes_max() + points_bytes;
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss
         )]
-        let capacity = (cache_bytes.saturating_sub(filter.bytes() + runs_bytes + points_bytes)
-            as f64
-            / CACHE_OVERHEAD) as u64;
+        let capacity = (cache_bytes.saturating_sub(others_bytes) as f64 / CACHE_OVERHEAD) as u64;
         let open = || {
             sled::Config::new()
                 .path(dir)
@@ -117,7 +127,8 @@ impl Sled {
         Ok(Sled {
             db,
             filter,
-            runs: Runs::new(runs_bytes),
+            runs,
+            extracts,
             points: Points::new(points_bytes),
             values: None,
             capacity,
@@ -271,7 +282,14 @@ impl Sled {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Like [`Sled::scan`], but from runs. Missing runs are made; they end before `limit`.
+    fn kept(&self, kept: Kept) -> &Runs {
+        match kept {
+            Kept::Framed => &self.runs,
+            Kept::Extracts => &self.extracts,
+        }
+    }
+
+    /// Like [`Sled::scan`], but from what is kept. What is missing is read; it ends before `limit`.
     ///
     /// # Errors
     /// The same as for [`Sled::scan`].
@@ -279,20 +297,22 @@ impl Sled {
         &self,
         (lower, upper): &(Bound<Vec<u8>>, Bound<Vec<u8>>),
         limit: &Bound<Vec<u8>>,
-        framing: Framing,
+        (kept, framing): (Kept, Framing),
         waits: Waits<'_>,
         visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let (Some(upper), Some(limit)) = (first_behind(upper), first_behind(limit)) else {
             return self.scan((lower.clone(), upper.clone()), waits, visit);
         };
+        let runs = self.kept(kept);
         let mut from = first_within(lower);
         while from < upper {
-            let run = match self.runs.at(&from, framing) {
+            let run = match runs.at(&from, framing) {
                 At::Run(run) => run,
                 At::Gap(draft, next) => {
                     let limit = next.filter(|next| *next < limit).unwrap_or(limit.clone());
-                    self.run(draft, limit, waits)?
+                    let (draft, to) = self.fill(draft, limit, waits)?;
+                    runs.keep(draft, to)
                 }
             };
             if run.visit(&from, &upper, visit).is_break() {
@@ -304,8 +324,13 @@ impl Sled {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Makes a run, which ends before `limit`.
-    fn run(&self, mut draft: Draft, limit: Vec<u8>, waits: Waits<'_>) -> Result<Arc<Run>, Error> {
+    /// Fills a run, which ends before `limit`. Returns it with its end.
+    fn fill(
+        &self,
+        mut draft: Draft,
+        limit: Vec<u8>,
+        waits: Waits<'_>,
+    ) -> Result<(Draft, Vec<u8>), Error> {
         let from = Bound::Included(draft.from().to_vec());
         let bounds = (from, Bound::Excluded(limit.clone()));
         let mut to = limit;
@@ -316,7 +341,7 @@ impl Sled {
             to = behind(found.key);
             ControlFlow::Break(())
         })?;
-        Ok(self.runs.keep(draft, to))
+        Ok((draft, to))
     }
 
     /// Applies writes in order, and shows the position after them.
@@ -339,10 +364,12 @@ impl Sled {
     /// The same as for [`Sled::apply`].
     pub(in crate::store) fn feed(&self, feed: &Arc<Feed>) -> Result<(), Error> {
         self.runs.begin_feed(feed);
+        self.extracts.begin_feed(feed);
         self.points.begin_feed(feed);
         let writes = feed.writes.iter();
         let put = self.put(writes.map(|(key, written)| written.placed(key)));
         self.runs.end_feed();
+        self.extracts.end_feed();
         self.points.end_feed();
         put?;
         self.shows(feed.end.revision, feed.end.state)
@@ -429,6 +456,7 @@ impl Sled {
     pub(in crate::store) fn damage(&self, key: &[u8]) {
         Blocks(&self.db).damage(key);
         self.runs.clear();
+        self.extracts.clear();
     }
 }
 

@@ -99,7 +99,8 @@ fn the_shares_of_a_cache_are_as_large_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let cache_bytes: u64 = 256 << 20;
     let view = Sled::open(dir.path(), cache_bytes).unwrap();
-    let shares = view.filter.bytes() + Runs::share_of(cache_bytes) + Points::share_of(cache_bytes);
+    let runs = view.runs.bytes_max() + view.extracts.bytes_max();
+    let shares = view.filter.bytes() + runs + Points::share_of(cache_bytes);
     #[expect(clippy::cast_precision_loss)]
     let overhead = (cache_bytes - shares) as f64 / view.capacity() as f64;
     assert!((overhead - CACHE_OVERHEAD).abs() < 0.01, "{overhead}");
@@ -111,14 +112,20 @@ fn scanned(view: &Sled, from: u32, to: u32) -> usize {
     let bounds = (bound(from), bound(to));
     let frame: Framing = |value, _, to| {
         to.extend_from_slice(value);
-        to.len() - value.len()
+        to.len() - value.len()..to.len()
     };
     let mut found = 0;
     let limit = bounds.1.clone();
-    let scanned = view.scan_runs(&bounds, &limit, frame, Waits::Yes, &mut |_| {
-        found += 1;
-        ControlFlow::Continue(())
-    });
+    let scanned = view.scan_runs(
+        &bounds,
+        &limit,
+        (Kept::Framed, frame),
+        Waits::Yes,
+        &mut |_| {
+            found += 1;
+            ControlFlow::Continue(())
+        },
+    );
     assert!(scanned.unwrap().is_continue());
     found
 }
