@@ -546,3 +546,36 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_commit_writes_no_more_than_the_store_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Tested::open(&dir).catalog;
+    // Stores a job with a name of this length, and returns how many bytes are too many, if they are.
+    let store = async |id: u8, name_bytes: usize| {
+        let job = job(PROJECTS[0], id, &"n".repeat(name_bytes), "");
+        let about = (project_id(PROJECTS[0]), resource_id(&job.job_id));
+        let stored = catalog.transact(None, about, Reach::Far, move |transaction| {
+            transaction.create(job.clone())
+        });
+        match stored.await {
+            Ok(_) => None,
+            Err(Error::Invalid(violations)) => {
+                let said = violations.iter().next().unwrap();
+                assert_eq!(said.field, "request");
+                let bytes = said.description.split(' ').nth(2).unwrap();
+                Some(bytes.parse::<usize>().unwrap() - COMMIT_BYTES_MAX)
+            }
+            Err(other) => panic!("{other}"),
+        }
+    };
+    // A name stands in the record, in its key, and in the locator.
+    let many = COMMIT_BYTES_MAX / 3;
+    let too_many = store(0, many).await.expect("too many");
+    let fits = many - too_many.div_ceil(3);
+    assert_eq!(store(1, fits).await, None);
+    let over = store(2, fits + 1).await.expect("too many");
+    assert!(over <= 3, "{over}");
+    let status = catalog.status().await.unwrap();
+    assert_eq!(status.counts.jobs, 1);
+}

@@ -119,3 +119,19 @@ impl Batch {
         self.expect.iter().any(|(_, revision)| revision.is_none())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_knows_what_it_does() {
+        let batch = Batch::default().expect(&b"old"[..], Some(7));
+        assert!(!batch.writes() && !batch.creates());
+        assert_eq!(batch.bytes(), 3);
+        let batch = batch.put(&b"new"[..], &b"value"[..]).delete(&b"old"[..]);
+        assert!(batch.writes() && !batch.creates());
+        assert_eq!(batch.bytes(), 3 + 3 + 5 + 3);
+        assert!(batch.expect(&b"new"[..], None).creates());
+    }
+}
