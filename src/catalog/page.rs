@@ -163,6 +163,7 @@ impl<R: Resource> Scan<R> {
         } else {
             HashMap::new()
         };
+        let range = self.range.clone();
         let mut step = Step {
             filter,
             secrets,
@@ -175,7 +176,6 @@ impl<R: Resource> Scan<R> {
             is_full: false,
             scan: &mut self,
         };
-        let range = step.scan.range.clone();
         let mut scanned = view.scan_framed(range, framed::<R>, |found| step.look(&found))?;
         if has_extracts && scanned.is_break() && !step.is_full {
             step.items_max = STEP_ITEMS_MAX;
@@ -218,33 +218,70 @@ struct Step<'a, R: Resource> {
 }
 
 impl<R: Resource> Step<'_, R> {
-    /// Looks at the next record. Adds it to the page if it is wanted.
+    /// Looks at the next record.
     fn look(&mut self, found: &Found<'_>) -> Result<ControlFlow<()>, Error> {
-        if self.looked_at == self.items_max {
+        if self.begin().is_break() {
             return Ok(ControlFlow::Break(()));
+        }
+        self.take(found)
+    }
+
+    /// Looks at the next record, of which only an extract is at hand.
+    fn look_at_extract(
+        &mut self,
+        view: &Reading<'_>,
+        found: &Found<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
+        if self.begin().is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // If it matches, it may have changed since it was extracted, or be gone.
+        if self.matches(found)?
+            && let Some(record) = view.get_scanned(found.key)?
+        {
+            return self.take(&record.found());
+        }
+        replace(&mut self.scan.place, keys::place(found.key));
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether the step looks at another item.
+    fn begin(&mut self) -> ControlFlow<()> {
+        if self.looked_at == self.items_max {
+            return ControlFlow::Break(());
         }
         self.looked_at += 1;
-        let Scan {
-            query,
-            records,
-            last,
-            ..
-        } = &mut *self.scan;
         // The page is full only when there is an item that no longer fits.
-        if records.count() == query.limit {
-            self.is_full = true;
-            return Ok(ControlFlow::Break(()));
+        self.is_full = self.scan.records.count() == self.scan.query.limit;
+        if self.is_full {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
-        let matches = self
-            .filter
-            .as_ref()
-            .map_or(Ok(true), |filter| filter.matches(found.value));
-        let matches = match &query.only {
+    }
+
+    fn matches(&self, found: &Found<'_>) -> Result<bool, Error> {
+        let filter = self.filter.as_ref();
+        let matches = filter.map_or(Ok(true), |filter| filter.matches(found.value));
+        let matches = match &self.scan.query.only {
             Some(Only(choose)) if matches == Ok(true) => choose(found.value),
             _ => matches,
         };
+        matches.map_err(|_| Error::undecodable(found.key))
+    }
+
+    /// Adds a record to the page if it is wanted and fits.
+    fn take(&mut self, found: &Found<'_>) -> Result<ControlFlow<()>, Error> {
         let here = keys::place(found.key);
-        if !matches.map_err(|_| Error::undecodable(found.key))? {
+        let is_wanted = self.matches(found)?;
+        let Scan {
+            query,
+            records,
+            place,
+            last,
+            ..
+        } = &mut *self.scan;
+        if !is_wanted {
             // The item is not one of those that the caller wants.
         } else if query.skip > 0 {
             query.skip -= 1;
@@ -264,32 +301,7 @@ impl<R: Resource> Step<'_, R> {
             }
             replace(last, here);
         }
-        replace(&mut self.scan.place, here);
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// Looks at a record of which only an extract is at hand.
-    fn look_at_extract(
-        &mut self,
-        view: &Reading<'_>,
-        found: &Found<'_>,
-    ) -> Result<ControlFlow<()>, Error> {
-        let matches = self
-            .filter
-            .as_ref()
-            .map_or(Ok(true), |filter| filter.matches(found.value));
-        if matches.map_err(|_| Error::undecodable(found.key))? {
-            // It may have changed since it was extracted, or be gone.
-            return match view.get_scanned(found.key)? {
-                Some(record) => self.look(&record.found()),
-                None => Ok(ControlFlow::Continue(())),
-            };
-        }
-        if self.looked_at == self.items_max {
-            return Ok(ControlFlow::Break(()));
-        }
-        self.looked_at += 1;
-        replace(&mut self.scan.place, keys::place(found.key));
+        replace(place, here);
         Ok(ControlFlow::Continue(()))
     }
 }
