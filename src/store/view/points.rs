@@ -42,16 +42,18 @@ struct Inner {
 }
 
 impl Points {
-    /// The share of a cache for points.
-    pub(super) fn share_of(cache_bytes: u64) -> u64 {
-        cache_bytes / SHARE_OF_CACHE
-    }
-
-    pub(super) fn new(bytes_max: u64) -> Self {
+    /// Points that take their share of a cache.
+    pub(super) fn new(cache_bytes: u64) -> Self {
+        let bytes_max = cache_bytes / SHARE_OF_CACHE;
         Points {
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
             ..Points::default()
         }
+    }
+
+    /// The most bytes that they take.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max as u64
     }
 
     /// What a key holds, if it is here.
@@ -139,6 +141,10 @@ mod tests {
         view::recent::Written,
     };
 
+    fn points(bytes_max: u64) -> Points {
+        Points::new(bytes_max * SHARE_OF_CACHE)
+    }
+
     fn entry(key: &str, value: impl Into<Bytes>) -> Entry {
         Entry {
             key: key.to_owned().into(),
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_point_is_kept_until_sled_is_fed_with_its_key() {
-        let points = Points::new(1 << 20);
+        let points = points(1 << 20);
         for key in ["a", "b"] {
             points.keep(&entry(key, key), missing(&points, key));
             assert_eq!(points.get(key.as_bytes()).unwrap(), entry(key, key));
@@ -187,7 +193,7 @@ mod tests {
 
     #[test]
     fn points_are_small_and_take_no_more_than_their_share() {
-        let points = Points::new(100_000);
+        let points = points(100_000);
         let large = entry("large", vec![7; VALUE_BYTES_MAX + 1]);
         points.keep(&large, missing(&points, "large"));
         missing(&points, "large");
@@ -205,11 +211,11 @@ mod tests {
 
     #[test]
     fn points_that_just_fit_are_kept() {
-        assert_eq!(Points::share_of(256 << 20), 8 << 20);
+        assert_eq!(Points::new(256 << 20).bytes_max(), 8 << 20);
         let largest = |key: &str| entry(key, vec![7; VALUE_BYTES_MAX]);
         let bytes = (POINT_OVERHEAD_BYTES + 1 + VALUE_BYTES_MAX) as u64;
         let kept = |bytes_max, keys: [&str; 4]| {
-            let points = Points::new(bytes_max);
+            let points = points(bytes_max);
             for key in keys {
                 points.keep(&largest(key), missing(&points, key));
             }

@@ -100,8 +100,9 @@ impl Sled {
         let filter = Filter::new(cache_bytes);
         let runs = Runs::new(OF_RECORDS, cache_bytes);
         let extracts = Runs::new(OF_EXTRACTS, cache_bytes);
-        let points_bytes = Points::share_of(cache_bytes);
-        let others_bytes = filter.bytes() + runs.bytes_max() + extracts.bytes_max() + points_bytes;
+        let points = Points::new(cache_bytes);
+        let others_bytes =
+            filter.bytes() + runs.bytes_max() + extracts.bytes_max() + points.bytes_max();
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -129,7 +130,7 @@ impl Sled {
             filter,
             runs,
             extracts,
-            points: Points::new(points_bytes),
+            points,
             values: None,
             capacity,
         })

@@ -100,7 +100,7 @@ fn the_shares_of_a_cache_are_as_large_as_it_is() {
     let cache_bytes: u64 = 256 << 20;
     let view = Sled::open(dir.path(), cache_bytes).unwrap();
     let runs = view.runs.bytes_max() + view.extracts.bytes_max();
-    let shares = view.filter.bytes() + runs + Points::share_of(cache_bytes);
+    let shares = view.filter.bytes() + runs + view.points.bytes_max();
     #[expect(clippy::cast_precision_loss)]
     let overhead = (cache_bytes - shares) as f64 / view.capacity() as f64;
     assert!((overhead - CACHE_OVERHEAD).abs() < 0.01, "{overhead}");
