@@ -5,10 +5,12 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use icebox::{Access, Icebox, Limits, Listener, Options};
+use icebox::{Access, Icebox, Limits, Listener};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+
+use super::opened;
 
 /// The project that tests work in.
 pub(crate) const PROJECT: &str = "demo";
@@ -39,13 +41,7 @@ impl Freezer {
     }
 
     pub(crate) async fn start_for(access: Access, limits: Limits) -> Freezer {
-        let store = tempfile::tempdir().expect("a temporary directory");
-        let options = Options {
-            cache_bytes: 8 << 20,
-            ..Options::default()
-        };
-        let icebox = Icebox::open(store.path().join("store"), options).await;
-        let icebox = icebox.expect("a store");
+        let (icebox, store) = opened().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound").to_string();
         // It runs as long as the test does.

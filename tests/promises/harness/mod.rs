@@ -32,15 +32,20 @@ pub(crate) struct Server {
     _store: TempDir,
 }
 
+/// A new store, and the directory that it is removed with.
+async fn opened() -> (Icebox, TempDir) {
+    let store = tempfile::tempdir().expect("a temporary directory");
+    let options = Options {
+        cache_bytes: 8 << 20,
+        ..Options::default()
+    };
+    let icebox = Icebox::open(store.path().join("store"), options).await;
+    (icebox.expect("a store"), store)
+}
+
 impl Server {
     pub(crate) async fn start() -> Server {
-        let store = tempfile::tempdir().expect("a temporary directory");
-        let options = Options {
-            cache_bytes: 8 << 20,
-            ..Options::default()
-        };
-        let icebox = Icebox::open(store.path().join("store"), options).await;
-        let icebox = icebox.expect("a store");
+        let (icebox, store) = opened().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         // It runs as long as the test does.
