@@ -358,7 +358,7 @@ pub(in crate::store) mod full {
     use std::{
         ops::Range,
         sync::{
-            Arc, Mutex,
+            Arc, Mutex, OnceLock,
             atomic::{AtomicBool, AtomicU64, Ordering},
         },
     };
@@ -377,7 +377,11 @@ pub(in crate::store) mod full {
         /// Has one more holder for each file that is open.
         open_files: Arc<()>,
         writes: Arc<Mutex<Vec<Write>>>,
+        freeing: Arc<Freeing>,
     }
+
+    /// What to do when a file is removed or closed, which frees its room.
+    type Freeing = OnceLock<Box<dyn Fn() + Send + Sync>>;
 
     impl FullDisk {
         /// The disk below `root`, with room.
@@ -389,7 +393,13 @@ pub(in crate::store) mod full {
                 room_bytes: AtomicU64::new(1 << 30),
                 open_files: Arc::default(),
                 writes: Arc::default(),
+                freeing: Arc::default(),
             }
+        }
+
+        /// Sets, once, what to do whenever a file is removed or closed.
+        pub(in crate::store) fn when_freeing(&self, freeing: impl Fn() + Send + Sync + 'static) {
+            assert!(self.freeing.set(Box::new(freeing)).is_ok());
         }
 
         /// Sets whether what needs room fails: allocating it for a file, and renaming.
@@ -419,6 +429,7 @@ pub(in crate::store) mod full {
                 writes: self.writes.clone(),
                 is_full: self.is_full.clone(),
                 is_slow: self.is_slow.clone(),
+                freeing: self.freeing.clone(),
             })
         }
 
@@ -434,6 +445,15 @@ pub(in crate::store) mod full {
         writes: Arc<Mutex<Vec<Write>>>,
         is_full: Arc<AtomicBool>,
         is_slow: Arc<AtomicBool>,
+        freeing: Arc<Freeing>,
+    }
+
+    impl Drop for FullFile {
+        fn drop(&mut self) {
+            if let Some(freeing) = self.freeing.get() {
+                freeing();
+            }
+        }
     }
 
     impl Disk for FullDisk {
@@ -464,6 +484,9 @@ pub(in crate::store) mod full {
         }
 
         fn remove(&self, path: &Path) -> Result<(), Error> {
+            if let Some(freeing) = self.freeing.get() {
+                freeing();
+            }
             self.disk.remove(path)
         }
 

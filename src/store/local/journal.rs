@@ -59,6 +59,11 @@ impl Target {
         }
     }
 
+    /// Whether anybody else reads the file.
+    pub(super) fn is_read(&self) -> bool {
+        self.log.is_read()
+    }
+
     /// Reserves room up to an offset, and more, unless there is enough.
     ///
     /// # Errors
@@ -161,15 +166,16 @@ impl Journal {
         self.successor = Some(successor);
     }
 
-    /// Gives up the file that was to replace this one.
-    pub(super) fn give_up_succession(&mut self) {
-        self.successor = None;
+    /// Gives up the file that was to replace this one, if there is one, and returns it.
+    pub(super) fn give_up_succession(&mut self) -> Option<Target> {
+        self.successor.take()
     }
 
-    /// Continues only in the file that has replaced this one. Returns its log.
-    pub(super) fn end_succession(&mut self) -> Arc<Log> {
-        self.file = self.successor.take().expect("it was begun");
-        self.file.log.clone()
+    /// Continues only in the file that has replaced this one. Returns its log, and the old file.
+    pub(super) fn end_succession(&mut self) -> (Arc<Log>, Target) {
+        let successor = self.successor.take().expect("it was begun");
+        let old = std::mem::replace(&mut self.file, successor);
+        (self.file.log.clone(), old)
     }
 
     /// Appends a frame and makes it durable. Returns where in the journal it begins.

@@ -315,6 +315,14 @@ impl Log {
         (at >= end).then(|| next.clone())
     }
 
+    /// Whether anybody but the caller reads the file. Once another log has replaced this one, and nobody does, nobody will again.
+    pub(super) fn is_read(self: &Arc<Self>) -> bool {
+        let Stored { file, .. } = &*self.stored;
+        Arc::strong_count(self) > 1
+            || Arc::strong_count(&self.stored) > 1
+            || Arc::strong_count(file) > 1
+    }
+
     /// Notes that another log replaces this one.
     pub(super) fn is_replaced_by(&self, next: Arc<Log>) {
         let is_first = self.next.set(next).is_ok();

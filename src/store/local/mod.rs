@@ -254,6 +254,7 @@ impl Local {
             failed_at_bytes: 0,
             is_due: rewrite_is_due,
             under_way: None,
+            replaced: Vec::new(),
         };
         let healer = core.clone();
         let feeder = Feeder::new(core.view.clone(), move |sled, why| healer.heal(sled, why));

@@ -56,6 +56,9 @@ pub(super) struct Rewriter {
     pub(super) is_due: bool,
     /// A file that is about to replace the old one, and who asked for it.
     pub(super) under_way: Option<(Stage, Asked)>,
+    /// The files that were replaced, until nobody reads them any more. Whoever closes such a file last frees its room, which takes
+    /// seconds for some GB on some disks. This thread has the time.
+    pub(super) replaced: Vec<Target>,
 }
 
 /// Who is told the result.
@@ -127,13 +130,15 @@ impl Rewriter {
 
     /// Takes the next step in replacing the old file, if there is one. Returns whether there was.
     fn go_on(&mut self, core: &Core) -> bool {
+        self.replaced.retain(Target::is_read);
         let Some((stage, asked)) = self.under_way.take() else {
             return false;
         };
         match stage.go_on(core) {
-            Ok(Some(next)) => self.under_way = Some((next, asked)),
-            Ok(None) => {
+            Ok(Next::Stage(next)) => self.under_way = Some((next, asked)),
+            Ok(Next::Replaced(old)) => {
                 self.failed_at_bytes = 0;
+                self.replaced.push(old);
                 tell(asked, Ok(()));
             }
             Err(error) => tell(asked, Err(error)),
@@ -260,17 +265,24 @@ pub(super) enum Stage {
     Renamed,
 }
 
+/// What follows a stage.
+enum Next {
+    Stage(Stage),
+    /// This file was replaced.
+    Replaced(Target),
+}
+
 impl Stage {
-    /// Takes the next step. `None` after the last one.
+    /// Takes the next step.
     ///
     /// # Errors
     /// Errors of the disk. Then the old file stays in use, or writing has stopped.
-    fn go_on(self, core: &Core) -> Result<Option<Stage>, Error> {
+    fn go_on(self, core: &Core) -> Result<Next, Error> {
         let Home { disk, paths, .. } = &core.home;
         match self {
             Stage::Written(new) => {
                 let following = new.follow(core).inspect_err(|_| give_up(core))?;
-                Ok(Some(Stage::Following(following)))
+                Ok(Next::Stage(Stage::Following(following)))
             }
             Stage::Following(log) => {
                 let durable = make_durable(core, &log);
@@ -285,13 +297,12 @@ impl Stage {
                     renamed
                 });
                 renamed.inspect_err(|_| give_up(core))?;
-                Ok(Some(Stage::Renamed))
+                Ok(Next::Stage(Stage::Renamed))
             }
             Stage::Renamed => {
                 // It is not known which of the two will have the name after a power cut.
                 disk.sync_names().inspect_err(|error| core.stop(error))?;
-                end_succession(core);
-                Ok(None)
+                Ok(Next::Replaced(end_succession(core)))
             }
         }
     }
@@ -309,12 +320,12 @@ fn make_durable(core: &Core, log: &Log) -> Result<(), Error> {
     core.check_going()
 }
 
-/// Continues in the new file alone.
-fn end_succession(core: &Core) {
+/// Continues in the new file alone. Returns the old one.
+fn end_succession(core: &Core) -> Target {
     let gate = core.view.gate.write();
     let _gate = gate.unwrap_or_else(PoisonError::into_inner);
     let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
-    let log = journal.end_succession();
+    let (log, old) = journal.end_succession();
     // Readers in the old file continue in the new one. They always find one of them.
     core.log().is_replaced_by(log.clone());
     core.current.replace(log.clone());
@@ -324,12 +335,17 @@ fn end_succession(core: &Core) {
         bytes = log.trailer.frames_at(),
         "wrote the file anew"
     );
+    old
 }
 
 /// Continues in the old file alone.
 fn give_up(core: &Core) {
-    let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
-    journal.give_up_succession();
+    // Commits must not wait until the file's room is free.
+    let successor = {
+        let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.give_up_succession()
+    };
+    drop(successor);
     // The first error is the one to report. The next try, or the next opening, removes the file, too.
     let _ = core.home.disk.remove(&core.home.paths.new);
 }

@@ -173,8 +173,8 @@ impl Stored {
         // Copied, so that nothing keeps the memory that the next part is read into.
         let mut before: Option<Vec<u8>> = None;
         while input.offset < end {
-            let torn = self.damaged(input.offset);
-            let torn = || torn.clone();
+            let at = input.offset;
+            let torn = || self.damaged(at);
             let header = input.peek(RECORD_HEADER_BYTES)?.ok_or_else(torn)?;
             let mut reader = Reader(&header);
             let key_len = reader.u32().ok_or_else(torn)?;

@@ -1,6 +1,9 @@
 //! What is committed together.
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll, Waker},
+};
 
 use futures_util::future::BoxFuture;
 
@@ -144,6 +147,47 @@ fn a_file_that_could_not_replace_the_old_one_is_written_no_more() {
     assert_eq!(disk.open_files(), open_files, "it is let go");
     let batch = Batch::default().put("k", "to one");
     assert_eq!(committed(&store, &mut workers, batch), 2);
+    drop(workers);
+    store.abandon();
+}
+
+#[test]
+fn nobody_waits_until_the_room_of_a_file_is_free() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut workers, disk) = stepped(&dir, &Options::default());
+    while workers.rewriter.step() {}
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let core = Arc::downgrade(&store.local().core);
+    let counted = counts.clone();
+    disk.when_freeing(move || {
+        let Some(core) = core.upgrade() else { return };
+        let delays = core.journal.try_lock().is_err() || core.view.gate.try_read().is_err();
+        counted[usize::from(delays)].fetch_add(1, Ordering::SeqCst);
+    });
+    let mut write_anew = || {
+        let now = Work::Now(oneshot::channel().0);
+        store.local().core.rewriter.try_send(now).unwrap();
+        while workers.rewriter.step() {}
+    };
+    let reader = store.local().core.log();
+    let open_files = disk.open_files();
+    write_anew();
+    assert!(disk.open_files() > open_files, "the old file is still read");
+    drop(reader);
+    assert!(
+        disk.open_files() > open_files,
+        "its reader has not closed it"
+    );
+    write_anew();
+    assert_eq!(disk.open_files(), open_files);
+    disk.set_full(true);
+    write_anew();
+    assert_eq!(disk.open_files(), open_files);
+    let [free, delaying] = &*counts;
+    assert!(free.load(Ordering::SeqCst) > 5);
+    assert_eq!(delaying.load(Ordering::SeqCst), 0);
     drop(workers);
     store.abandon();
 }
