@@ -62,12 +62,6 @@ pub(super) fn secrets_of_kind<R: Resource>() -> [u8; 2] {
     [SECRET, R::KIND.tag]
 }
 
-/// The range of the secret fields that belong to a range of records.
-pub(super) fn secrets_of((start, end): &Range) -> Range {
-    let secret = |bound: &Bound<Vec<u8>>| bound.as_ref().map(|record| secret_of(record));
-    (secret(start), secret(end))
-}
-
 /// The key of a resource's locator, which holds its name.
 pub(super) fn locator<R: Resource>(project: &str, id: &ResourceId) -> Vec<u8> {
     let mut key = locators_of_id::<R>(id);

@@ -1,7 +1,6 @@
 //! Pages: bounded range scans that start right after the last-seen item.
 
 use std::{
-    collections::HashMap,
     fmt,
     ops::{Bound, ControlFlow, Range},
     sync::Arc,
@@ -158,15 +157,10 @@ impl<R: Resource> Scan<R> {
     fn step(mut self, view: &Reading<'_>) -> Result<Self, Error> {
         let filter = compared::<R>(&self.query);
         let has_extracts = filter.is_some() && self.query.only.is_none();
-        let secrets = if self.query.with_secrets {
-            secrets::<R>(view, &self.query, &self.range)?
-        } else {
-            HashMap::new()
-        };
         let range = self.range.clone();
         let mut step = Step {
+            view,
             filter,
-            secrets,
             items_max: if has_extracts {
                 WHOLE_ITEMS_MAX
             } else {
@@ -180,9 +174,8 @@ impl<R: Resource> Scan<R> {
         if has_extracts && scanned.is_break() && !step.is_full {
             step.items_max = STEP_ITEMS_MAX;
             let rest = step.scan.rest();
-            scanned = view.scan_extracts(rest, extract::<R>, |found| {
-                step.look_at_extract(view, &found)
-            })?;
+            scanned =
+                view.scan_extracts(rest, extract::<R>, |found| step.look_at_extract(&found))?;
         }
         if step.is_full {
             self.end = End::PageFull;
@@ -208,9 +201,8 @@ impl<R: Resource> Scan<R> {
 /// One blocking step of a scan.
 struct Step<'a, R: Resource> {
     scan: &'a mut Scan<R>,
+    view: &'a Reading<'a>,
     filter: Option<Chosen<R>>,
-    /// The secret fields of records, by their places.
-    secrets: HashMap<Vec<u8>, Bytes>,
     /// The most items to look at.
     items_max: usize,
     looked_at: usize,
@@ -227,17 +219,13 @@ impl<R: Resource> Step<'_, R> {
     }
 
     /// Looks at the next record, of which only an extract is at hand.
-    fn look_at_extract(
-        &mut self,
-        view: &Reading<'_>,
-        found: &Found<'_>,
-    ) -> Result<ControlFlow<()>, Error> {
+    fn look_at_extract(&mut self, found: &Found<'_>) -> Result<ControlFlow<()>, Error> {
         if self.begin().is_break() {
             return Ok(ControlFlow::Break(()));
         }
         // If it matches, it may have changed since it was extracted, or be gone.
         if self.matches(found)?
-            && let Some(record) = view.get_scanned(found.key)?
+            && let Some(record) = self.view.get_scanned(found.key)?
         {
             return self.take(&record.found());
         }
@@ -286,52 +274,26 @@ impl<R: Resource> Step<'_, R> {
         } else if query.skip > 0 {
             query.skip -= 1;
         } else {
-            if records.bytes() + found.value.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
+            let secret = if query.with_secrets {
+                secret::in_view::<R>(self.view, found.key)?
+            } else {
+                None
+            };
+            let whole = secret.map(|secret| secret::whole(found.value, &secret));
+            let record = whole.as_deref().unwrap_or(found.value);
+            if records.bytes() + record.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
                 self.is_full = true;
                 return Ok(ControlFlow::Break(()));
             }
-            match (self.secrets.get(here), found.framed) {
-                (Some(secret), _) => {
-                    records.push(&secret::whole(found.value, secret), found.revision);
-                }
-                (None, Some(framed)) => {
-                    records.push_framed(framed.within, framed.start..framed.end);
-                }
-                (None, None) => records.push(found.value, found.revision),
+            match found.framed.filter(|_| whole.is_none()) {
+                Some(framed) => records.push_framed(framed.within, framed.start..framed.end),
+                None => records.push(record, found.revision),
             }
             replace(last, here);
         }
         replace(place, here);
         Ok(ControlFlow::Continue(()))
     }
-}
-
-/// The secret fields of the records that a step looks at, by their places.
-fn secrets<R: Resource>(
-    view: &Reading<'_>,
-    query: &Query<R>,
-    range: &keys::Range,
-) -> Result<HashMap<Vec<u8>, Bytes>, Error> {
-    let mut secrets = HashMap::new();
-    if view.count(keys::secrets_of_kind::<R>()) == 0 {
-        return Ok(secrets);
-    }
-    // Each entry belongs to one record. So the entries of the first `n` records are among the first `n` entries.
-    let most = if takes_what_comes(query) {
-        query.limit
-    } else {
-        STEP_ITEMS_MAX
-    };
-    let _all = view.scan::<Error>(keys::secrets_of(range), |found| {
-        let place = keys::place(found.key).to_vec();
-        secrets.insert(place, Bytes::copy_from_slice(found.value));
-        Ok(if secrets.len() < most {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        })
-    })?;
-    Ok(secrets)
 }
 
 /// Whether the page is simply the first records of the query's range.
