@@ -264,3 +264,213 @@ impl Drop for Listening {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{
+            Catalog,
+            tests::{job, project_id, resource_id},
+        },
+        resource::Valid,
+        store::{Batch, Options, Outcome, Store},
+    };
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn catalog(dir: &tempfile::TempDir) -> Catalog {
+        let options = Options {
+            journal_keep_bytes: 0,
+            rewrite_floor_bytes: u64::MAX / 2,
+            ..Options::default()
+        };
+        let store = Store::open_unless(Arc::default(), &dir.path().join("store"), &options);
+        Catalog::new(store.unwrap())
+    }
+
+    fn jobs(project: Option<&str>, client_id: Option<&str>) -> Topic {
+        Topic {
+            tag: Job::KIND.tag,
+            project: project.map(str::to_owned),
+            client_id: client_id.map(str::to_owned),
+        }
+    }
+
+    async fn create(catalog: &Catalog, project: &str, id: u8, client_id: &str) {
+        let job = job(project, id, "name", client_id);
+        let new = Valid::new(project, Some(job)).unwrap();
+        assert!(catalog.create(None, new).await.unwrap().is_new);
+    }
+
+    async fn assign(catalog: &Catalog, project: &str, id: u8, client_id: &'static str) {
+        let id = resource_id(&job(project, id, "", "").job_id);
+        let assign = move |job: &Job| {
+            Ok(Job {
+                client_id: client_id.into(),
+                ..job.clone()
+            })
+        };
+        let assigned = catalog.update(None, project_id(project), id, None, assign);
+        let (_, is_changed) = assigned.await.unwrap();
+        assert!(is_changed);
+    }
+
+    /// Everything that was committed, as one group.
+    async fn committed(catalog: &Catalog, after: u64) -> Group {
+        let mut changes = catalog.store.changes(after);
+        let mut all = Vec::new();
+        while changes.after() < catalog.revision() {
+            match changes.next().await.unwrap() {
+                Pulled::Group(group) => all.extend(group.changes.iter().cloned()),
+                compacted @ Pulled::Compacted { .. } => panic!("{compacted:?}"),
+            }
+        }
+        Group {
+            first_revision: after + 1,
+            time_ms: 0,
+            changes: all,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bell_rings_for_its_topic_alone_and_says_where_to_read_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let bells = Arc::new(Bells::default());
+        let topics = [
+            (jobs(None, None), vec![1, 2, 3, 4]),
+            (jobs(Some("a"), None), vec![1, 3, 4]),
+            (jobs(None, Some("web")), vec![1, 2, 3]),
+            (jobs(Some("a"), Some("web")), vec![1, 3]),
+            (jobs(Some("ab"), Some("web")), vec![2]),
+            // A job that goes to another client concerns both.
+            (jobs(None, Some("db")), vec![3, 4]),
+            (jobs(Some("ab"), Some("db")), vec![]),
+        ];
+        let mut listening: Vec<_> = topics
+            .into_iter()
+            .map(|(topic, concern)| (bells.listen(topic.clone(), 0), topic, concern))
+            .collect();
+        for revision in 1..=4 {
+            match revision {
+                1 => create(&catalog, "a", 1, "web").await,
+                2 => create(&catalog, "ab", 2, "web").await,
+                3 => assign(&catalog, "a", 1, "db").await,
+                _ => create(&catalog, "a", 3, "db").await,
+            }
+            bells.ring(&committed(&catalog, revision - 1).await);
+            for (bell, topic, concern) in &mut listening {
+                let rings = bell.bell.as_ref().unwrap().has_changed().unwrap();
+                assert_eq!(rings, concern.contains(&revision), "{topic:?}");
+                let next = if rings {
+                    Next::Read(revision - 1)
+                } else {
+                    Next::Wait(revision)
+                };
+                assert_eq!(bell.next(revision - 1), next, "{topic:?}");
+                assert_eq!(bell.next(revision), Next::Wait(revision));
+                // Who has fallen behind skips what comes before the last ring, if the one before it was seen.
+                let rung: Vec<_> = concern.iter().filter(|&&ring| ring <= revision).collect();
+                for seen in 0..revision {
+                    let next = match rung[..] {
+                        [.., last] if seen >= *last => Next::Wait(revision),
+                        [.., previous, last] if seen >= *previous => Next::Read(seen.max(last - 1)),
+                        [last] => Next::Read(seen.max(last - 1)),
+                        [] => Next::Wait(revision),
+                        _ => Next::Read(seen),
+                    };
+                    assert_eq!(bell.next(seen), next, "{topic:?} {seen}");
+                }
+            }
+        }
+        // All of this committed together is one ring.
+        let together = Arc::new(Bells::default());
+        let mut bell = together.listen(jobs(None, None), 0);
+        together.ring(&committed(&catalog, 1).await);
+        assert_eq!(bell.next(0), Next::Read(1));
+    }
+
+    #[tokio::test]
+    async fn who_listens_later_reads_what_was_committed_meanwhile() {
+        let bells = Arc::new(Bells::default());
+        let _other = bells.listen(jobs(None, None), 3);
+        let mut bell = bells.listen(jobs(Some("a"), None), 5);
+        assert_eq!(bell.next(4), Next::Read(4));
+        assert_eq!(bell.next(5), Next::Wait(5));
+        bells.ring_all(7);
+        assert_eq!(bell.next(5), Next::Read(5));
+        assert_eq!(bell.next(6), Next::Read(6));
+        assert_eq!(bell.next(7), Next::Wait(7));
+    }
+
+    #[tokio::test]
+    async fn a_bell_goes_with_the_last_that_listens_to_it() {
+        let bells = Arc::new(Bells::default());
+        let first = bells.listen(jobs(None, None), 0);
+        let second = bells.listen(jobs(None, None), 0);
+        drop(first);
+        assert_eq!(bells.lock().len(), 1);
+        drop(second);
+        assert_eq!(bells.lock().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_task_rings_until_the_store_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let bells = Arc::new(Bells::default());
+        let mut bell = bells.listen(jobs(Some("a"), None), 0);
+        let mut started = 0;
+        for _ in 0..2 {
+            bells.ring_for(|after| {
+                started += 1;
+                catalog.store.changes(after)
+            });
+        }
+        assert_eq!(started, 1);
+        create(&catalog, "ab", 1, "").await;
+        create(&catalog, "a", 2, "").await;
+        tokio::time::timeout(LONG, bell.rung()).await.unwrap();
+        assert_eq!(bell.next(0), Next::Read(1));
+        Arc::into_inner(catalog.into_store())
+            .unwrap()
+            .close()
+            .unwrap();
+        tokio::time::timeout(LONG, bell.rung()).await.unwrap();
+        assert_eq!(bell.next(2), Next::End);
+        assert!(!bells.is_rung.load(Ordering::Acquire));
+        bells.ring_for(|_| unreachable!("nothing will happen any more"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_longer_kept_wakes_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        for _ in 0..2 {
+            let batch = Batch::default().put("k", vec![7; 3 << 20]);
+            let outcome = catalog.store.commit(batch).await.unwrap();
+            assert!(matches!(outcome, Outcome::Committed(_)));
+        }
+        // What sled does not have yet is kept.
+        let rewritten = async {
+            let local = catalog.store.local();
+            while local.oldest_revision() < 3 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                local.rewrite().await.unwrap();
+            }
+        };
+        tokio::time::timeout(LONG, rewritten).await.unwrap();
+        let bells = Arc::new(Bells::default());
+        let mut bell = bells.listen(jobs(Some("a"), None), 0);
+        bells.ring_for(|after| catalog.store.changes(after));
+        tokio::time::timeout(LONG, bell.rung()).await.unwrap();
+        assert_eq!(bell.next(0), Next::Read(0));
+        assert_eq!(bells.reached.load(Ordering::Acquire), 2);
+        create(&catalog, "a", 1, "").await;
+        assert_eq!(bell.next(3), Next::Wait(3));
+        create(&catalog, "a", 2, "").await;
+        tokio::time::timeout(LONG, bell.rung()).await.unwrap();
+        assert_eq!(bell.next(3), Next::Read(3));
+    }
+}

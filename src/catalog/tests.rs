@@ -77,11 +77,11 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn project_id(project: &str) -> ProjectId {
+pub(super) fn project_id(project: &str) -> ProjectId {
     ProjectId::parse("project_id", project).unwrap()
 }
 
-fn resource_id(id: &str) -> ResourceId {
+pub(super) fn resource_id(id: &str) -> ResourceId {
     ResourceId::parse("id", id).unwrap()
 }
 
@@ -92,7 +92,7 @@ fn secret(has: bool) -> Option<UserCredentials> {
     })
 }
 
-fn job(project: &str, id: u8, name: &str, client: &str) -> Job {
+pub(super) fn job(project: &str, id: u8, name: &str, client: &str) -> Job {
     let action = FreezerAction {
         action: "backup".into(),
         ..FreezerAction::default()

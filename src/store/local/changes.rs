@@ -215,6 +215,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn groups_stay_in_memory_up_to_a_size() {
+        let group = |revision| {
+            Arc::new(Group {
+                first_revision: revision,
+                time_ms: 0,
+                changes: Vec::new(),
+            })
+        };
+        let ring = Ring::default();
+        let holds = || {
+            let ring = ring.lock();
+            (ring.groups.len(), ring.bytes)
+        };
+        ring.push(group(1), RING_BYTES_MAX - 10);
+        ring.push(group(2), 10);
+        assert_eq!(holds(), (2, RING_BYTES_MAX));
+        ring.push(group(3), 1);
+        assert_eq!(holds(), (2, 11));
+        ring.push(group(4), RING_BYTES_MAX + 1);
+        assert_eq!(holds(), (0, 0));
+    }
+
     async fn put(store: &Store, n: u64, bytes: usize) {
         let batch = Batch::default().put(format!("k{n}"), vec![b'v'; bytes]);
         let committed = store.commit(batch).await;
@@ -293,9 +316,17 @@ mod tests {
         let waits = tokio::time::timeout(Duration::from_millis(30), next.next()).await;
         assert!(waits.is_err());
         // What is in memory is the same for everybody.
-        assert_eq!(pulled(&mut store.changes(1)).await.first_revision, 2);
+        let mut shared = store.changes(1);
+        assert_eq!(pulled(&mut shared).await.first_revision, 2);
+        assert!(shared.is_shared());
         held.pop();
         assert_eq!(pulled(&mut next).await.first_revision, 1);
+        assert!(!next.is_shared());
+        next.go_to(1);
+        assert!(next.is_shared());
+        assert_eq!(pulled(&mut next).await.first_revision, 2);
+        next.go_to(1);
+        assert_eq!(pulled(&mut next).await.first_revision, 2);
     }
 
     #[tokio::test]

@@ -349,7 +349,7 @@ impl Local {
     /// # Errors
     /// Errors of the disk; [`Error::Corrupt`] if the view does not hold what was written.
     #[cfg(test)]
-    pub(super) async fn rewrite(&self) -> Result<(), Error> {
+    pub(crate) async fn rewrite(&self) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let work = self.core.rewriter.clone();
         // Sending waits while the rewriter is busy.

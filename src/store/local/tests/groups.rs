@@ -88,6 +88,42 @@ fn a_group_has_no_more_than_the_most_batches_and_bytes() {
 }
 
 #[test]
+fn what_waits_for_the_committer_is_counted() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut workers, _) = stepped(&dir, &Options::default());
+    let asked = ask(&store, (0..3).map(|_| Batch::default().put("k", "v")));
+    assert_eq!(store.local().queued(), 3);
+    assert!(workers.committer.step());
+    assert_eq!(store.local().queued(), 0);
+    drop((asked, workers));
+    store.abandon();
+}
+
+#[test]
+fn only_a_store_that_is_well_says_that_it_was_closed() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    for (is_stopped, is_fed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut workers, disk) = stepped(&dir, &Options::default());
+        committed(&store, &mut workers, Batch::default().put("k", "v"));
+        if is_fed {
+            assert!(workers.feeder.step().unwrap());
+        }
+        if is_stopped {
+            store.local().core.stop(&Error::Closed);
+        }
+        drop(workers);
+        disk.writes();
+        store.close().unwrap();
+        let says = !disk.writes().is_empty();
+        assert_eq!(says, is_fed && !is_stopped, "{is_stopped} {is_fed}");
+    }
+}
+
+#[test]
 fn only_what_rests_on_a_failed_group_shares_its_fate() {
     let runtime = runtime();
     let _entered = runtime.enter();

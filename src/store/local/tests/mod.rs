@@ -103,6 +103,27 @@ async fn what_was_committed_is_there_after_a_reopen_however_it_ended() {
 }
 
 #[tokio::test]
+async fn the_room_that_a_store_takes_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = opened(&path);
+    let usage = async || store.local().usage().await.unwrap();
+    assert_eq!(usage().await.records, None);
+    put(&store, "k", "v").await;
+    store.local().rewrite().await.unwrap();
+    let before = usage().await;
+    let (revision, _) = before.records.unwrap();
+    assert_eq!(revision, 1);
+    let below = view_dir(&path).join("a").join("b");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(below.join("c"), vec![7; 8 << 20]).unwrap();
+    let more = usage().await.view_bytes - before.view_bytes;
+    assert!((8 << 20..9 << 20).contains(&more), "{more}");
+    std::fs::remove_dir_all(below).unwrap();
+    store.close().unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_whose_expectations_do_not_hold_leaves_nothing_and_takes_no_revision() {
     let dir = tempfile::tempdir().unwrap();
     let store = opened(&dir.path().join("store"));
