@@ -129,3 +129,32 @@ fn records_of(
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::{Tested, job};
+
+    #[tokio::test]
+    async fn a_page_behind_the_last_change_is_empty_and_says_where_the_log_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tested = Tested::open(&dir);
+        tested.create(job("a", 1, "name", "")).await;
+        let page = async |after_revision| {
+            let query = AuditQuery {
+                scope: Scope::AllProjects,
+                after_revision,
+                limit: 10,
+                kind: None,
+                resource_id: String::new(),
+            };
+            tested.catalog.audit(query).await.unwrap()
+        };
+        for (after_revision, changes) in [(0, 1), (1, 0)] {
+            let page = page(after_revision).await;
+            assert_eq!(page.changes.len(), changes);
+            assert!(page.is_last);
+            assert_eq!((page.next_after_revision, page.oldest_revision), (1, 1));
+        }
+    }
+}

@@ -38,3 +38,18 @@ impl Heard {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_news_once_for_each_client_of_each_project() {
+        let heard = Heard::default();
+        for is_news in [true, false] {
+            for client in [("a", "web"), ("a", "db"), ("b", "web")] {
+                assert_eq!(heard.is_news(client.0, client.1), is_news);
+            }
+        }
+    }
+}

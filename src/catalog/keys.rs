@@ -297,7 +297,7 @@ pub(super) fn starting_with(prefix: Vec<u8>) -> Range {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Job;
+    use crate::proto::{Action, Job};
     use proptest::prelude::*;
 
     fn id(digit: char) -> ResourceId {
@@ -348,6 +348,26 @@ mod tests {
             locator_at::<Job>(place(&record)),
             locator::<Job>("p", &id('7'))
         );
+    }
+
+    #[test]
+    fn a_reference_names_both_ends() {
+        let of = (Action::KIND.tag, *id('a').as_bytes());
+        let (key, all) = (user::<Job>(of, "p", &id('7')), users_of::<Job>(of, "p"));
+        assert!(key.starts_with(&all) && all.starts_with(&users_of_kind::<Action>()));
+        assert!(!key.starts_with(&users_of::<Job>(of, "p2")));
+        let others = (Action::KIND.tag, *id('b').as_bytes());
+        assert!(!key.starts_with(&users_of::<Job>(others, "p")));
+        assert_eq!(id_of_user(&key), Some(id('7')));
+        for (key, user_id) in [(&key, &id('7').as_bytes()[..]), (&all, &[])] {
+            let user = parse_user(key).unwrap();
+            assert_eq!((user.of, user.project, user.id), (of, "p", user_id));
+        }
+        assert!(parse_user(&all[..all.len() - 2]).is_none());
+        let job = record_of(Job::KIND.tag, "p", b"name", id('7').as_bytes());
+        assert_eq!(job, record::<Job>("p", "name", &id('7')));
+        let found_by = locator_of(Job::KIND.tag, "p", id('7').as_bytes());
+        assert_eq!(found_by, locator::<Job>("p", &id('7')));
     }
 
     #[test]

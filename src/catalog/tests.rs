@@ -125,15 +125,15 @@ fn apply(event: WatchEvent<Job>, jobs: &mut BTreeMap<String, Job>) {
 }
 
 /// A catalog beside its model.
-struct Tested {
-    catalog: Catalog,
+pub(super) struct Tested {
+    pub(super) catalog: Catalog,
     model: Model,
     log: Vec<Logged>,
     author: Author,
 }
 
 impl Tested {
-    fn open(dir: &tempfile::TempDir) -> Tested {
+    pub(super) fn open(dir: &tempfile::TempDir) -> Tested {
         let options = Options::default();
         let store = Store::open_unless(Arc::default(), &dir.path().join("store"), &options);
         Tested {
@@ -200,7 +200,7 @@ impl Tested {
         }
     }
 
-    async fn create(&mut self, job: Job) {
+    pub(super) async fn create(&mut self, job: Job) {
         let new = Valid::new(&job.project_id, Some(job.clone())).unwrap();
         let created = self.catalog.create(Some(&self.author), new).await;
         let mut all = self.model.values();

@@ -128,3 +128,175 @@ pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
         visit(secret::decode_whole(found, secret.as_deref())?)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        catalog::{
+            Catalog,
+            tests::{job, project_id, resource_id},
+        },
+        proto::{FreezerAction, JobAction, UserCredentials},
+        resource::Valid,
+        store::{Batch, Options, Outcome, Store},
+    };
+
+    const PROJECT: &str = "a";
+
+    fn id(digit: u8) -> ResourceId {
+        resource_id(&job(PROJECT, digit, "", "").job_id)
+    }
+
+    fn action(backup_name: &str) -> Action {
+        Action {
+            action_id: id(1).to_string(),
+            project_id: PROJECT.into(),
+            freezer_action: Some(FreezerAction {
+                action: "backup".into(),
+                backup_name: backup_name.into(),
+                ..FreezerAction::default()
+            }),
+            ..Action::default()
+        }
+    }
+
+    /// A job that names a stored action, and has a secret.
+    fn using() -> Job {
+        let named = JobAction {
+            action_id: id(1).to_string(),
+            ..JobAction::default()
+        };
+        let secret = UserCredentials {
+            trust_id: "trust".into(),
+            trustor_user_id: "user".into(),
+        };
+        Job {
+            job_actions: vec![named],
+            user_credentials: Some(secret),
+            ..job(PROJECT, 2, "uses", "")
+        }
+    }
+
+    async fn create<R: Resource>(catalog: &Catalog, resource: R) {
+        let new = Valid::new(PROJECT, Some(resource)).unwrap();
+        assert!(catalog.create(None, new).await.unwrap().is_new);
+    }
+
+    /// A catalog with an action and two jobs, of which one uses it.
+    async fn catalog(dir: &tempfile::TempDir) -> Catalog {
+        let path = dir.path().join("store");
+        let store = Store::open_unless(Arc::default(), &path, &Options::default());
+        let catalog = Catalog::new(store.unwrap());
+        create(&catalog, action("etc")).await;
+        create(&catalog, using()).await;
+        create(&catalog, job(PROJECT, 3, "other", "")).await;
+        catalog
+    }
+
+    async fn verified(catalog: &Catalog) -> Result<Counts, Error> {
+        catalog.store.read_far(|view| verify(view)).await
+    }
+
+    #[tokio::test]
+    async fn an_action_is_in_its_jobs_as_it_is_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let of_job = async || {
+            let job = catalog.get::<Job>(project_id(PROJECT), id(2), false).await;
+            let job = job.unwrap().decoded().unwrap();
+            let action = job.job_actions[0].freezer_action.clone().unwrap();
+            (action.backup_name, job.revision)
+        };
+        assert_eq!(of_job().await.0, "etc");
+        let before = catalog.revision();
+        let update = |_: &Action| Ok(action("var"));
+        let updated = catalog.update(None, project_id(PROJECT), id(1), None, update);
+        updated.await.unwrap();
+        assert_eq!(of_job().await, ("var".into(), before + 1));
+        let deleted = || catalog.delete::<Action>(None, project_id(PROJECT), id(1), None);
+        let refused = deleted().await.unwrap_err().to_string();
+        assert!(refused.contains(&id(2).to_string()), "{refused}");
+        assert!(!refused.contains(&id(3).to_string()), "{refused}");
+        let job = catalog.delete::<Job>(None, project_id(PROJECT), id(2), None);
+        job.await.unwrap();
+        deleted().await.unwrap();
+        let counts = verified(&catalog).await.unwrap();
+        assert_eq!((counts.actions, counts.jobs), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_agree_is_told() {
+        let record = keys::record::<Job>(PROJECT, "uses", &id(2));
+        let (of, nobody) = ((Action::KIND.tag, *id(1).as_bytes()), id(9));
+        let put = |key: Vec<u8>, value: Vec<u8>| Batch::default().put(key, value);
+        let delete = |key: Vec<u8>| Batch::default().delete(key);
+        let lone = keys::record::<Job>(PROJECT, "lone", &nobody);
+        let cases = [
+            (put(record.clone(), b"\xff".to_vec()), "not there"),
+            (
+                put(
+                    keys::record::<Job>(PROJECT, "other", &id(3)),
+                    b"\xff".to_vec(),
+                ),
+                "cannot be read",
+            ),
+            (
+                put(lone.clone(), using().encode_to_vec()),
+                "stands under another's name",
+            ),
+            (
+                put(
+                    lone,
+                    Job {
+                        description: "lone".into(),
+                        job_id: nobody.to_string(),
+                        ..using()
+                    }
+                    .encode_to_vec(),
+                ),
+                "is not found by its id",
+            ),
+            (
+                put(keys::locator::<Job>(PROJECT, &id(3)), b"another".to_vec()),
+                "is not found by its id",
+            ),
+            (
+                put(keys::locator::<Job>(PROJECT, &nobody), b"name".to_vec()),
+                "3 ids lead to 2 jobs",
+            ),
+            (
+                put(
+                    keys::secret_of(&keys::record::<Job>(PROJECT, "gone", &nobody)),
+                    Vec::new(),
+                ),
+                "is not there, but a part of it is",
+            ),
+            (
+                put(keys::users_of_kind::<Action>().to_vec(), Vec::new()),
+                "refers from",
+            ),
+            (
+                put(keys::user::<Job>(of, PROJECT, &nobody), Vec::new()),
+                "refers from",
+            ),
+            (
+                put(keys::user::<Job>(of, PROJECT, &id(3)), Vec::new()),
+                "refers from",
+            ),
+            (delete(record), "refers from"),
+        ];
+        for (damage, told) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let catalog = catalog(&dir).await;
+            let counts = verified(&catalog).await.unwrap();
+            assert_eq!((counts.actions, counts.jobs, counts.backups), (1, 2, 0));
+            let outcome = catalog.store.commit(damage).await.unwrap();
+            assert!(matches!(outcome, Outcome::Committed(_)));
+            let error = verified(&catalog).await.unwrap_err().to_string();
+            assert!(error.contains(told), "{told}: {error}");
+        }
+    }
+}

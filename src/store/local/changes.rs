@@ -260,6 +260,7 @@ mod tests {
         let mut next = changes.after() + 1;
         while next <= until {
             let group = pulled(&mut changes).await;
+            assert_eq!(group.first_revision, next);
             for change in &group.changes {
                 assert_eq!(change.revision, next);
                 assert_eq!(change.writes.len(), 1);

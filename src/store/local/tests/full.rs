@@ -58,6 +58,7 @@ async fn what_rests_on_a_write_that_the_full_disk_refused_shares_its_fate() {
         assert!(matches!(outcome, Err(Error::Full { .. })), "{outcome:?}");
     }
     assert!(store.condition().borrow().full.is_some());
+    assert!(!store.condition().borrow().is_well());
     assert_eq!(content(&store), pairs(&[("k", "v")]));
     disk.set_full(false);
     // Nothing of them may be left for those that follow.

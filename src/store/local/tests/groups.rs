@@ -229,6 +229,36 @@ fn nobody_waits_until_the_room_of_a_file_is_free() {
 }
 
 #[test]
+fn the_file_is_written_anew_once_the_journal_behind_its_records_has_grown() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        rewrite_floor_bytes: 64 << 10,
+        ..Options::default()
+    };
+    let (store, mut workers, _) = stepped(&dir, &options);
+    let mut rewrites = 0;
+    for n in 1..=12 {
+        committed(
+            &store,
+            &mut workers,
+            Batch::default().put("k", vec![7; 20 << 10]),
+        );
+        while workers.feeder.step().unwrap() {}
+        store.local().core.rewriter.try_send(Work::Look).ok();
+        while workers.rewriter.step() {}
+        // The fourth passes the floor.
+        if n % 4 == 0 {
+            rewrites += 1;
+        }
+        assert_eq!(store.local().core.meters.rewrites.get(), rewrites, "{n}");
+    }
+    drop(workers);
+    store.abandon();
+}
+
+#[test]
 fn frames_are_written_where_something_was_written_before() {
     let runtime = runtime();
     let _entered = runtime.enter();

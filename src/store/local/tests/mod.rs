@@ -109,11 +109,20 @@ async fn the_room_that_a_store_takes_is_told() {
     let store = opened(&path);
     let usage = async || store.local().usage().await.unwrap();
     assert_eq!(usage().await.records, None);
-    put(&store, "k", "v").await;
+    let mut journal_bytes = usage().await.journal_bytes;
+    assert_eq!(journal_bytes, 0);
+    for value_bytes in [10_u16, 5000] {
+        let batch = Batch::default().put("k", vec![7; value_bytes.into()]);
+        store.commit(batch).await.unwrap();
+        let more = usage().await.journal_bytes - journal_bytes;
+        let least = u64::from(value_bytes);
+        assert!((least..least + 300).contains(&more), "{more}");
+        journal_bytes += more;
+    }
     store.local().rewrite().await.unwrap();
     let before = usage().await;
     let (revision, _) = before.records.unwrap();
-    assert_eq!(revision, 1);
+    assert_eq!(revision, 2);
     let below = view_dir(&path).join("a").join("b");
     std::fs::create_dir_all(&below).unwrap();
     std::fs::write(below.join("c"), vec![7; 8 << 20]).unwrap();
@@ -334,7 +343,8 @@ async fn a_snapshot_is_whole_though_the_file_is_written_anew_meanwhile() {
             Ok(())
         })
     });
-    assert_eq!(made.unwrap().revision, 1200);
+    let made = made.unwrap();
+    assert_eq!((made.revision, made.bytes), (1200, snapshot.len() as u64));
     let file = dir.path().join("snapshot");
     std::fs::write(&file, snapshot).unwrap();
     assert_eq!(verify_file(&file).unwrap().revision, 1200);
