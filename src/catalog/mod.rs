@@ -242,15 +242,9 @@ impl Catalog {
             .read(Reach::Page, move |view| {
                 let found = find_record::<R>(view, project.as_str(), &id)?;
                 let (_, record) = found.ok_or_else(|| not_found::<R>(&id))?;
-                let secret = if with_secret {
-                    secret::in_view::<R>(view, &record.key)?
-                } else {
-                    None
-                };
-                let value = match secret {
-                    Some(secret) => secret::whole(&record.value, &secret).into(),
-                    None => record.value,
-                };
+                let open = (&*record.key, &*record.value);
+                let whole = secret::whole_in_view::<R>(view, open, with_secret)?;
+                let value = whole.map_or(record.value, Bytes::from);
                 Ok(Single::new(value, record.revision))
             })
             .await

@@ -26,8 +26,6 @@ const STEP_ITEMS_MAX: usize = 10_000;
 /// How many records a page looks at as a whole before it looks at extracts: if it is not full then, most records do not match its
 /// filter. In the catalog's own tests, which have few records, a page looks at extracts as well.
 const WHOLE_ITEMS_MAX: usize = if cfg!(test) { 2 } else { 256 };
-/// The most steps of a page whose caller can continue from an empty one.
-const STEPS_MAX: usize = 1;
 /// The most bytes that a page adds to a record: a field's tag, the record's length, and its revision.
 const ITEM_OVERHEAD_BYTES: usize = 6 + 11;
 
@@ -115,12 +113,9 @@ impl Catalog {
         let first =
             move |view: &Reading<'_>| Scan::start(view, id, &seen, query.clone())?.step(view);
         let mut scan = self.store.read(reach, first).await?;
-        let mut steps = 1;
-        while scan.end == End::NotYet
-            && (steps < STEPS_MAX || (scan.records.count() == 0 && !may_be_empty))
-        {
+        // Who walks by token can go on from an empty page.
+        while scan.end == End::NotYet && scan.records.count() == 0 && !may_be_empty {
             scan = self.store.read_far(move |view| scan.step(view)).await?;
-            steps += 1;
         }
         if !scan.last.is_empty() {
             self.seen
@@ -274,12 +269,8 @@ impl<R: Resource> Step<'_, R> {
         } else if query.skip > 0 {
             query.skip -= 1;
         } else {
-            let secret = if query.with_secrets {
-                secret::in_view::<R>(self.view, found.key)?
-            } else {
-                None
-            };
-            let whole = secret.map(|secret| secret::whole(found.value, &secret));
+            let open = (found.key, found.value);
+            let whole = secret::whole_in_view::<R>(self.view, open, query.with_secrets)?;
             let record = whole.as_deref().unwrap_or(found.value);
             if records.bytes() + record.len() + ITEM_OVERHEAD_BYTES > PAGE_BYTES_MAX {
                 self.is_full = true;

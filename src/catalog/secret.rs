@@ -48,6 +48,19 @@ pub(super) fn in_view<R: Resource>(
     of::<R>(view, record)
 }
 
+/// The encoded resource in a record with its secret fields, if it has any and they are wanted.
+pub(super) fn whole_in_view<R: Resource>(
+    view: &Reading<'_>,
+    (key, record): (&[u8], &[u8]),
+    is_wanted: bool,
+) -> Result<Option<Vec<u8>>, store::Error> {
+    if !is_wanted {
+        return Ok(None);
+    }
+    let secret = in_view::<R>(view, key)?;
+    Ok(secret.map(|secret| whole(record, &secret)))
+}
+
 /// The encoded resource with its secret fields.
 pub(super) fn whole(record: &[u8], secret: &[u8]) -> Vec<u8> {
     [record, secret].concat()

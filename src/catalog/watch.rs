@@ -291,17 +291,10 @@ fn step<R: Resource>(
     let end = range.1.clone();
     let scanned = view.scan(range.clone(), |found| {
         if found.revision <= until && matches(chosen, found.key, found.value)? {
-            let secret = if with_secrets {
-                secret::in_view::<R>(view, found.key)?
-            } else {
-                None
-            };
-            let record = match secret {
-                Some(secret) => secret::whole(found.value, &secret).into(),
-                None => Bytes::copy_from_slice(found.value),
-            };
+            let whole = secret::whole_in_view::<R>(view, (found.key, found.value), with_secrets)?;
+            let record = whole.unwrap_or_else(|| found.value.to_vec());
             bytes += record.len();
-            ready.push_back(Watched::put(0, record, found.revision));
+            ready.push_back(Watched::put(0, record.into(), found.revision));
         }
         looked_at += 1;
         if bytes < READY_STATE_BYTES_MAX && looked_at < STEP_ITEMS_MAX {
