@@ -172,3 +172,63 @@ impl Neighbours for Transaction<'_> {
         self.all_users::<R, Of>(of)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::{
+        catalog::{
+            tests::project_id,
+            verify::tests::{PROJECT, action, catalog, id},
+        },
+        proto::{Action, Job},
+        store::{Batch, Reach},
+    };
+
+    /// How often a change of the action is built if this key is written again while it is built for the first time.
+    async fn builds(key: Vec<u8>) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let built = Arc::new(AtomicUsize::new(0));
+        let (counted, store) = (built.clone(), catalog.store.clone());
+        let about = (project_id(PROJECT), id(1));
+        let changed = catalog.transact(None, about, Reach::Far, move |transaction| {
+            assert!(transaction.get::<Job>(&id(3))?.is_some());
+            let stored = transaction.expected::<Action>(&id(1), None)?;
+            transaction.replace(&stored, action("var"))?;
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                let value = transaction.view.get(&key)?.map(|entry| entry.value);
+                let again = Batch::default().put(key.clone(), value.unwrap_or_default());
+                Handle::current().block_on(store.commit(again)).unwrap();
+            }
+            Ok(())
+        });
+        let ((), revision) = changed.await.unwrap();
+        assert_eq!(revision, Some(catalog.revision()));
+        built.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test]
+    async fn a_change_is_built_again_if_what_it_has_read_has_changed() {
+        assert_eq!(builds(b"another".to_vec()).await, 1);
+        // A job that it has read, one that uses the action, and the action itself.
+        let job = |digit, name| keys::record::<Job>(PROJECT, name, &id(digit));
+        assert_eq!(builds(job(3, "other")).await, 2);
+        assert_eq!(builds(keys::locator::<Job>(PROJECT, &id(3))).await, 2);
+        assert_eq!(builds(job(2, "uses")).await, 2);
+        assert_eq!(
+            builds(keys::record::<Action>(PROJECT, "etc", &id(1))).await,
+            2
+        );
+        // The key that is written when other jobs begin or cease to use the action.
+        let of = (Action::KIND.tag, *id(1).as_bytes());
+        assert_eq!(builds(keys::users_of::<Job>(of, PROJECT)).await, 2);
+    }
+}

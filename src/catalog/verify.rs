@@ -130,7 +130,7 @@ pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -144,13 +144,13 @@ mod tests {
         store::{Batch, Options, Outcome, Store},
     };
 
-    const PROJECT: &str = "a";
+    pub(in crate::catalog) const PROJECT: &str = "a";
 
-    fn id(digit: u8) -> ResourceId {
+    pub(in crate::catalog) fn id(digit: u8) -> ResourceId {
         resource_id(&job(PROJECT, digit, "", "").job_id)
     }
 
-    fn action(backup_name: &str) -> Action {
+    pub(in crate::catalog) fn action(backup_name: &str) -> Action {
         Action {
             action_id: id(1).to_string(),
             project_id: PROJECT.into(),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     /// A catalog with an action and two jobs, of which one uses it.
-    async fn catalog(dir: &tempfile::TempDir) -> Catalog {
+    pub(in crate::catalog) async fn catalog(dir: &tempfile::TempDir) -> Catalog {
         let path = dir.path().join("store");
         let store = Store::open_unless(Arc::default(), &path, &Options::default());
         let catalog = Catalog::new(store.unwrap());
