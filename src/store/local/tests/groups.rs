@@ -232,30 +232,39 @@ fn nobody_waits_until_the_room_of_a_file_is_free() {
 fn the_file_is_written_anew_once_the_journal_behind_its_records_has_grown() {
     let runtime = runtime();
     let _entered = runtime.enter();
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        rewrite_floor_bytes: 64 << 10,
-        ..Options::default()
-    };
-    let (store, mut workers, _) = stepped(&dir, &options);
-    let mut rewrites = 0;
-    for n in 1..=12 {
-        committed(
-            &store,
-            &mut workers,
-            Batch::default().put("k", vec![7; 20 << 10]),
-        );
-        while workers.feeder.step().unwrap() {}
-        store.local().core.rewriter.try_send(Work::Look).ok();
-        while workers.rewriter.step() {}
-        // The fourth passes the floor.
-        if n % 4 == 0 {
-            rewrites += 1;
+    // The fourth passes the floor, and the tenth half of 19 records.
+    for (records, due_after) in [(0, 4), (19, 10)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            rewrite_floor_bytes: 64 << 10,
+            ..Options::default()
+        };
+        let (store, mut workers, _) = stepped(&dir, &options);
+        let put = |workers: &mut Workers, n| {
+            let batch = Batch::default().put(format!("k{n}"), vec![7; 20 << 10]);
+            committed(&store, workers, batch);
+            while workers.feeder.step().unwrap() {}
+        };
+        for n in 0..records {
+            put(&mut workers, n);
         }
-        assert_eq!(store.local().core.meters.rewrites.get(), rewrites, "{n}");
+        let rewrites = || store.local().core.meters.rewrites.get();
+        let ask = |work| store.local().core.rewriter.try_send(work);
+        if records > 0 {
+            ask(Work::Now(oneshot::channel().0)).ok();
+            while workers.rewriter.step() {}
+        }
+        let mut expected = rewrites();
+        for n in 1..=2 * due_after {
+            put(&mut workers, 0);
+            ask(Work::Look).ok();
+            while workers.rewriter.step() {}
+            expected += u64::from(n % due_after == 0);
+            assert_eq!(rewrites(), expected, "{records} {n}");
+        }
+        drop(workers);
+        store.abandon();
     }
-    drop(workers);
-    store.abandon();
 }
 
 #[test]
