@@ -266,7 +266,7 @@ impl Drop for Listening {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         catalog::{
@@ -317,7 +317,7 @@ mod tests {
     }
 
     /// Everything that was committed, as one group.
-    async fn committed(catalog: &Catalog, after: u64) -> Group {
+    pub(in crate::catalog) async fn committed(catalog: &Catalog, after: u64) -> Group {
         let mut changes = catalog.store.changes(after);
         let mut all = Vec::new();
         while changes.after() < catalog.revision() {

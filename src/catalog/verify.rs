@@ -164,7 +164,7 @@ pub(super) mod tests {
     }
 
     /// A job that names a stored action, and has a secret.
-    fn using() -> Job {
+    pub(in crate::catalog) fn using() -> Job {
         let named = JobAction {
             action_id: id(1).to_string(),
             ..JobAction::default()
@@ -180,7 +180,7 @@ pub(super) mod tests {
         }
     }
 
-    async fn create<R: Resource>(catalog: &Catalog, resource: R) {
+    pub(in crate::catalog) async fn create<R: Resource>(catalog: &Catalog, resource: R) {
         let new = Valid::new(PROJECT, Some(resource)).unwrap();
         assert!(catalog.create(None, new).await.unwrap().is_new);
     }

@@ -306,3 +306,146 @@ fn step<R: Resource>(
     let rest = last.filter(|_| scanned.is_break());
     Ok((ready, rest.map(|last| (Bound::Excluded(last), end))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{
+            bells::tests::committed,
+            tests::{job, project_id},
+            verify::tests::{PROJECT, action, catalog, create, id, using},
+        },
+        proto::{Action, Job, JobFilter, WatchEvent},
+    };
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn query(prefix: &str, after_revision: u64, with_secrets: bool) -> WatchQuery<Job> {
+        WatchQuery {
+            scope: Scope::Project(project_id(PROJECT)),
+            filter: JobFilter {
+                description_prefix: prefix.into(),
+                ..JobFilter::default()
+            },
+            after_revision,
+            with_secrets,
+            bookmark_interval: Duration::from_secs(1000),
+        }
+    }
+
+    /// The next event that is about a job, with its revision.
+    async fn next(watch: &mut Watch<Job>) -> (u64, WatchEvent<Job>) {
+        loop {
+            let said = tokio::time::timeout(LONG, watch.next()).await.unwrap();
+            let said = said.unwrap();
+            match said.decoded().unwrap().unwrap() {
+                WatchEvent::Synced => {}
+                event => return (said.revision, event),
+            }
+        }
+    }
+
+    fn put(event: WatchEvent<Job>) -> Job {
+        match event {
+            WatchEvent::Put(job) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_goes_on_after_any_revision_that_was_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let head = catalog.revision();
+        assert!(catalog.watch(query("", head, false)).is_ok());
+        let ahead = catalog.watch(query("", head + 1, false)).unwrap_err();
+        assert!(matches!(ahead, Error::Ahead { .. }), "{ahead}");
+    }
+
+    #[tokio::test]
+    async fn secret_fields_are_shown_only_if_they_are_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let mut watches = Vec::new();
+        for with_secrets in [false, true] {
+            // What is stored already, and what will be.
+            for after_revision in [0, catalog.revision()] {
+                let watch = catalog.watch(query("uses", after_revision, with_secrets));
+                watches.push((watch.unwrap(), with_secrets, after_revision));
+            }
+        }
+        catalog
+            .delete::<Job>(None, project_id(PROJECT), id(2), None)
+            .await
+            .unwrap();
+        create(&catalog, using()).await;
+        for (watch, with_secrets, after_revision) in &mut watches {
+            if *after_revision > 0 {
+                let (_, removed) = next(watch).await;
+                assert_eq!(removed, WatchEvent::Removed(id(2).to_string()));
+            }
+            let job = loop {
+                if let (_, WatchEvent::Put(job)) = next(watch).await {
+                    break job;
+                }
+            };
+            assert_eq!(job.user_credentials.is_some(), *with_secrets);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_resumes_within_a_commit_sees_all_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let another = Job {
+            job_id: id(4).to_string(),
+            ..using()
+        };
+        create(&catalog, another).await;
+        let before = catalog.revision();
+        let update = |_: &Action| Ok(action("var"));
+        let updated = catalog.update(None, project_id(PROJECT), id(1), None, update);
+        updated.await.unwrap();
+        let mut after_revision = before;
+        for _ in 0..2 {
+            let mut watch = catalog.watch(query("", after_revision, false)).unwrap();
+            let (first, one) = next(&mut watch).await;
+            let (second, other) = next(&mut watch).await;
+            assert_eq!((first, second), (before, before + 1));
+            let ids = [put(one).job_id, put(other).job_id];
+            assert_eq!(ids, [id(2).to_string(), id(4).to_string()]);
+            after_revision = first;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_never_matched_is_not_said_to_be_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let mut watch = catalog
+            .watch(query("x", catalog.revision(), false))
+            .unwrap();
+        create(&catalog, job(PROJECT, 4, "name", "")).await;
+        create(&catalog, job(PROJECT, 5, "x", "")).await;
+        assert_eq!(put(next(&mut watch).await.1).description, "x");
+    }
+
+    #[tokio::test]
+    async fn a_watch_has_only_so_much_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir).await;
+        let before = catalog.revision();
+        for digit in 4..16 {
+            let mut large = job(PROJECT, digit, "large", "");
+            let action = large.job_actions[0].freezer_action.as_mut().unwrap();
+            action.path_to_backup = "p".repeat(3500);
+            create(&catalog, large).await;
+        }
+        let mut watch = catalog.watch(query("large", before, false)).unwrap();
+        watch.take(&committed(&catalog, before).await).unwrap();
+        // The tenth passes the most.
+        assert_eq!(watch.ready.len(), READY_CHANGES_BYTES_MAX / 3500 + 1);
+        assert_eq!(watch.changes.after(), before + watch.ready.len() as u64);
+    }
+}
