@@ -1,6 +1,7 @@
 //! The local truth as a whole: what survives, what is reported, and what is repaired.
 
 mod damage;
+mod examine;
 mod full;
 mod groups;
 mod names;
