@@ -46,19 +46,23 @@ pub(crate) struct HeldBytes(pub(crate) Arc<AtomicUsize>);
 /// The response with a message that may be large.
 fn large<T: Message>(message: T) -> Response<T> {
     let bytes = message.encoded_len();
-    let mut response = Response::new(message);
-    response.extensions_mut().insert(AnswerBytes(bytes));
-    response
+    of_bytes(message, bytes)
 }
 
 /// The response with a page of a list.
 fn page<R>(page: Page<R>) -> Response<Page<R>> {
-    let mut response = large(page);
-    let bytes = response.get_ref().encoded_len();
+    let bytes = page.encoded_len();
+    let mut response = of_bytes(page, bytes);
     if bytes >= PIECES_BYTES_MIN {
         let pieces = Pieces::of(response.get_ref().encoded_pieces(), bytes);
         response.extensions_mut().insert(pieces);
     }
+    response
+}
+
+fn of_bytes<T>(message: T, bytes: usize) -> Response<T> {
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(AnswerBytes(bytes));
     response
 }
 
