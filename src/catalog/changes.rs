@@ -181,3 +181,84 @@ fn of<R: Resource>(
     let secret = touched.secret.map(|secret| &**secret);
     Ok(put(secret::decode_whole(found, secret)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{
+            Catalog, id_of,
+            tests::{job, project_id},
+            verify::tests::{PROJECT, action, create},
+        },
+        proto::BackupMetadata,
+        store::{Options, Store},
+    };
+
+    /// What is told of a resource that is created, as it is stored, and deleted.
+    async fn made_and_gone<R: Resource>(
+        catalog: &Catalog,
+        resource: R,
+        put: fn(R) -> Changed,
+        deleted: fn(String, String) -> Changed,
+    ) -> [Changed; 2] {
+        let (id, name) = (id_of(&resource), resource.id().to_owned());
+        create(catalog, resource).await;
+        let found = catalog
+            .get::<R>(project_id(PROJECT), id.clone(), true)
+            .await;
+        let stored = found.unwrap().decoded().unwrap();
+        let delete = catalog.delete::<R>(None, project_id(PROJECT), id, None);
+        delete.await.unwrap();
+        [put(stored), deleted(PROJECT.into(), name)]
+    }
+
+    #[tokio::test]
+    async fn each_kind_is_told_as_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = Store::open_unless(std::sync::Arc::default(), &path, &Options::default());
+        let catalog = Catalog::new(store.unwrap());
+        let job = job(PROJECT, 2, "nightly", "");
+        let metadata = BackupMetadata {
+            backup_name: "etc".into(),
+            container: "/backups".into(),
+            hostname: "web".into(),
+            ..BackupMetadata::default()
+        };
+        let backup = Backup {
+            backup_id: job.job_id.clone(),
+            project_id: PROJECT.into(),
+            client_id: "web".into(),
+            backup_metadata: Some(metadata),
+            ..Backup::default()
+        };
+        let client = Client {
+            client_id: job.job_id.clone(),
+            project_id: PROJECT.into(),
+            hostname: "web".into(),
+            ..Client::default()
+        };
+        let session = Session {
+            session_id: job.job_id.clone(),
+            project_id: PROJECT.into(),
+            description: "all".into(),
+            ..Session::default()
+        };
+        let expected = [
+            made_and_gone(&catalog, backup, Changed::Backup, backup_deleted).await,
+            made_and_gone(&catalog, job, Changed::Job, job_deleted).await,
+            made_and_gone(&catalog, client, Changed::Client, client_deleted).await,
+            made_and_gone(&catalog, action("etc"), Changed::Action, action_deleted).await,
+            made_and_gone(&catalog, session, Changed::Session, session_deleted).await,
+        ];
+        let expected = expected.concat();
+        let mut changes = catalog.changes(0);
+        let mut found = Vec::new();
+        while changes.after() < catalog.revision() {
+            found.extend(changes.next().await.unwrap());
+        }
+        let found: Vec<_> = found.into_iter().map(|change| change.changed).collect();
+        assert_eq!(found, expected);
+    }
+}

@@ -340,15 +340,18 @@ mod tests {
             store.verify().unwrap();
             (revision, content(&store))
         };
-        assert_eq!(restored("alone", None, Until::End), (50, at_50));
-        assert_eq!(
-            restored("by-revision", Some(&original), Until::Revision(51)),
-            (51, at_51)
-        );
+        assert_eq!(restored("alone", None, Until::End), (50, at_50.clone()));
+        for (name, revision, content) in [("not-on", 50, at_50), ("by-revision", 51, at_51)] {
+            let until = Until::Revision(revision);
+            assert_eq!(restored(name, Some(&original), until), (revision, content));
+        }
         assert_eq!(
             restored("to-the-end", Some(&original), Until::End),
             (52, at_52.clone())
         );
+        let of_snapshot = Kept::open(&file).unwrap().stored.header.time_ms;
+        // What was committed within the same millisecond belongs to it.
+        assert!(restored("at-its-time", Some(&original), Until::TimeMs(of_snapshot)).0 >= 50);
         let now = crate::clock::now_ms();
         assert_eq!(
             restored("by-time", Some(&original), Until::TimeMs(now)).0,
@@ -360,23 +363,37 @@ mod tests {
         let again = Store::open(&again, &Options::default()).unwrap();
         assert_eq!(content(&again), at_52);
         assert_ne!(again.id(), snapshot.store);
-        let occupied = restore(&file, &dir.path().join("alone"), None, Until::End);
-        assert!(
-            matches!(occupied, Err(OpenError::Occupied { .. })),
-            "{occupied:?}"
-        );
-        for (name, until) in [
-            ("an-earlier-revision", Until::Revision(7)),
-            ("an-earlier-time", Until::TimeMs(0)),
-            ("past-the-end", Until::Revision(53)),
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_restored_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let original = dir.path().join("original");
+        let (file, early) = (dir.path().join("snapshot"), dir.path().join("early"));
+        let store = Store::open(&original, &Options::default()).unwrap();
+        put(&store, "a".into(), "one").await;
+        std::fs::copy(&original, &early).unwrap();
+        put(&store, "b".into(), "two").await;
+        assert_eq!(write(&store, &file).revision, 2);
+        put(&store, "c".into(), "three").await;
+        store.close().unwrap();
+
+        let occupied = restore(&file, &original, None, Until::End);
+        let is_told = matches!(occupied, Err(OpenError::Occupied { .. }));
+        assert!(is_told, "{occupied:?}");
+        let to = dir.path().join("to");
+        for (what, until, journal) in [
+            ("an earlier revision", Until::Revision(1), &original),
+            ("an earlier time", Until::TimeMs(0), &original),
+            ("past the end", Until::Revision(4), &original),
+            ("a journal that ends before", Until::End, &early),
         ] {
-            let refused = restore(&file, &dir.path().join(name), Some(&original), until);
-            assert!(
-                matches!(refused, Err(OpenError::NotThatFar { .. })),
-                "{name}: {refused:?}"
-            );
-            assert!(!dir.path().join(name).exists(), "{name}");
+            let refused = restore(&file, &to, Some(journal), until);
+            let is_told = matches!(refused, Err(OpenError::NotThatFar { .. }));
+            assert!(is_told, "{what}: {refused:?}");
+            assert!(!to.exists(), "{what}");
         }
+        assert_eq!(restore(&file, &to, Some(&original), Until::End), Ok(3));
     }
 
     #[tokio::test]

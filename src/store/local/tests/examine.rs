@@ -1,7 +1,7 @@
 //! What is told of a store that no server runs on, without touching it.
 
 use super::*;
-use crate::store::examine;
+use crate::store::{examine, has_view};
 
 /// Copies the only view of a store to a directory.
 fn keep_view(path: &Path, copy: &Path) {
@@ -50,7 +50,7 @@ async fn store(path: &Path, older: &Path) -> Store {
 
 #[tokio::test]
 async fn nothing_is_found_in_a_store_that_is_whole() {
-    for (is_closed, has_view) in [(true, true), (true, false), (false, true)] {
+    for (is_closed, keeps_view) in [(true, true), (true, false), (false, true)] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let store = store(&path, &dir.path().join("older")).await;
@@ -59,10 +59,12 @@ async fn nothing_is_found_in_a_store_that_is_whole() {
         } else {
             store.abandon();
         }
-        if !has_view {
+        if !keeps_view {
             std::fs::remove_dir_all(view_dir(&path)).unwrap();
         }
-        assert_eq!(found(&path), Vec::<String>::new(), "{is_closed} {has_view}");
+        assert_eq!(has_view(&path, None), Ok(keeps_view));
+        let nothing = Vec::<String>::new();
+        assert_eq!(found(&path), nothing, "{is_closed} {keeps_view}");
     }
 }
 
