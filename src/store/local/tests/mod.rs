@@ -10,7 +10,10 @@ mod view;
 use std::path::PathBuf;
 
 use super::*;
-use crate::store::{Reach, Read, Store, view::Sled};
+use crate::store::{
+    Group, Reach, Read, Store,
+    view::{Sled, Values, Waits},
+};
 
 fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(path, &Options::default())
@@ -191,6 +194,28 @@ async fn fill(store: &Store, n: u32) {
 fn records_and_journal(store: &Store) -> (u64, u64) {
     let log = store.local().core.log();
     (log.trailer.exact.0, log.bytes())
+}
+
+#[tokio::test]
+async fn who_began_to_read_before_the_file_was_replaced_reads_what_came_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = opened(&dir.path().join("store"));
+    let core = &store.local().core;
+    put(&store, "k", "before").await;
+    let mut reader = core.current.reader(Waits::Yes);
+    for (round, value) in ["once", "twice"].into_iter().enumerate() {
+        store.fed_sled();
+        store.local().rewrite().await.unwrap();
+        let revision = put(&store, "k", value).await;
+        let mut stands = None;
+        let mut visit = |frame: &Group, at| {
+            stands = Some(frame.placed(Some(at))[0].stands);
+            Ok(())
+        };
+        core.log().read(revision - 1, revision, &mut visit).unwrap();
+        let read = reader.read(b"k", stands.unwrap(), value.len()).unwrap();
+        assert_eq!(read.as_deref(), Some(value.as_bytes()), "round {round}");
+    }
 }
 
 #[tokio::test]
