@@ -68,6 +68,20 @@ async fn a_second_open_is_refused_through_every_name_and_while_the_file_is_writt
 }
 
 #[tokio::test]
+async fn missing_directories_are_made_and_a_link_to_nothing_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, nothing) = (dir.path().join("link"), dir.path().join("nothing"));
+    std::os::unix::fs::symlink(&nothing, &link).unwrap();
+    let refused = open(&link);
+    let is_told = matches!(&refused, Err(OpenError::Store(Error::Io { .. })));
+    assert!(is_told, "{refused:?}");
+    assert!(link.is_symlink() && !nothing.exists());
+    opened(&dir.path().join("some/where/store"))
+        .close()
+        .unwrap();
+}
+
+#[tokio::test]
 async fn what_is_newer_older_or_foreign_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");

@@ -31,12 +31,16 @@ async fn a_view_that_turns_out_wrong_is_made_anew_while_the_store_is_open() {
     put(&store, "k1", "one").await;
     put(&store, "k2", "two").await;
     store.fed_sled().lose(b"k1").unwrap();
+    let mut condition = store.condition();
+    condition.mark_unchanged();
     assert!(matches!(
         store.local().rewrite().await,
         Err(Error::Corrupt { .. })
     ));
     assert_eq!(content(&store), pairs(&[("k1", "one"), ("k2", "two")]));
-    assert!(store.condition().borrow().is_well());
+    // It was told that the view is made anew, and then that it is well again.
+    assert!(condition.has_changed().unwrap());
+    assert!(condition.borrow().is_well());
     store.local().rewrite().await.unwrap();
     put(&store, "k3", "three").await;
     store.close().unwrap();
