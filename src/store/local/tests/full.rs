@@ -143,3 +143,39 @@ fn a_disk_that_is_nearly_full_gives_the_journal_a_part_of_its_room() {
     disk.set_full(true);
     assert!(matches!(reserve(), Err(Error::Full { .. })));
 }
+
+#[tokio::test]
+async fn there_must_be_room_to_spare_before_new_things_are_taken_again() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let disk = Arc::new(disk::full::FullDisk::new(dir.path()));
+    let store = open_on(&disk, &path, &Options::default());
+    let reserve = path.with_extension("reserve");
+    for (step, (room_bytes, takes_new, has_reserve)) in [
+        (8 * MIB, true, true),
+        (8 * MIB - 1, false, true),
+        (10 * MIB - 1, false, true),
+        (10 * MIB, true, true),
+        (4 * MIB, false, true),
+        (4 * MIB - 1, false, false),
+        (10 * MIB, true, false),
+        (16 * MIB - 1, true, false),
+        (16 * MIB, true, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        disk.set_room(room_bytes);
+        let key = format!("k{step}");
+        let create = Batch::default().expect(key.clone(), None).put(key, "v");
+        let created = store.commit(create).await;
+        assert_eq!(created.is_ok(), takes_new, "step {step}: {created:?}");
+        assert_eq!(reserve.exists(), has_reserve, "step {step}");
+    }
+    store.close().unwrap();
+    // An opening may need the room that is reserved.
+    disk.set_room(15 * MIB);
+    let _store = open_on(&disk, &path, &Options::default());
+    assert!(!reserve.exists());
+}
