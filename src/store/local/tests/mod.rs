@@ -9,7 +9,10 @@ mod view;
 
 use std::path::PathBuf;
 
-use super::*;
+use super::{
+    log::{Follower, Next},
+    *,
+};
 use crate::store::{
     Group, Reach, Read, Store,
     view::{Sled, Values, Waits},
@@ -215,6 +218,26 @@ async fn who_began_to_read_before_the_file_was_replaced_reads_what_came_later() 
         core.log().read(revision - 1, revision, &mut visit).unwrap();
         let read = reader.read(b"k", stands.unwrap(), value.len()).unwrap();
         assert_eq!(read.as_deref(), Some(value.as_bytes()), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn who_follows_the_journal_goes_on_in_the_file_that_replaced_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = opened(&dir.path().join("store"));
+    let core = &store.local().core;
+    for value in ["one", "two", "three"] {
+        put(&store, "k", value).await;
+    }
+    let mut follower = Follower::new(0);
+    for revision in 1..=3 {
+        let Ok(Next::Group(group)) = follower.next(&core.log()) else {
+            panic!("it is kept")
+        };
+        assert_eq!(group.last_revision(), revision);
+        // The frames in the new file stand behind the records, and so elsewhere than before.
+        store.fed_sled();
+        store.local().rewrite().await.unwrap();
     }
 }
 
