@@ -188,11 +188,10 @@ mod tests {
     use crate::{
         catalog::{
             Catalog, id_of,
-            tests::{job, project_id},
+            tests::{Tested, all_changes, job, project_id},
             verify::tests::{PROJECT, action, create},
         },
         proto::BackupMetadata,
-        store::{Options, Store},
     };
 
     /// What is told of a resource that is created, as it is stored, and deleted.
@@ -216,9 +215,7 @@ mod tests {
     #[tokio::test]
     async fn each_kind_is_told_as_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store");
-        let store = Store::open_unless(std::sync::Arc::default(), &path, &Options::default());
-        let catalog = Catalog::new(store.unwrap());
+        let catalog = Tested::open(&dir).catalog;
         let job = job(PROJECT, 2, "nightly", "");
         let metadata = BackupMetadata {
             backup_name: "etc".into(),
@@ -252,13 +249,8 @@ mod tests {
             made_and_gone(&catalog, action("etc"), Changed::Action, action_deleted).await,
             made_and_gone(&catalog, session, Changed::Session, session_deleted).await,
         ];
-        let expected = expected.concat();
-        let mut changes = catalog.changes(0);
-        let mut found = Vec::new();
-        while changes.after() < catalog.revision() {
-            found.extend(changes.next().await.unwrap());
-        }
-        let found: Vec<_> = found.into_iter().map(|change| change.changed).collect();
-        assert_eq!(found, expected);
+        let found = all_changes(&catalog).await.into_iter();
+        let found: Vec<_> = found.map(|change| change.changed).collect();
+        assert_eq!(found, expected.concat());
     }
 }

@@ -110,6 +110,16 @@ pub(super) fn job(project: &str, id: u8, name: &str, client: &str) -> Job {
     }
 }
 
+/// All that was ever committed, in order.
+pub(super) async fn all_changes(catalog: &Catalog) -> Vec<Change> {
+    let mut changes = catalog.changes(0);
+    let mut all = Vec::new();
+    while changes.after() < catalog.revision() {
+        all.extend(changes.next().await.unwrap());
+    }
+    all
+}
+
 fn key_of(job: &Job) -> (String, String, String) {
     let (project, name) = (job.project_id.clone(), job.description.clone());
     (project, name, job.job_id.clone())
@@ -427,23 +437,20 @@ impl Tested {
 
     /// Makes a model from all changes, and compares it.
     async fn check_changes(&self) {
-        let mut changes = self.catalog.changes(0);
         let mut jobs = BTreeMap::new();
         let mut last = 0;
-        while changes.after() < self.catalog.revision() {
-            for Change { revision, changed } in changes.next().await.unwrap() {
-                assert!(revision > last);
-                last = revision;
-                match changed {
-                    Changed::Job(job) => {
-                        assert_eq!(job.revision, revision);
-                        jobs.insert((job.project_id.clone(), job.job_id.clone()), job);
-                    }
-                    Changed::JobDeleted { project_id, job_id } => {
-                        assert!(jobs.remove(&(project_id, job_id)).is_some());
-                    }
-                    other => panic!("{other:?}"),
+        for Change { revision, changed } in all_changes(&self.catalog).await {
+            assert!(revision > last);
+            last = revision;
+            match changed {
+                Changed::Job(job) => {
+                    assert_eq!(job.revision, revision);
+                    jobs.insert((job.project_id.clone(), job.job_id.clone()), job);
                 }
+                Changed::JobDeleted { project_id, job_id } => {
+                    assert!(jobs.remove(&(project_id, job_id)).is_some());
+                }
+                other => panic!("{other:?}"),
             }
         }
         let jobs = jobs.into_values().map(|job| (key_of(&job), job));

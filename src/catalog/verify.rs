@@ -131,17 +131,15 @@ pub(crate) fn for_each<R: Resource, E: From<Error> + From<super::Error>>(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         catalog::{
             Catalog,
-            tests::{job, project_id, resource_id},
+            tests::{Tested, job, project_id, resource_id},
         },
         proto::{FreezerAction, JobAction, UserCredentials},
         resource::Valid,
-        store::{Batch, Options, Outcome, Store},
+        store::{Batch, Outcome},
     };
 
     pub(in crate::catalog) const PROJECT: &str = "a";
@@ -187,9 +185,7 @@ pub(super) mod tests {
 
     /// A catalog with an action and two jobs, of which one uses it.
     pub(in crate::catalog) async fn catalog(dir: &tempfile::TempDir) -> Catalog {
-        let path = dir.path().join("store");
-        let store = Store::open_unless(Arc::default(), &path, &Options::default());
-        let catalog = Catalog::new(store.unwrap());
+        let catalog = Tested::open(dir).catalog;
         create(&catalog, action("etc")).await;
         create(&catalog, using()).await;
         create(&catalog, job(PROJECT, 3, "other", "")).await;
